@@ -1,0 +1,200 @@
+"""Parameter accounting and the budget gate: settings in, counts and nearest settings that fit out.
+
+Trainable parameters are adapter + head; the total counts each parameter once. Other tools print the head twice (a frozen copy beside the trained one).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lorabel.errors import BudgetError, ConfigError
+from lorabel.families import EncoderShape
+from lorabel.heads import HEAD_KINDS, HeadKind, HeadSpec, Pooling, make_head
+from lorabel.methods.base import Method, make_method
+
+DEFAULT_LIMIT = 999_999
+_UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Counts of one configuration.
+
+    Attributes:
+        adapter: Trained parameters of the method, the head excluded.
+        head: Trained parameters of the head.
+        trainable: adapter + head, or everything for full fine-tuning.
+        encoder: Parameters of the pretrained encoder.
+        total: Every parameter, each counted once.
+    """
+
+    adapter: int
+    head: int
+    trainable: int
+    encoder: int
+    total: int
+
+    @property
+    def total_with_head_twice(self) -> int:
+        """What tools print that keep a frozen copy of the head beside the trained one."""
+        return self.total + self.head
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A limit on trainable parameters.
+
+    Attributes:
+        limit: Most trainable parameters allowed, inclusive.
+        given: As the user wrote it.
+    """
+
+    limit: int
+    given: str
+
+    def fits(self, parameters: Parameters) -> bool:
+        """True where the trainable parameters are within the limit."""
+        return parameters.trainable <= self.limit
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A setting near a refused one that fits.
+
+    Attributes:
+        method: The method's options, name included.
+        head: Head kind.
+        parameters: Its counts.
+    """
+
+    method: dict[str, Any]
+    head: HeadKind
+    parameters: Parameters
+
+    def as_flags(self) -> str:
+        """The command-line flags that choose it."""
+        flags = [f"--method {self.method['name']}"]
+        if "rank" in self.method:
+            flags.append(f"--rank {self.method['rank']}")
+        if "targets" in self.method:
+            flags.append(f"--targets {','.join(self.method['targets'])}")
+        return " ".join([*flags, f"--head {self.head}"])
+
+
+def parse_budget(text: str | None, total: int) -> Budget:
+    """Read a budget.
+
+    Args:
+        text: `1M`, `300k`, `999999`, `0.5%` (of encoder + head), or None for the default: fewer than 1,000,000.
+        total: Parameters of encoder + head, for percentages.
+
+    Returns:
+        The budget; `N` means at most N.
+
+    Raises:
+        ConfigError: Not a number with an optional k, M, B or %, or below 1.
+    """
+    if text is None:
+        return Budget(DEFAULT_LIMIT, "fewer than 1,000,000")
+    match = re.fullmatch(r"([0-9][0-9_,]*\.?[0-9]*)\s*([kKmMbB]?|%)", text.strip())
+    if match is None:
+        raise ConfigError(f"budget: not a number of parameters, got {text!r}; expected something like 1M, 300k, 999999 or 0.5%. Use 1M to start.")
+    number, unit = float(match[1].replace(",", "").replace("_", "")), match[2].lower()
+    limit = int(number * total / 100) if unit == "%" else int(number * _UNITS[unit])
+    if limit < 1:
+        raise ConfigError(f"budget: allows nothing, got {text!r}; expected at least 1 parameter. Use 1M to start.")
+    return Budget(limit, text)
+
+
+def count(method: Method, head: HeadSpec, shape: EncoderShape) -> Parameters:
+    """Count every parameter of a configuration.
+
+    Args:
+        method: The method.
+        head: The head.
+        shape: The encoder.
+
+    Returns:
+        The counts.
+    """
+    encoder, adapter = shape.parameter_count, method.adapter_size(shape)
+    if head.starts_from_pooler:
+        # The pooler moved from the encoder into the head; it is one set of weights.
+        encoder -= shape.parameter_groups()["pooler"]
+    trained_encoder = trainable_encoder(shape, head) if method.trains_encoder else 0
+    trainable = adapter + head.parameter_count + trained_encoder
+    return Parameters(adapter, head.parameter_count, trainable, encoder, encoder + adapter + head.parameter_count)
+
+
+def trainable_encoder(shape: EncoderShape, head: HeadSpec) -> int:
+    """Encoder parameters that full fine-tuning trains: all, less a pooler that no head reads.
+
+    Args:
+        shape: The encoder.
+        head: The head.
+    """
+    groups = shape.parameter_groups()
+    pooler = groups.pop("pooler", 0)
+    return sum(groups.values()) + (pooler if head.reads_frozen_pooler else 0)
+
+
+def nearest(method: Mapping[str, Any], head: HeadSpec, shape: EncoderShape, budget: Budget) -> list[Alternative]:
+    """Settings close to a refused one that fit the budget.
+
+    Args:
+        method: Options of the refused method, name included.
+        head: The refused head.
+        shape: The encoder.
+        budget: The limit.
+
+    Returns:
+        Same head first, then smaller heads; may be empty.
+    """
+    found: list[Alternative] = []
+    name, options = method["name"], {key: value for key, value in method.items() if key != "name"}
+    for candidate in [head, *_other_heads(head, shape)]:
+        room = budget.limit - candidate.parameter_count
+        if room <= 0:
+            continue
+        for smaller in type(make_method(method)).smaller(options, shape, room):
+            found.append(_alternative({"name": name, **smaller}, candidate, shape))
+    return [entry for entry in found if budget.fits(entry.parameters)]
+
+
+def require_fits(method: Mapping[str, Any], head: HeadSpec, shape: EncoderShape, budget: Budget) -> Parameters:
+    """The gate: return the counts, or refuse with what would fit. Full fine-tuning is a baseline and passes.
+
+    Raises:
+        BudgetError: Too many trainable parameters; the message holds the counts and the nearest settings that fit.
+    """
+    made = make_method(method)
+    parameters = count(made, head, shape)
+    if made.trains_encoder or budget.fits(parameters):
+        return parameters
+    options = [f"  {entry.as_flags()}  ({entry.parameters.trainable:,})" for entry in nearest(method, head, shape, budget)]
+    advice = "Nearest settings that fit:\n" + "\n".join(options) if options else "No setting of this method fits: raise the budget or choose a smaller encoder."
+    raise BudgetError(
+        f"budget: too many trainable parameters, got {parameters.trainable:,} (adapter {parameters.adapter:,} + head {parameters.head:,}); "
+        f"expected at most {budget.limit:,}. {advice}"
+    )
+
+
+def _other_heads(head: HeadSpec, shape: EncoderShape) -> list[HeadSpec]:
+    others = []
+    for kind in HEAD_KINDS:
+        try:
+            other = make_head(shape, kind, _pooling(head), head.classes)
+        except ConfigError:
+            continue  # This family or checkpoint has no such head: it is no alternative.
+        if other.parameter_count < head.parameter_count:
+            others.append(other)
+    return others
+
+
+def _pooling(head: HeadSpec) -> Pooling:
+    return head.pooling
+
+
+def _alternative(method: dict[str, Any], head: HeadSpec, shape: EncoderShape) -> Alternative:
+    return Alternative(method, head.kind, count(make_method(method), head, shape))

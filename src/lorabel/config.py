@@ -1,0 +1,242 @@
+"""Every setting of a run: strict, frozen models with one help sentence per field.
+
+Decisions:
+- The sentence in `Field(description=...)` is the only source for `--help` and the docs.
+- Method options stay a raw mapping here, because each method brings its own fields; `methods.base.make_method` checks them.
+- Nothing a user wrote is overwritten. Values that depend on others (the learning rate of the method, the device found) go into the run's plan.
+- A recipe is a YAML file of settings below the user's own; `recipes/` ships some.
+"""
+
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lorabel.errors import ConfigError
+from lorabel.registry import unknown_name
+
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(Section):
+    """Where the labelled texts come from and how they are read."""
+
+    source: str = Field(default="sample", description="A CSV, TSV, JSONL or Parquet file (also .gz), a folder of splits, `sample`, or a data set name on the hub.")
+    text_columns: tuple[str, ...] | None = Field(default=None, description="Text columns, joined with a space; found by name, then by type, if not given.")
+    label_column: str | None = Field(default=None, description="Label column; found by name, then by type, if not given.")
+    limit_rows: int | None = Field(default=None, ge=2, description="Train on this many rows, drawn stratified; validation and test stay whole.")
+    validation_rows: int | None = Field(default=None, ge=1, description="Rows of the validation split where one is made (default: 10 percent, at most 2000), or a stratified draw from the given one.")
+    test_rows: int | None = Field(default=None, ge=1, description="Rows of the test split where one is made (default: 10 percent, at most 5000).")
+    split_seed: int = Field(default=0, ge=0, description="Seed of splits that are made and rows that are drawn.")
+    max_length_tokens: int | None = Field(default=None, ge=4, description="Longest sequence in tokens; longer texts are cut and counted (default: 512 or what the encoder allows).")
+    augmentation: Literal["none", "sentence_shuffle"] = Field(default="none", description="Augmentation of training texts.")
+    augmentation_probability: float = Field(default=0.5, ge=0, le=1, description="Share of training texts augmented in each epoch.")
+    drop_empty: bool = Field(default=False, description="Drop rows with an empty text or a missing label instead of refusing the table.")
+
+
+class EncoderConfig(Section):
+    """Which pretrained encoder."""
+
+    name: str = Field(default="minilm", description="A short name (`minilm`, `roberta-base`), a hub name, or a checkpoint folder.")
+    revision: str | None = Field(default=None, description="Revision on the hub; the one resolved is recorded.")
+    dropout: bool = Field(default=False, description="Turn the encoder's own dropout on (frozen-encoder methods leave it off).")
+
+
+class HeadConfig(Section):
+    """How a sequence becomes class scores."""
+
+    kind: Literal["native", "linear", "native-pooler"] = Field(default="native", description="native: the family's own head; linear: one layer; native-pooler: train the pooler too.")
+    pooling: Literal["cls", "mean"] = Field(default="cls", description="cls: state of the first token; mean: over all tokens.")
+    dropout: float | None = Field(default=None, ge=0, lt=1, description="Dropout in the head (default: 0; with the encoder's dropout on, the family's own).")
+
+
+class OptimizerConfig(Section):
+    """The update rule."""
+
+    name: Literal["adamw", "sgd"] = Field(default="adamw", description="Update rule.")
+    learning_rate: float | None = Field(default=None, gt=0, description="Peak learning rate (default: the method's own).")
+    head_learning_rate: float | None = Field(default=None, gt=0, description="Peak learning rate of the head (default: the same).")
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="AdamW's averaging factors.")
+    eps: float = Field(default=1e-8, gt=0, description="AdamW's epsilon.")
+    weight_decay: float = Field(default=0.01, ge=0, description="Decoupled weight decay; biases and norms take none.")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="SGD's momentum.")
+
+
+class ScheduleConfig(Section):
+    """The learning rate over time."""
+
+    name: Literal["linear", "cosine", "step", "constant"] = Field(default="linear", description="Shape after the warm-up; linear and cosine end at 0.")
+    warmup_ratio: float = Field(default=0.06, ge=0, lt=1, description="Share of all steps spent warming up linearly from 0.")
+    warmup_steps: int | None = Field(default=None, ge=0, description="Warm-up in steps; takes the place of the ratio.")
+    step_every_epochs: float = Field(default=1.0, gt=0, description="step: epochs between two drops.")
+    step_factor: float = Field(default=0.5, gt=0, le=1, description="step: factor of each drop.")
+
+
+class LossConfig(Section):
+    """What is minimised."""
+
+    name: str = Field(default="cross_entropy", description="A registered loss.")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Share of the target spread evenly over all classes.")
+    class_weights: Literal["none", "balanced"] | tuple[float, ...] = Field(default="none", description="none, balanced (inverse frequency), or one weight per class in label order.")
+
+
+class TrainingConfig(Section):
+    """The loop."""
+
+    num_epochs: int = Field(default=3, ge=1, description="Passes over the training split.")
+    batch_size: int = Field(default=32, ge=1, description="Sequences per forward pass.")
+    gradient_accumulation_steps: int = Field(default=1, ge=1, description="Forward passes per optimiser step.")
+    max_grad_norm: float = Field(default=1.0, ge=0, description="Gradient norm is clipped to this; 0 turns clipping off.")
+    precision: Precision = Field(default="auto", description="Number format of the frozen weights and products; auto takes bf16 where the machine multiplies it natively.")
+    device: Device = Field(default="auto", description="Where to compute.")
+    seed: int = Field(default=0, ge=0, description="Seed of initialisation, order, dropout and augmentation.")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads (default: all cores); the same number gives the same bits.")
+    group_by_length: bool = Field(default=True, description="Batches hold sequences of similar length; their order stays random.")
+    evaluate_every_steps: int | None = Field(default=None, ge=1, description="Evaluate and save every N optimiser steps (default: after each epoch).")
+    early_stopping_patience: int | None = Field(default=None, ge=1, description="Stop after this many evaluations without a better score.")
+    best_metric: Literal["accuracy", "macro_f1", "loss"] = Field(default="accuracy", description="Validation score that chooses the kept checkpoint.")
+    max_nonfinite_steps: int = Field(default=10, ge=1, description="Stop after this many steps in a row with a loss or gradient that is not finite.")
+
+
+class RunConfig(Section):
+    """The whole of a run; saved as `config.yaml` and accepted back unchanged.
+
+    Attributes:
+        method: `{"name": "lora", "rank": 8, ...}`; checked by the method itself.
+        recipe: Name of the recipe that lies below the user's settings, for the record.
+    """
+
+    recipe: str = Field(default="default", description="Settings to start from; yours win.")
+    budget: str | None = Field(default=None, description="Most trainable parameters: 1M, 300k, 999999, or 0.5% of encoder + head (default: fewer than 1,000,000).")
+    data: DataConfig = DataConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    method: dict[str, Any] = Field(default={"name": "lora"}, description="Method name and its options.")
+    head: HeadConfig = HeadConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    loss: LossConfig = LossConfig()
+    training: TrainingConfig = TrainingConfig()
+    final: bool = Field(default=False, description="Open the test split at the end; every opening is counted.")
+
+    def to_yaml(self) -> str:
+        """The settings as YAML; `load_config` reads it back to an equal value."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes, sorted."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in files("lorabel").joinpath("recipes").iterdir() if entry.name.endswith(".yaml"))
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """Settings of a shipped recipe.
+
+    Args:
+        name: One of `recipe_names()`.
+
+    Raises:
+        ConfigError: No such recipe.
+    """
+    if name not in recipe_names():
+        raise ConfigError(unknown_name("recipe", name, recipe_names()))
+    return yaml.safe_load(files("lorabel").joinpath("recipes", f"{name}.yaml").read_text("utf-8")) or {}
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Settings from a YAML file.
+
+    Raises:
+        ConfigError: Unreadable, not YAML, or not a mapping.
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as settings, got {type(error).__name__}: {error}; expected a YAML file. Check the path and the syntax.") from error
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path}: not a mapping of settings, got {type(loaded).__name__}; expected sections such as `training:`. See a run's config.yaml.")
+    return loaded
+
+
+def parse_assignment(text: str) -> dict[str, Any]:
+    """Read `section.field=value`; the value is YAML, so `true`, `3`, `[a, b]` mean what they look like.
+
+    Raises:
+        ConfigError: No `=`, an empty name, or a value that is not YAML.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not all(name.split(".")):
+        raise ConfigError(f"--set: not an assignment, got {text!r}; expected section.field=value. For example --set training.batch_size=16.")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {name}: not a YAML value, got {value!r}; expected a number, word, or list. Quote it.") from error
+    # YAML 1.1 reads 2e-3 as text; a person who types it means a number.
+    if isinstance(parsed, str):
+        try:
+            parsed = float(parsed)
+        except ValueError:
+            pass
+    nested: Any = parsed
+    for part in reversed(name.split(".")):
+        nested = {part: nested}
+    return nested
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay mappings over each other, later ones winning; sections merge key by key.
+
+    A method's options do not survive a change of its name: they belong to the other method.
+    """
+    result: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            old = result.get(key)
+            if key == "method" and isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("name", old.get("name")) != old.get("name"):
+                old = None
+            result[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def load_config(*layers: Mapping[str, Any]) -> RunConfig:
+    """Build the settings of a run: recipe, then each layer, later ones winning.
+
+    Args:
+        layers: Nested mappings, such as a config file's content and the flags; the last `recipe` named decides the base.
+
+    Returns:
+        The checked settings.
+
+    Raises:
+        ConfigError: All faults together, each naming its field.
+    """
+    merged = merge(*layers)
+    base = read_recipe(str(merged.get("recipe", "default")))
+    try:
+        return RunConfig.model_validate(merge(base, merged))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(fault) for fault in error.errors())) from error
+
+
+def _explain(fault: Any) -> str:
+    path = [str(part) for part in fault["loc"]]
+    where = ".".join(path)
+    if fault["type"] == "extra_forbidden":
+        return unknown_name(where, path[-1], _known_fields(path[:-1]))
+    return f"{where}: {fault['msg'][0].lower()}{fault['msg'][1:]}, got {fault['input']!r}; expected a value as described by --help. Change this setting."
+
+
+def _known_fields(path: list[str]) -> list[str]:
+    model: Any = RunConfig
+    for part in path:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)

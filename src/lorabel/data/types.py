@@ -1,0 +1,135 @@
+"""The types that travel between reading, packing, training and inference.
+
+Single-label and multi-label are told apart here, once (multi-label is not read yet).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+TaskKind = Literal["single_label"]
+SplitName = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Class names in order; the index of a name is its class id.
+
+    Attributes:
+        names: Distinct names. Integer labels are kept as their decimal text and ordered by value, others by text.
+    """
+
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def ids(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """Class ids (N,) of names.
+
+        Raises:
+            KeyError: A name that is not in the map.
+        """
+        table = {name: index for index, name in enumerate(self.names)}
+        return np.fromiter((table[name] for name in names), dtype=np.int64, count=len(names))
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split, in memory or memory-mapped.
+
+    Attributes:
+        name: `train`, `validation` or `test`.
+        texts: N texts; any sequence, such as a column that is read from disk on access.
+        labels: Class ids (N,) int64.
+        digest: SHA-256 over texts and label names, which keys caches and the ledger of test openings.
+    """
+
+    name: SplitName
+    texts: Sequence[str]
+    labels: NDArray[np.int64]
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """A data set, split and checked.
+
+    Attributes:
+        source: What the user named.
+        splits: At least `train` and `validation`; `test` where there is one or one was made.
+        labels: The classes.
+        task: Kind of task.
+        made_splits: Names of splits that were made, not given.
+        notes: What the user should know, a sentence each: columns chosen, splits made, rows dropped.
+        facts: What goes into the record: files with SHA-256, columns, seeds, row counts.
+    """
+
+    source: str
+    splits: dict[SplitName, Split]
+    labels: LabelMap
+    task: TaskKind = "single_label"
+    made_splits: tuple[SplitName, ...] = ()
+    notes: tuple[str, ...] = ()
+    facts: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """All token ids of a split, end to end.
+
+    Attributes:
+        input_ids: (sum of lengths,) int32, memory-mapped where it came from the cache; special tokens included.
+        offsets: (N + 1,) int64; sequence i is `input_ids[offsets[i]:offsets[i + 1]]`.
+        truncated_rows: Rows that were longer than the limit.
+        max_length_tokens: The limit.
+    """
+
+    input_ids: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    truncated_rows: int
+    max_length_tokens: int
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens per sequence (N,)."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """B sequences as a flat run of T tokens, never padded, sorted by member and then by length.
+
+    Attributes:
+        input_ids: (T,) int64.
+        position_ids: (T,) int64, starting at the family's first position.
+        cu_seqlens: (B + 1,) int64; sequence b is rows `cu_seqlens[b]:cu_seqlens[b + 1]`.
+        lengths: The same as Python integers, so that grouping by length costs no synchronisation with a device.
+        labels: (B,) int64, or None in prediction.
+        rows: (B,) int64; row of each sequence in its split.
+        member_sequences: Sequences per bank member, K integers that add up to B.
+        step_rows: (B,) int64; row of each sequence within its member's optimiser step, which keys its dropout masks.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    cu_seqlens: torch.Tensor
+    lengths: tuple[int, ...]
+    labels: torch.Tensor | None
+    rows: NDArray[np.int64]
+    member_sequences: tuple[int, ...]
+    step_rows: NDArray[np.int64]

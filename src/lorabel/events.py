@@ -1,0 +1,90 @@
+"""What a running workflow tells its caller. Doors (command line, notebook, server) decide how to show it; workflows never print."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Note:
+    """One sentence the user should read.
+
+    Attributes:
+        text: The sentence.
+        is_warning: True where something may be wrong.
+    """
+
+    text: str
+    is_warning: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A phase moves on.
+
+    Attributes:
+        phase: `reading`, `tokenising`, `evaluating`, `predicting`.
+        done: Items done.
+        total: Items in all, or None where unknown.
+    """
+
+    phase: str
+    done: int
+    total: int | None
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """An optimiser step is done.
+
+    Attributes:
+        step: Steps done, from 1.
+        total_steps: Steps planned.
+        epoch: Fraction of passes done.
+        loss: Mean training loss of the step.
+        learning_rate: Rate used.
+        grad_norm: Norm before clipping.
+        samples_per_second: Since the last such event.
+        seconds: Training seconds so far, evaluation left out.
+    """
+
+    step: int
+    total_steps: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    samples_per_second: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The validation split was scored during training.
+
+    Attributes:
+        step: Steps done.
+        epoch: Fraction of passes done.
+        loss: Validation loss (cross-entropy, no smoothing).
+        accuracy: Validation accuracy in [0, 1].
+        macro_f1: Validation macro-F1 in [0, 1].
+        train_loss: Mean training loss since the last evaluation.
+        is_best: True where this is the best score so far.
+        seconds: Training seconds so far, evaluation left out.
+    """
+
+    step: int
+    epoch: float
+    loss: float
+    accuracy: float
+    macro_f1: float
+    train_loss: float
+    is_best: bool
+    seconds: float
+
+
+Event = Note | Progress | StepDone | Evaluated
+EventSink = Callable[[Event], None]
+
+
+def ignore(_event: Event) -> None:
+    """The sink that shows nothing."""

@@ -1,0 +1,1 @@
+"""The predictor that all four doors share."""

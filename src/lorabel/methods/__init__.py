@@ -1,0 +1,1 @@
+"""One file per trainable method; the registry imports this folder by name."""

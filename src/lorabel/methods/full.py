@@ -1,0 +1,19 @@
+"""Full fine-tuning: every weight of the encoder is trained; the baseline that adapters are measured against.
+
+Source: Devlin et al. 2018, "BERT: Pre-training of Deep Bidirectional Transformers", section 3.2. Departures: none. A bank of it has one member only.
+"""
+
+from typing import ClassVar
+
+from lorabel.methods.base import Method
+from lorabel.registry import METHODS
+
+
+@METHODS.register("full")
+class Full(Method):
+    """Train the whole encoder and the head."""
+
+    name: ClassVar[str] = "full"
+    paper: ClassVar[str] = "Devlin et al. 2018, arXiv:1810.04805"
+    default_learning_rate: ClassVar[float] = 5e-5
+    trains_encoder: ClassVar[bool] = True

@@ -1,0 +1,1 @@
+"""One thin file per metric family over scikit-learn; arrays in, float out."""

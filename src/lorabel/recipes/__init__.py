@@ -1,0 +1,1 @@
+"""Shipped settings, as YAML files."""

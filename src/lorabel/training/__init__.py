@@ -1,0 +1,1 @@
+"""The training loop, its optimiser, its random numbers and its resumable state."""
