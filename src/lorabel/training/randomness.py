@@ -1,0 +1,158 @@
+"""The only place that makes random numbers for training.
+
+Three kinds, each a pure function of what it is keyed by, so that resuming needs no generator state and members of a bank cannot disturb each other:
+
+- Initial values: a generator per (seed, tensor name).
+- Orders and augmentation: a NumPy generator per (seed, purpose, epoch).
+- Dropout masks: a counter-based hash of (member's seed, optimiser step, site, row within the step, token, feature). Nothing else enters: not who shares the bank, not
+  packing order, not how a step is cut into micro-batches. Integer arithmetic only, so every device draws the same masks.
+
+The hash is the finaliser of SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"), applied to a row key and then once more per eight features;
+each feature uses one byte, so probabilities are rounded to 1/256 and the kept values are scaled by the rounded probability (the expectation stays exact).
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lorabel.data.types import PackedBatch
+from lorabel.methods.base import ParameterSpec
+from lorabel.models.attention import LengthGroup
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed integer
+_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+
+
+def stream_seed(*key: object) -> int:
+    """A 63-bit seed from any key, the same on every machine and run."""
+    text = "|".join(str(part) for part in key)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def numpy_generator(seed: int, purpose: str, epoch: int) -> np.random.Generator:
+    """The generator of one purpose (`order`, `augmentation`) in one epoch."""
+    return np.random.Generator(np.random.Philox(stream_seed(seed, purpose, epoch)))
+
+
+def initial_tensor(spec: ParameterSpec, seed: int) -> Tensor:
+    """Initial value of an adapter tensor, float32, shape without K.
+
+    Args:
+        spec: Shape and kind of initialisation.
+        seed: The member's seed.
+    """
+    if spec.initialisation == "zeros":
+        return torch.zeros(spec.shape)
+    if spec.initialisation == "ones":
+        return torch.ones(spec.shape)
+    generator = torch.Generator().manual_seed(stream_seed(seed, "init", spec.name))
+    if spec.initialisation == "normal":
+        return torch.randn(spec.shape, generator=generator)
+    bound = 1.0 / math.sqrt(spec.shape[-1])
+    return (torch.rand(spec.shape, generator=generator) * 2 - 1) * bound
+
+
+def initial_head_tensor(name: str, shape: Sequence[int], seed: int, std: float) -> Tensor:
+    """Initial value of a head tensor: normal weights, zero biases."""
+    if name.endswith(".bias"):
+        return torch.zeros(*shape)
+    generator = torch.Generator().manual_seed(stream_seed(seed, "init", name))
+    return torch.randn(*shape, generator=generator) * std
+
+
+class StepMasks:
+    """Dropout factors of one micro-batch; implements `models.encoder.MaskSource`.
+
+    Args:
+        batch: The micro-batch.
+        seeds: One seed per member.
+        step: Optimiser step, from 0.
+        first_row: Rows of the same step in earlier micro-batches.
+    """
+
+    def __init__(self, batch: PackedBatch, seeds: Sequence[int], step: int, first_row: int = 0) -> None:
+        self._batch = batch
+        self._seeds = seeds
+        self._step = step
+        device = batch.input_ids.device
+        lengths = torch.tensor(batch.lengths, device=device)
+        rows = torch.as_tensor(batch.step_rows, device=device) + first_row  # (B,)
+        starts = torch.repeat_interleave(batch.cu_seqlens[:-1].to(device), lengths)
+        token = torch.arange(int(sum(batch.lengths)), device=device) - starts
+        self._pooled_keys = rows * 1_000_003  # (B,)
+        self._token_keys = torch.repeat_interleave(rows, lengths) * 1_000_003 + token + 1  # (T,)
+        self._token_members = [sum(batch.lengths[a:b]) for a, b in _spans(batch.member_sequences)]
+
+    def rows(self, name: str, width: int, probability: float, *, pooled: bool) -> Tensor | None:
+        """Factors (T, width), or (B, width) for pooled rows; None where the probability rounds to 0."""
+        threshold = _threshold(probability)
+        if threshold == 0:
+            return None
+        keys = self._pooled_keys if pooled else self._token_keys
+        members = self._batch.member_sequences if pooled else self._token_members
+        return _factors(_bytes(self._keyed(keys, members, name), width), threshold)
+
+    def attention(self, name: str, groups: Sequence[LengthGroup], num_heads: int, probability: float, *, pooled: bool) -> list[Tensor] | None:
+        """One (n · H, L, L) tensor per group, (n · H, 1, L) for pooled rows; None where the probability rounds to 0.
+
+        The mask of query token t is drawn at row t; its features are (head, key token), each head's row padded to a multiple of eight.
+        """
+        threshold = _threshold(probability)
+        if threshold == 0:
+            return None
+        keys = self._keyed(self._token_keys, self._token_members, name)
+        out = []
+        for group in groups:
+            if pooled:
+                query_keys = keys[self._batch.cu_seqlens[group.first : group.first + group.count]]
+                rows = 1
+            else:
+                rows = group.longest
+                query_keys = keys[group.rows]
+                if group.padded_index is not None:
+                    query_keys = keys.new_zeros(group.count * rows).index_copy_(0, group.padded_index, query_keys)
+            heads = torch.arange(num_heads, device=keys.device)
+            per_head = _mix(query_keys[:, None] + (heads + 1) * _GOLDEN)  # (n·rows, H)
+            drawn = _bytes(per_head.reshape(-1), group.longest).view(group.count, rows, num_heads, group.longest)
+            out.append(_factors(drawn.transpose(1, 2).reshape(group.count * num_heads, rows, group.longest), threshold))
+        return out
+
+    def _keyed(self, keys: Tensor, members: Sequence[int], name: str) -> Tensor:
+        """Row keys mixed with each member's (seed, step, site)."""
+        parts = []
+        for seed, part in zip(self._seeds, keys.split(list(members)), strict=True):
+            parts.append(_mix(part * _GOLDEN + stream_seed(seed, self._step, name)))
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _spans(counts: Sequence[int]) -> list[tuple[int, int]]:
+    ends = np.cumsum(counts).tolist()
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def _threshold(probability: float) -> int:
+    return round(probability * 256)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser; the shifts of signed integers are masked to be logical."""
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _MIX_1
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * _MIX_2
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+
+
+def _bytes(row_keys: Tensor, width: int) -> Tensor:
+    """(N,) keys to (N, width) random bytes, eight features per mixed word."""
+    words = torch.arange((width + 7) // 8, device=row_keys.device)
+    mixed = _mix(row_keys[:, None] + words * _GOLDEN)  # (N, W)
+    return mixed.view(torch.uint8)[:, :width]
+
+
+def _factors(drawn: Tensor, threshold: int) -> Tensor:
+    """0 where dropped, 256 / (256 - threshold) where kept, float32."""
+    return (drawn >= threshold).to(torch.float32).mul_(256.0 / (256 - threshold))
