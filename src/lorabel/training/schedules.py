@@ -1,0 +1,39 @@
+"""Learning-rate schedules: pure functions of the step.
+
+Linear and cosine fall to 0 at the last step, as the reference library's do; step multiplies by a factor every so many epochs; all warm up linearly from 0.
+"""
+
+import math
+
+from lorabel.config import ScheduleConfig
+
+
+def warmup_steps(schedule: ScheduleConfig, total_steps: int) -> int:
+    """Steps of warm-up: as set, or the ratio of all steps, rounded up."""
+    return schedule.warmup_steps if schedule.warmup_steps is not None else math.ceil(schedule.warmup_ratio * total_steps)
+
+
+def learning_rate_factor(schedule: ScheduleConfig, step: int, total_steps: int, steps_per_epoch: int) -> float:
+    """Factor of the peak learning rate for one optimiser step.
+
+    Args:
+        schedule: Shape and warm-up.
+        step: From 0.
+        total_steps: Of the run.
+        steps_per_epoch: Steps in one pass.
+
+    Returns:
+        A factor in [0, 1].
+    """
+    warmup = warmup_steps(schedule, total_steps)
+    if step < warmup:
+        return step / max(1, warmup)
+    if schedule.name == "constant":
+        return 1.0
+    if schedule.name == "step":
+        drops = int(step / (schedule.step_every_epochs * steps_per_epoch))
+        return schedule.step_factor**drops
+    progress = (step - warmup) / max(1, total_steps - warmup)
+    if schedule.name == "linear":
+        return max(0.0, 1.0 - progress)
+    return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))

@@ -1,0 +1,111 @@
+"""What a training run needs before its first step: data, encoder, method, head, budget, tokens, all settled and checked, cheapest checks first."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from lorabel.budget import Budget, Parameters, parse_budget, require_fits
+from lorabel.config import RunConfig
+from lorabel.data.load import load_data
+from lorabel.data.packing import tokenise
+from lorabel.data.types import LabelledData, SplitName, TokenTable
+from lorabel.events import EventSink, Note
+from lorabel.heads import HeadSpec, make_head
+from lorabel.methods.base import Method, make_method
+from lorabel.models.checkpoint import EncoderSource, load_tokenizer, resolve_encoder
+from lorabel.training.precision import Compute, choose_compute
+
+DEFAULT_MAX_LENGTH = 512
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to start.
+
+    Attributes:
+        config: The settings, untouched.
+        data: Splits and labels.
+        source: Where the encoder was found.
+        method: The method.
+        head: The head.
+        parameters: Counts, within the budget.
+        budget: The limit.
+        compute: Device and precision.
+        threads: CPU threads in use.
+        tokenizer: Truncation and padding off.
+        tokenizer_digest: Of what it does to a text.
+        max_length_tokens: Longer texts are cut.
+        tables: Token tables of the splits in use.
+    """
+
+    config: RunConfig
+    data: LabelledData
+    source: EncoderSource
+    method: Method
+    head: HeadSpec
+    parameters: Parameters
+    budget: Budget
+    compute: Compute
+    threads: int
+    tokenizer: Tokenizer
+    tokenizer_digest: str
+    max_length_tokens: int
+    tables: dict[SplitName, TokenTable]
+
+
+def prepare(config: RunConfig, on_event: EventSink) -> Prepared:
+    """Settle everything a run needs.
+
+    Args:
+        config: The settings.
+        on_event: Receives notes and progress.
+
+    Returns:
+        The prepared run.
+
+    Raises:
+        LorabelError: Whatever is wrong with settings, data, encoder or budget, before any expensive work.
+    """
+    method = make_method(config.method)
+    compute = choose_compute(config.training.device, config.training.precision)
+    source = resolve_encoder(config.encoder)
+    data = load_data(config.data, on_event=on_event)
+    for note in data.notes:
+        on_event(Note(note))
+    head = make_head(source.shape, config.head.kind, config.head.pooling, len(data.labels))
+    budget = parse_budget(config.budget, source.shape.parameter_count + head.parameter_count)
+    parameters = require_fits(config.method, head, source.shape, budget)
+    threads = set_threads(config.training.threads)
+    tokenizer, digest = load_tokenizer(source.folder)
+    max_length = min(config.data.max_length_tokens or DEFAULT_MAX_LENGTH, source.shape.max_length_tokens)
+    tables: dict[SplitName, TokenTable] = {}
+    for name, split in data.splits.items():
+        # The test split stays closed unless it is opened on purpose, so it is not even tokenised.
+        if name == "test" and not config.final:
+            continue
+        tables[name] = tokenise(split.texts, tokenizer, digest, max_length, cache_dir=cache_dir(), data_digest=split.digest, on_event=on_event)
+        if tables[name].truncated_rows:
+            share = 100 * tables[name].truncated_rows / len(split)
+            on_event(Note(f"{name}: {tables[name].truncated_rows:,} of {len(split):,} texts ({share:.1f} %) are longer than {max_length} tokens and are cut."))
+    return Prepared(config, data, source, method, head, parameters, budget, compute, threads, tokenizer, digest, max_length, tables)
+
+
+def set_threads(threads: int | None) -> int:
+    """Use this many CPU threads, all cores if None; returns the number in use."""
+    if threads is None:
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    return threads
+
+
+def cache_dir() -> Path:
+    """Where token tables are cached: `$LORABEL_CACHE`, else `lorabel` in the user's cache folder."""
+    chosen = os.environ.get("LORABEL_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lorabel"
