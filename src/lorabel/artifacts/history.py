@@ -1,0 +1,70 @@
+"""`metrics.jsonl`: what happened step by step, one JSON object a line, written as it happens.
+
+On resume, lines beyond the restored step are dropped, so that the file reads as if the run had never stopped.
+"""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import IO, Any
+
+from lorabel.errors import ArtifactError
+from lorabel.events import Evaluated, StepDone
+
+_KINDS = {StepDone: "step", Evaluated: "evaluation"}
+
+
+class History:
+    """Appends events to a file.
+
+    Args:
+        path: The file.
+        keep_until_step: Lines of later steps are dropped first; 0 starts afresh.
+    """
+
+    def __init__(self, path: Path, keep_until_step: int = 0) -> None:
+        kept = [row for row in read_history(path) if row["step"] <= keep_until_step] if path.exists() and keep_until_step else []
+        self._file: IO[str] = path.open("w", encoding="utf-8")
+        for row in kept:
+            self._write(row)
+
+    def append(self, event: StepDone | Evaluated) -> None:
+        """Write one event; values that are not finite become null."""
+        self._write({"kind": _KINDS[type(event)], **dataclasses.asdict(event)})
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, row: dict[str, Any]) -> None:
+        plain = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+        self._file.write(json.dumps(plain, allow_nan=False) + "\n")
+        self._file.flush()
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """All lines of a `metrics.jsonl`.
+
+    Args:
+        path: The file.
+
+    Returns:
+        One mapping a line; a torn last line (the process died in the middle of it) is left out.
+
+    Raises:
+        ArtifactError: A line before the last is not a JSON object.
+    """
+    lines = path.read_text("utf-8").split("\n")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise ArtifactError(f"{path}:{number}: not JSON, got {line[:60]!r}; expected one object a line. Remove the damaged line.") from error
+        rows.append(row)
+    return rows

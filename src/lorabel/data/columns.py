@@ -1,0 +1,81 @@
+"""Which columns hold the text and the label: by common names first, then by what the values look like."""
+
+from collections.abc import Sequence
+
+from lorabel.data.readers.base import Block
+from lorabel.errors import DataError
+from lorabel.registry import unknown_name
+
+_TEXT_NAMES = (
+    "text", "sentence", "content", "review", "question", "query", "utterance", "document", "body", "message", "comment", "tweet", "headline", "title", "description",
+)  # fmt: skip
+_LABEL_NAMES = ("label", "labels", "category", "class", "target", "intent", "topic", "sentiment", "label_text", "coarse_label", "y")
+_MOST_CLASSES_SHARE = 0.5
+
+
+def choose_columns(block: Block, where: str, text_columns: Sequence[str] | None, label_column: str | None) -> tuple[tuple[str, ...], str]:
+    """Choose text and label columns from the first rows of a table.
+
+    Args:
+        block: Its first rows.
+        where: File name for messages.
+        text_columns: As set by the user, or None.
+        label_column: As set by the user, or None.
+
+    Returns:
+        Text columns, to be joined with a space, and the label column.
+
+    Raises:
+        DataError: A named column is missing, or none can be told.
+    """
+    names = list(block.columns)
+    for name in [*(text_columns or ()), *([label_column] if label_column else [])]:
+        if name not in names:
+            raise DataError(unknown_name(f"{where}: column", name, names))
+    label = label_column or _find_label(block, names, text_columns or ())
+    if label is None:
+        raise DataError(f"{where}: no label column can be told, got columns {', '.join(names)}; expected one named like {', '.join(_LABEL_NAMES[:4])}. Use --label-column NAME.")
+    return choose_text_columns(block, where, text_columns, exclude=label), label
+
+
+def choose_text_columns(block: Block, where: str, text_columns: Sequence[str] | None, exclude: str | None = None) -> tuple[str, ...]:
+    """Choose text columns alone, for tables without labels; see `choose_columns`.
+
+    Raises:
+        DataError: A named column is missing, or none can be told.
+    """
+    names = [name for name in block.columns if name != exclude]
+    if text_columns:
+        for name in text_columns:
+            if name not in block.columns:
+                raise DataError(unknown_name(f"{where}: column", name, list(block.columns)))
+        return tuple(text_columns)
+    lowered = {name.lower(): name for name in reversed(names)}
+    for known in _TEXT_NAMES:
+        if known in lowered:
+            return (lowered[known],)
+    texts = [name for name in names if _is_text(block.columns[name])]
+    if len(names) == 1:
+        return (names[0],)
+    if not texts:
+        raise DataError(f"{where}: no text column can be told, got columns {', '.join(block.columns)}; expected one named like {', '.join(_TEXT_NAMES[:4])}. Use --text-column NAME.")
+    return (max(texts, key=lambda name: sum(len(value) for value in block.columns[name] if isinstance(value, str))),)
+
+
+def _find_label(block: Block, names: Sequence[str], text_columns: Sequence[str]) -> str | None:
+    free = [name for name in names if name not in text_columns]
+    lowered = {name.lower(): name for name in reversed(free)}
+    for known in _LABEL_NAMES:
+        if known in lowered:
+            return lowered[known]
+    few = [name for name in free if _distinct(block.columns[name]) <= max(2, len(block) * _MOST_CLASSES_SHARE)]
+    few = [name for name in few if name.lower() not in _TEXT_NAMES]
+    return few[0] if len(few) == 1 else None
+
+
+def _is_text(values: Sequence[object]) -> bool:
+    return any(isinstance(value, str) for value in values)
+
+
+def _distinct(values: Sequence[object]) -> int:
+    return len({repr(value) for value in values})

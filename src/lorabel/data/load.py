@@ -1,0 +1,300 @@
+"""`load_data`: whatever the user names as data becomes checked splits with class ids.
+
+The order: find the files, read and check every row (all faults reported together), settle the classes, make the splits that are missing, draw the rows asked for.
+Everything that was chosen or made is said in a note and kept as a fact for the record.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorabel.config import DataConfig
+from lorabel.data.columns import choose_columns
+from lorabel.data.readers.base import Block, Faults, sha256_of
+from lorabel.data.readers.delimited import read_delimited
+from lorabel.data.readers.hub import hub_files
+from lorabel.data.readers.jsonl import read_jsonl
+from lorabel.data.readers.parquet import read_parquet
+from lorabel.data.readers.sample import sample_files
+from lorabel.data.splits import carve, draw
+from lorabel.data.texts import TextColumn, text_keys
+from lorabel.data.types import LabelledData, LabelMap, Split, SplitName
+from lorabel.errors import DataError
+from lorabel.events import EventSink, Progress, ignore
+
+READERS = {".csv": read_delimited, ".tsv": read_delimited, ".jsonl": read_jsonl, ".ndjson": read_jsonl, ".parquet": read_parquet}
+_SPLIT_STEMS: dict[str, SplitName] = {"train": "train", "validation": "validation", "valid": "validation", "dev": "validation", "test": "test"}
+_ORDER: tuple[SplitName, ...] = ("train", "validation", "test")
+_MADE_SHARE, _MOST_VALIDATION, _MOST_TEST = 0.1, 2000, 5000
+
+
+@dataclass
+class _Table:
+    """One split as read: texts, label names by code, and where each label was first seen."""
+
+    texts: TextColumn
+    codes: NDArray[np.int64]
+    first_seen: dict[str, str]
+
+
+@dataclass
+class _Coder:
+    """Label names to codes, shared by all splits, in order of appearance."""
+
+    codes: dict[str, int] = field(default_factory=dict)
+    are_integers: bool = True
+
+    def code(self, name: str) -> int:
+        return self.codes.setdefault(name, len(self.codes))
+
+
+def load_data(config: DataConfig, *, on_event: EventSink = ignore) -> LabelledData:
+    """Read, check and split a data set.
+
+    Args:
+        config: Source, columns, splits.
+        on_event: Receives progress.
+
+    Returns:
+        The data; `train` and `validation` are always there, `test` where the source has one or one was made.
+
+    Raises:
+        DataError: Anything wrong with files or rows, naming file, line and value.
+    """
+    files, revision = find_files(config.source)
+    coder, notes = _Coder(), []
+    tables: dict[SplitName, _Table] = {}
+    columns: tuple[tuple[str, ...], str] | None = None
+    for name in _ORDER:
+        if name in files:
+            tables[name], columns = _read_split(files[name], config, coder, columns, on_event)
+    assert columns is not None
+    notes.append(f"Text from {' + '.join(columns[0])}, labels from {columns[1]}.")
+    labels, ids_of_code = _settle_labels(coder)
+    _check_labels(tables, labels)
+    splits, made = _make_splits(config, tables, ids_of_code, labels, notes)
+    facts: dict[str, object] = {
+        "files": {str(path.name): sha256_of(path) for paths in files.values() for path in paths},
+        "revision": revision,
+        "text_columns": list(columns[0]),
+        "label_column": columns[1],
+        "rows": {name: len(split) for name, split in splits.items()},
+        "classes": {label: {name: int((split.labels == index).sum()) for name, split in splits.items()} for index, label in enumerate(labels.names)},
+        "made_splits": list(made),
+        "split_seed": config.split_seed,
+        "split_digests": {name: split.digest for name, split in splits.items()},
+    }
+    return LabelledData(config.source, splits, labels, made_splits=made, notes=tuple(notes), facts=facts)
+
+
+def find_files(source: str) -> tuple[dict[SplitName, list[Path]], str | None]:
+    """The files of each split of a source.
+
+    Args:
+        source: File, folder, `sample`, or hub name.
+
+    Returns:
+        Split -> files, and the hub revision where they came from there.
+
+    Raises:
+        DataError: Nothing usable is there.
+    """
+    if source == "sample" and not Path(source).exists():
+        return {_SPLIT_STEMS[name]: [path] for name, path in sample_files().items()}, None
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _folder_files(path), None
+    if path.is_file():
+        reader_of(path)
+        return {"train": [path]}, None
+    if path.exists():
+        raise DataError(f"data.source: neither a file nor a folder, got {source!r}; expected one of these. Give a regular file.")
+    if source.startswith((".", "/", "~")) or any(suffix in READERS for suffix in path.suffixes):
+        raise DataError(f"data.source: no such file or folder, got {source!r}; expected one that exists. Check the path.")
+    found, revision = hub_files(source)
+    return {_SPLIT_STEMS[name]: paths for name, paths in found.items()}, revision
+
+
+def reader_of(path: Path) -> Any:
+    """The reader of a file by its name, `.gz` set aside.
+
+    Raises:
+        DataError: No reader for this kind of file.
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
+    reader = READERS.get(suffixes[-1]) if suffixes else None
+    if reader is None:
+        raise DataError(f"{path}: unknown kind of file, got {path.suffix!r}; expected one of {', '.join(READERS)}, also with .gz. Rename or convert the file.")
+    if reader is read_parquet and path.suffix.lower() == ".gz":
+        raise DataError(f"{path}: a packed Parquet file, got {path.name!r}; expected Parquet as it is (it is packed inside). Unpack it first.")
+    return reader
+
+
+def read_blocks(path: Path) -> Iterator[Block]:
+    """Rows of a file in blocks, by the reader its name asks for."""
+    yield from reader_of(path)(path)
+
+
+def _folder_files(folder: Path) -> dict[SplitName, list[Path]]:
+    found: dict[SplitName, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        split = _SPLIT_STEMS.get(path.name.split(".")[0].lower())
+        if split is None or not path.is_file() or not any(suffix.lower() in READERS for suffix in path.suffixes):
+            continue
+        if split in found:
+            raise DataError(f"{folder}: two files for one split, got {found[split][0].name} and {path.name}; expected one. Remove one of them.")
+        found[split] = [path]
+    if "train" not in found:
+        raise DataError(f"{folder}: no training split, got {sorted(p.name for p in folder.iterdir())[:8]}; expected train.csv, .tsv, .jsonl or .parquet. Add it.")
+    return found
+
+
+def _read_split(
+    paths: Sequence[Path], config: DataConfig, coder: _Coder, columns: tuple[tuple[str, ...], str] | None, on_event: EventSink
+) -> tuple[_Table, tuple[tuple[str, ...], str]]:
+    """Read and check all rows of one split."""
+    import pyarrow
+
+    faults = Faults("Fix these rows, or pass --drop-empty to leave out rows without text or label.")
+    chunks, codes, first_seen, rows = [], array("q"), {}, 0
+    for path in paths:
+        for block in read_blocks(path):
+            if columns is None:
+                columns = choose_columns(block, str(path), config.text_columns, config.label_column)
+            _require_columns(block, path, columns)
+            texts: list[str] = []
+            for line, text, label in _rows(block, path, columns, config, faults):
+                first_seen.setdefault(label, f"{path}:{line}")
+                texts.append(text)
+                codes.append(coder.code(label))
+            chunks.append(pyarrow.array(texts, type=pyarrow.large_string()))
+            rows += len(block)
+            on_event(Progress("reading", rows, None))
+    faults.raise_if_any()
+    if columns is None or not codes:
+        raise DataError(f"{paths[0]}: no rows, got an empty table; expected labelled texts. Check the file.")
+    table = _Table(TextColumn(pyarrow.chunked_array(chunks)), np.frombuffer(codes, dtype=np.int64).copy(), first_seen)
+    return table, columns
+
+
+def _require_columns(block: Block, path: Path, columns: tuple[tuple[str, ...], str]) -> None:
+    missing = [name for name in (*columns[0], columns[1]) if name not in block.columns]
+    if missing:
+        raise DataError(f"{path}:{block.lines[0]}: a column is missing, got {', '.join(block.columns)}; expected {missing[0]!r} as in the training split. Name columns alike in all splits.")
+
+
+def _rows(block: Block, path: Path, columns: tuple[tuple[str, ...], str], config: DataConfig, faults: Faults) -> Iterator[tuple[int, str, str]]:
+    """Checked (line, text, label) of a block; faulty rows are noted, empty ones dropped where asked."""
+    text_values = [block.columns[name] for name in columns[0]]
+    for line, label_value, *parts in zip(block.lines, block.columns[columns[1]], *text_values, strict=True):
+        where = f"{path}:{line}"
+        bad = next((part for part in parts if part is not None and not isinstance(part, str)), None)
+        if bad is not None:
+            faults.add(where, "the text is not a string", bad, "a string")
+            continue
+        text = " ".join(part for part in parts if part)
+        label = _label_text(label_value)
+        if label is None:
+            faults.add(where, "unusable label", label_value, "a string or an integer (several labels per text are not supported yet)")
+        elif not text.strip() or label == "":
+            if not config.drop_empty:
+                what, value = ("empty text", text) if not text.strip() else ("missing label", label_value)
+                faults.add(where, what, value, "a text and a label")
+        elif "\0" in text:
+            faults.add(where, "a NUL character in the text", text, "text without NUL")
+        else:
+            yield line, text, label
+
+
+def _label_text(value: object) -> str | None:
+    """A label as text: '' where it is missing, None where it cannot be one."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return None
+
+
+def _settle_labels(coder: _Coder) -> tuple[LabelMap, NDArray[np.int64]]:
+    """Class names in order (integers by value, others by text), and the class id of each code."""
+    names = list(coder.codes)
+    are_integers = all(name.lstrip("-").isdecimal() for name in names)
+    ordered = sorted(names, key=int) if are_integers else sorted(names)
+    place = {name: index for index, name in enumerate(ordered)}
+    return LabelMap(tuple(ordered)), np.array([place[name] for name in names], dtype=np.int64)
+
+
+def _check_labels(tables: dict[SplitName, _Table], labels: LabelMap) -> None:
+    train = tables["train"].first_seen
+    if len(train) < 2:
+        raise DataError(f"data: a single class, got {labels.names[0]!r} in every row; expected at least two. Check the label column (--label-column).")
+    unseen = [
+        f"{place}: a label that the training split lacks, got {label!r}; expected one of the {len(train)} training labels."
+        for name, table in tables.items()
+        if name != "train"
+        for label, place in table.first_seen.items()
+        if label not in train
+    ]
+    if unseen:
+        raise DataError("\n".join(unseen[:5]) + f" ({len(unseen)} labels in all.) Correct the label, or add such rows to the training split.")
+
+
+def _make_splits(
+    config: DataConfig, tables: dict[SplitName, _Table], ids_of_code: NDArray[np.int64], labels: LabelMap, notes: list[str]
+) -> tuple[dict[SplitName, Split], tuple[SplitName, ...]]:
+    """Carve the splits that are missing, draw the rows asked for, and say so."""
+    texts = {name: table.texts for name, table in tables.items()}
+    ids = {name: ids_of_code[table.codes] for name, table in tables.items()}
+    keys = {name: text_keys(column) for name, column in texts.items()}
+    _note_oddities(keys, ids, notes)
+    made: list[SplitName] = []
+    for name, asked, most in (("test", config.test_rows, _MOST_TEST), ("validation", config.validation_rows, _MOST_VALIDATION)):
+        split: SplitName = name  # type: ignore[assignment]
+        if split in texts:
+            continue
+        rows = asked or max(len(labels), min(most, round(_MADE_SHARE * len(ids["train"]))))
+        stay, carved = carve(keys["train"], ids["train"], rows, config.split_seed)
+        texts[split], ids[split] = texts["train"].take(carved), ids["train"][carved]
+        texts["train"], ids["train"], keys["train"] = texts["train"].take(stay), ids["train"][stay], keys["train"][stay]
+        made.append(split)
+        notes.append(f"No {split} split given: {len(carved):,} rows were taken from the training split (stratified, grouped by text, seed {config.split_seed}).")
+    for split, limit in (("validation", config.validation_rows if "validation" not in made else None), ("train", config.limit_rows)):
+        if limit is not None and limit < len(ids[split]):  # type: ignore[index]
+            chosen = draw(ids[split], limit, config.split_seed)  # type: ignore[index]
+            texts[split], ids[split] = texts[split].take(chosen), ids[split][chosen]  # type: ignore[index]
+            notes.append(f"{split}: {len(chosen):,} rows drawn (stratified, seed {config.split_seed}).")
+    splits = {name: Split(name, texts[name], ids[name], _digest(texts[name], ids[name], labels)) for name in _ORDER if name in texts}
+    return splits, tuple(made)
+
+
+def _note_oddities(keys: dict[SplitName, NDArray[np.uint64]], ids: dict[SplitName, NDArray[np.int64]], notes: list[str]) -> None:
+    """Say how many texts occur in two splits or with two labels; the audit goes deeper."""
+    pairs = np.unique(np.stack([np.concatenate(list(keys.values())), np.concatenate(list(ids.values())).astype(np.uint64)], axis=1), axis=0)
+    conflicting = len(pairs) - len(np.unique(pairs[:, 0]))
+    if conflicting:
+        notes.append(f"{conflicting:,} texts occur with more than one label.")
+    for name in ("validation", "test"):
+        if name in keys:
+            shared = int(np.isin(keys[name], keys["train"]).sum())
+            if shared:
+                notes.append(f"{shared:,} {name} rows have a text that is also in the training split.")
+
+
+def _digest(texts: TextColumn, ids: NDArray[np.int64], labels: LabelMap) -> str:
+    digest = hashlib.sha256()
+    for text, label in zip(texts, ids.tolist(), strict=True):
+        digest.update(f"{len(text)}|{labels.names[label]}|".encode())
+        digest.update(text.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()

@@ -1,0 +1,195 @@
+"""Texts to token ids, once; rows to batches; batches to packed tensors, never padded.
+
+Decisions:
+- Token ids of a split lie end to end in one int32 array. It is cached on disk under the digests of data and tokenizer and memory-mapped, so that ten million
+  rows need no more memory than ten thousand.
+- A cut text keeps its closing special token, as the reference library's truncation does.
+- Batches of similar length: the order is shuffled, cut into large runs, sorted by length within each, and the batches are shuffled again. Sequences then differ little in
+  length within a batch, and attention needs next to no padding, while the order of batches stays random.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorabel.data.types import PackedBatch, TokenTable
+from lorabel.errors import StorageError
+from lorabel.events import EventSink, Note, Progress, ignore
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_TEXTS_PER_CHUNK = 4096
+# Batches sorted together: more give better matched lengths, fewer a more random order.
+_BATCHES_PER_RUN = 50
+_CACHE_VERSION = 1
+
+
+def tokenise(
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+    tokenizer_digest: str,
+    max_length_tokens: int,
+    *,
+    cache_dir: Path | None = None,
+    data_digest: str | None = None,
+    on_event: EventSink = ignore,
+) -> TokenTable:
+    """Tokenise texts, or read them from the cache.
+
+    Args:
+        texts: N texts.
+        tokenizer: Truncation and padding off.
+        tokenizer_digest: Keys the cache.
+        max_length_tokens: Longer sequences are cut; at least 2 more than nothing.
+        cache_dir: Where to cache, or None.
+        data_digest: Keys the cache; None turns it off.
+        on_event: Receives progress, and a note where a damaged cache is made again.
+
+    Returns:
+        The table, N sequences.
+
+    Raises:
+        StorageError: The cache cannot be written.
+    """
+    if cache_dir is None or data_digest is None:
+        return _tokenise(texts, tokenizer, max_length_tokens, on_event)
+    key = hashlib.sha256(f"{_CACHE_VERSION}|{data_digest}|{tokenizer_digest}|{max_length_tokens}".encode()).hexdigest()[:32]
+    folder = cache_dir / "tokens" / key
+    if folder.exists():
+        cached = _read_cache(folder, len(texts), max_length_tokens)
+        if cached is not None:
+            return cached
+        on_event(Note(f"{folder}: the cached tokens are damaged and are made again.", is_warning=True))
+    table = _tokenise(texts, tokenizer, max_length_tokens, on_event)
+    _write_cache(folder, table)
+    return _read_cache(folder, len(texts), max_length_tokens) or table
+
+
+def _tokenise(texts: Sequence[str], tokenizer: Tokenizer, max_length_tokens: int, on_event: EventSink) -> TokenTable:
+    parts: list[NDArray[np.int32]] = []
+    lengths: list[int] = []
+    truncated = 0
+    for start in range(0, len(texts), _TEXTS_PER_CHUNK):
+        chunk: list[int] = []
+        for encoding in tokenizer.encode_batch_fast(list(texts[start : start + _TEXTS_PER_CHUNK])):
+            ids = encoding.ids
+            if len(ids) > max_length_tokens:
+                ids = [*ids[: max_length_tokens - 1], ids[-1]]
+                truncated += 1
+            chunk += ids
+            lengths.append(len(ids))
+        parts.append(np.array(chunk, dtype=np.int32))
+        on_event(Progress("tokenising", min(start + _TEXTS_PER_CHUNK, len(texts)), len(texts)))
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return TokenTable(np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32), offsets, truncated, max_length_tokens)
+
+
+def _write_cache(folder: Path, table: TokenTable) -> None:
+    """Write to a temporary folder first: the cache is there whole or not at all."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
+        np.save(temporary / "input_ids.npy", table.input_ids)
+        np.save(temporary / "offsets.npy", table.offsets)
+        facts = {"rows": len(table), "truncated_rows": table.truncated_rows, "sha256": {name: _digest(temporary / name) for name in ("input_ids.npy", "offsets.npy")}}
+        (temporary / "facts.json").write_text(json.dumps(facts))
+        if folder.exists():
+            _remove(folder)
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            # Another process was first, with the same content.
+            _remove(temporary)
+    except OSError as error:
+        raise StorageError(f"{folder}: the token cache cannot be written, got {error.strerror or error}; expected space. Free space, or set LORABEL_CACHE to another folder.") from error
+
+
+def _read_cache(folder: Path, rows: int, max_length_tokens: int) -> TokenTable | None:
+    """The cached table, memory-mapped; None where it is damaged."""
+    try:
+        facts = json.loads((folder / "facts.json").read_text())
+        if facts["rows"] != rows or any(_digest(folder / name) != digest for name, digest in facts["sha256"].items()):
+            return None
+        offsets = np.load(folder / "offsets.npy", allow_pickle=False)
+        input_ids = np.load(folder / "input_ids.npy", mmap_mode="r", allow_pickle=False)
+        return TokenTable(input_ids, offsets, int(facts["truncated_rows"]), max_length_tokens)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _remove(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+
+
+def plan_batches(lengths: NDArray[np.int64], batch_size: int, generator: np.random.Generator, group_by_length: bool) -> list[NDArray[np.int64]]:
+    """Cut one epoch into batches of rows; every row is in exactly one.
+
+    Args:
+        lengths: Tokens per row (N,).
+        batch_size: Rows per batch; the last one may be smaller.
+        generator: Decides the order.
+        group_by_length: Batches of similar length; otherwise wholly random.
+
+    Returns:
+        Row numbers of each batch.
+    """
+    order = generator.permutation(len(lengths))
+    if not group_by_length:
+        return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    batches: list[NDArray[np.int64]] = []
+    for start in range(0, len(order), batch_size * _BATCHES_PER_RUN):
+        run = order[start : start + batch_size * _BATCHES_PER_RUN]
+        run = run[np.argsort(lengths[run], kind="stable")]
+        batches += [run[first : first + batch_size] for first in range(0, len(run), batch_size)]
+    return [batches[index] for index in generator.permutation(len(batches))]
+
+
+def pack(table: TokenTable, rows: NDArray[np.int64], labels: NDArray[np.int64] | None, first_position: int) -> PackedBatch:
+    """Lay sequences end to end, shortest first.
+
+    Args:
+        table: Token ids of the split.
+        rows: (B,) rows to take.
+        labels: (B,) their class ids, or None.
+        first_position: Position id of a sequence's first token.
+
+    Returns:
+        One member's batch; `step_rows` is each sequence's place in `rows`.
+    """
+    import torch
+
+    lengths = table.offsets[rows + 1] - table.offsets[rows]
+    order = np.argsort(lengths, kind="stable")
+    rows, lengths = rows[order], lengths[order]
+    cu_seqlens = np.zeros(len(rows) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=cu_seqlens[1:])
+    within = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
+    input_ids = table.input_ids[np.repeat(table.offsets[rows], lengths) + within].astype(np.int64)
+    return PackedBatch(
+        input_ids=torch.from_numpy(input_ids),
+        position_ids=torch.from_numpy(within + first_position),
+        cu_seqlens=torch.from_numpy(cu_seqlens),
+        lengths=tuple(lengths.tolist()),
+        labels=None if labels is None else torch.from_numpy(labels[order]),
+        rows=rows,
+        member_sequences=(len(rows),),
+        step_rows=order,
+    )

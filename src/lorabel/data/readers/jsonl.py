@@ -1,0 +1,59 @@
+"""JSON Lines: one object a line."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lorabel.data.readers.base import ROWS_PER_BLOCK, Block, text_lines
+from lorabel.errors import DataError
+
+
+def read_jsonl(path: Path) -> Iterator[Block]:
+    """Rows of a JSON Lines file; blank lines are passed over.
+
+    Args:
+        path: The file.
+
+    Yields:
+        Blocks; a key that a row lacks is None.
+
+    Raises:
+        DataError: A line that is not a JSON object, or that has a key twice.
+    """
+    rows: list[dict[str, Any]] = []
+    lines: list[int] = []
+    for number, line in enumerate(text_lines(path), 1):
+        if not line.strip():
+            continue
+        rows.append(_parse(path, number, line))
+        lines.append(number)
+        if len(lines) == ROWS_PER_BLOCK:
+            yield _block(rows, lines)
+            rows, lines = [], []
+    if lines:
+        yield _block(rows, lines)
+
+
+def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
+    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        if len(set(keys)) != len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise DataError(f"{path}:{number}: a key used twice, got {twice!r}; expected distinct keys. Remove one of them.")
+        return dict(pairs)
+
+    try:
+        row = json.loads(line, object_pairs_hook=distinct)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}:{number}: not JSON, got {line.strip()[:60]!r} ({error}); expected one object a line. Fix this line.") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{path}:{number}: not an object, got {line.strip()[:60]!r}; expected an object such as {{\"text\": …, \"label\": …}}. Fix this line.")
+    return row
+
+
+def _block(rows: list[dict[str, Any]], lines: list[int]) -> Block:
+    names: dict[str, None] = {}
+    for row in rows:
+        names.update(dict.fromkeys(row))
+    return Block({name: [row.get(name) for row in rows] for name in names}, lines)

@@ -1,0 +1,59 @@
+"""Parquet through pyarrow, one row group at a time; class names stored by the common data-set library replace class numbers."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lorabel.data.readers.base import ROWS_PER_BLOCK, Block
+from lorabel.errors import DataError
+
+
+def read_parquet(path: Path) -> Iterator[Block]:
+    """Rows of a Parquet file.
+
+    Args:
+        path: The file.
+
+    Yields:
+        Blocks; the line of a row is its number, from 1.
+
+    Raises:
+        DataError: Not a Parquet file, or a damaged one.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = class_names(file.schema_arrow)
+            line = 1
+            for batch in file.iter_batches(batch_size=ROWS_PER_BLOCK):
+                columns = {name: _named(batch.column(name).to_pylist(), names.get(name)) for name in batch.schema.names}
+                yield Block(columns, list(range(line, line + batch.num_rows)))
+                line += batch.num_rows
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read, got {error}; expected a Parquet file. Copy or download it again.") from error
+
+
+def class_names(schema: Any) -> dict[str, list[str]]:
+    """Class names by column, as the common data-set library stores them in a file's metadata; empty where there are none.
+
+    Args:
+        schema: An Arrow schema.
+    """
+    stored = (schema.metadata or {}).get(b"huggingface")
+    if stored is None:
+        return {}
+    try:
+        features = json.loads(stored)["info"]["features"]
+        found = {name: feature.get("names") for name, feature in features.items() if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}  # Foreign metadata in another form: the class numbers are used as they are.
+    return {name: names for name, names in found.items() if isinstance(names, list)}
+
+
+def _named(values: list[Any], names: list[str] | None) -> list[Any]:
+    if names is None:
+        return values
+    return [names[value] if isinstance(value, int) and 0 <= value < len(names) else value for value in values]

@@ -1,0 +1,77 @@
+"""Making splits and drawing rows: seeded, stratified by label, grouped by normalised text so that no text is in two splits."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorabel.errors import DataError
+
+
+def carve(keys: NDArray[np.uint64], labels: NDArray[np.int64], rows: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Carve a stratified split out of a table; rows with the same text stay together.
+
+    Args:
+        keys: Key of each row's text (N,).
+        labels: Class ids (N,).
+        rows: Size of the split to carve, at least one row per class where a class has two texts or more; met to within the largest group of equal texts.
+        seed: Equal seeds carve equal splits.
+
+    Returns:
+        Rows that stay and rows that are carved out, each in the table's order.
+
+    Raises:
+        DataError: Nothing would be left to train on.
+    """
+    generator = np.random.default_rng([seed, rows])
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    sizes = np.bincount(group)
+    quotas = _quotas(np.bincount(labels), rows)
+    is_carved = np.zeros(len(first), dtype=bool)
+    for label, quota in enumerate(quotas):
+        groups = generator.permutation(np.flatnonzero(labels[first] == label))
+        if len(groups) < 2:
+            continue
+        taken = 0
+        for index in groups[:-1]:
+            if taken >= quota:
+                break
+            is_carved[index] = True
+            taken += int(sizes[index])
+    carved = is_carved[group]
+    if carved.all() or not carved.any():
+        raise DataError(f"data: too few different texts to make a split, got {len(first)}; expected at least two in some class. Give a validation split, or more rows.")
+    return np.flatnonzero(~carved), np.flatnonzero(carved)
+
+
+def draw(labels: NDArray[np.int64], rows: int, seed: int) -> NDArray[np.int64]:
+    """Draw rows stratified by label.
+
+    Args:
+        labels: Class ids (N,).
+        rows: How many; all of them where there are not more.
+        seed: Equal seeds draw equal rows.
+
+    Returns:
+        Row numbers in the table's order.
+    """
+    if rows >= len(labels):
+        return np.arange(len(labels))
+    generator = np.random.default_rng([seed, rows])
+    chosen = []
+    for label, quota in enumerate(_quotas(np.bincount(labels), rows)):
+        chosen.append(generator.permutation(np.flatnonzero(labels == label))[:quota])
+    return np.sort(np.concatenate(chosen))
+
+
+def _quotas(counts: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+    """Rows per class in proportion (largest remainders), at least one where the class has any and there is room."""
+    exact = counts * rows / counts.sum()
+    quotas = np.floor(exact).astype(np.int64)
+    order = np.argsort(-(exact - quotas), kind="stable")
+    quotas[order[: rows - int(quotas.sum())]] += 1
+    empty = np.flatnonzero((quotas == 0) & (counts > 0))
+    for label in empty:
+        richest = int(np.argmax(quotas))
+        if quotas[richest] > 1:
+            quotas[richest] -= 1
+            quotas[label] += 1
+    return np.minimum(quotas, counts)

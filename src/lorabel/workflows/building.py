@@ -1,0 +1,219 @@
+"""From a prepared run to a bank and its updater; from an adapter on disk to a predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lorabel.artifacts.adapter import AdapterBundle, AdapterManifest, load_adapter
+from lorabel.artifacts.canary import CANARY_SENTENCES
+from lorabel.config import EncoderConfig, Precision, RunConfig
+from lorabel.data.packing import tokenise
+from lorabel.data.types import LabelMap
+from lorabel.errors import ArtifactError
+from lorabel.heads import HeadSpec, make_head
+from lorabel.inference.predictor import Predictor, table_logits
+from lorabel.losses.base import Loss
+from lorabel.methods.base import Method, make_method
+from lorabel.models.bank import Bank
+from lorabel.models.checkpoint import EncoderSource, load_tokenizer, load_weights, resolve_encoder, weights_digest
+from lorabel.models.encoder import PackedEncoder, split_queries_keys_values
+from lorabel.models.heads import INITIAL_STD, head_shapes
+from lorabel.registry import LOSSES
+from lorabel.training.optim import Arena, Block
+from lorabel.training.precision import choose_compute
+from lorabel.training.randomness import initial_head_tensor, initial_tensor
+from lorabel.training.updates import ArenaUpdater, LibraryUpdater, Updater, takes_decay
+from lorabel.workflows.preparation import Prepared
+
+CANARY_TOLERANCE = 1e-3
+_ENCODER = "encoder."
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """What is trained.
+
+    Attributes:
+        bank: Encoder, method, head and live tensors.
+        updater: Optimiser over those tensors.
+        learning_rate: Peak rate in use.
+    """
+
+    bank: Bank
+    updater: Updater
+    learning_rate: float
+
+
+def build_trainee(prepared: Prepared, weights: Mapping[str, Tensor]) -> Trainee:
+    """Encoder, freshly initialised member and head, and their optimiser.
+
+    Args:
+        prepared: The run.
+        weights: The encoder's canonical tensors.
+    """
+    config, method, shape = prepared.config, prepared.method, prepared.source.shape
+    encoder = PackedEncoder(shape, weights, dtype=prepared.compute.dtype, device=prepared.compute.device, dropout=config.encoder.dropout)
+    learning_rate = config.optimizer.learning_rate or method.default_learning_rate
+    fresh = fresh_tensors(method, prepared.head, prepared, weights)
+    updater: Updater
+    if method.trains_encoder:
+        if not prepared.head.reads_frozen_pooler:
+            # No head reads it, so it must neither be trained nor counted.
+            encoder.weights = {name: tensor for name, tensor in encoder.weights.items() if not name.startswith("pooler.")}
+        trained = {f"{_ENCODER}{name}": tensor for name, tensor in encoder.train_all().items()}
+        heads = {name: tensor[None].to(prepared.compute.device).requires_grad_() for name, tensor in fresh.items()}
+        updater = LibraryUpdater({**trained, **heads}, config.optimizer, learning_rate)
+    else:
+        arena = Arena(_blocks(method, prepared.head, shape), 1, prepared.compute.device)
+        with torch.no_grad():
+            for name, tensor in fresh.items():
+                arena.tensors[name].copy_(tensor[None])
+        updater = ArenaUpdater(arena, config.optimizer, learning_rate)
+    return Trainee(Bank(encoder, method, prepared.head, updater.tensors, head_dropout(config, shape.head_dropout)), updater, learning_rate)
+
+
+def _blocks(method: Method, head: HeadSpec, shape: object) -> list[Block]:
+    adapter = [Block(spec.name, spec.shape, spec.has_decay) for spec in method.parameters(shape)]  # type: ignore[arg-type]
+    return adapter + [Block(name, size, takes_decay(name), "head") for name, size in head_shapes(head).items()]
+
+
+def fresh_tensors(method: Method, head: HeadSpec, prepared: Prepared, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Initial adapter and head tensors of one member, without K."""
+    seed = prepared.config.training.seed
+    tensors = {spec.name: initial_tensor(spec, seed) for spec in method.parameters(prepared.source.shape)}
+    for name, shape in head_shapes(head).items():
+        tensors[name] = initial_head_tensor(name, shape, seed, INITIAL_STD)
+    if head.starts_from_pooler:
+        for part in ("weight", "bias"):
+            tensors[f"head.{head.layers[0].key}.{part}"] = weights[f"pooler.{part}"].clone()
+    return tensors
+
+
+def head_dropout(config: RunConfig, family_dropout: float) -> float:
+    """The head's dropout: as set, else the family's own where the encoder's dropout is on, else none."""
+    if config.head.dropout is not None:
+        return config.head.dropout
+    return family_dropout if config.encoder.dropout else 0.0
+
+
+def build_loss(config: RunConfig, labels: NDArray[np.int64], classes: int) -> Loss:
+    """The training loss with its class weights settled.
+
+    Args:
+        config: The settings.
+        labels: Class ids of the training rows.
+        classes: C.
+    """
+    weights = config.loss.class_weights
+    values: tuple[float, ...] | None = None
+    if weights == "balanced":
+        counts = np.bincount(labels, minlength=classes)
+        # A class without training rows never occurs in a step, so its weight is never used.
+        values = tuple((len(labels) / (classes * np.maximum(counts, 1))).tolist())
+    elif weights != "none":
+        values = tuple(float(weight) for weight in weights)
+        if len(values) != classes:
+            from lorabel.errors import ConfigError
+
+            raise ConfigError(f"loss.class_weights: one weight per class, got {len(values)}; expected {classes}. List them in label order.")
+    loss: Loss = LOSSES.get(config.loss.name)(config.loss.label_smoothing, values)
+    return loss
+
+
+def member_tensors(bank: Bank) -> dict[str, Tensor]:
+    """The trained tensors of a bank of one member, without K, on the CPU; trained encoder weights under canonical names."""
+    encoder = {name.removeprefix(_ENCODER): tensor.detach().cpu() for name, tensor in bank.tensors.items() if name.startswith(_ENCODER)}
+    apart = {f"{_ENCODER}{name}": tensor.clone() for name, tensor in split_queries_keys_values(encoder).items()}
+    rest = {name: tensor.detach()[0].cpu().clone() for name, tensor in bank.tensors.items() if not name.startswith(_ENCODER)}
+    return {**rest, **apart}
+
+
+def bank_from_tensors(
+    source: EncoderSource, weights: Mapping[str, Tensor], method: Method, head: HeadSpec, tensors: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device
+) -> Bank:
+    """A bank of one member for inference.
+
+    Args:
+        source: The encoder.
+        weights: Its canonical tensors; trained ones in `tensors` take their place.
+        method: The member's method.
+        head: The member's head.
+        tensors: As `member_tensors` gives them.
+        dtype: Compute dtype.
+        device: Where.
+    """
+    trained = {name.removeprefix(_ENCODER): tensor for name, tensor in tensors.items() if name.startswith(_ENCODER)}
+    encoder = PackedEncoder(source.shape, {**weights, **trained}, dtype=dtype, device=device)
+    stacked = {name: tensor[None].to(device) for name, tensor in tensors.items() if not name.startswith(_ENCODER)}
+    return Bank(encoder, method, head, stacked)
+
+
+def load_predictor(
+    folder: Path, *, precision: Precision = "auto", device: str = "auto", encoder: str | None = None, check_canary: bool = True
+) -> tuple[Predictor, AdapterManifest]:
+    """A predictor from an adapter folder alone.
+
+    Args:
+        folder: The adapter folder, or a run folder that holds one.
+        precision: Compute precision; fp32 reproduces the stored canary logits.
+        device: Where to compute.
+        encoder: A checkpoint folder to use in place of the encoder the adapter names; its digest must match.
+        check_canary: Compare the canary sentences' float32 logits with the stored ones.
+
+    Returns:
+        The predictor and the adapter's manifest.
+
+    Raises:
+        ArtifactError: Damaged adapter, another encoder or tokenizer than it was trained on, or answers that changed.
+        ConfigError: The encoder cannot be found.
+    """
+    if not (folder / "lorabel.json").exists() and (folder / "adapter" / "lorabel.json").exists():
+        folder = folder / "adapter"
+    bundle = load_adapter(folder)
+    manifest = bundle.manifest
+    source = resolve_encoder(EncoderConfig(name=encoder or manifest.encoder.name, revision=None if encoder else manifest.encoder.revision))
+    weights = load_weights(source)
+    digest = weights_digest(weights)
+    if digest != manifest.encoder.digest:
+        raise ArtifactError(f"{folder}: trained on another encoder, got digest {digest[:16]} of {source.name}; expected {manifest.encoder.digest[:16]}. Give the right one with --encoder DIR.")
+    tokenizer, tokenizer_digest = load_tokenizer(source.folder)
+    if tokenizer_digest != manifest.tokenizer_digest:
+        raise ArtifactError(f"{folder}: trained with another tokenizer, got digest {tokenizer_digest[:16]}; expected {manifest.tokenizer_digest[:16]}. Restore the encoder's own tokenizer.json.")
+    labels = LabelMap(tuple(manifest.labels))
+    method, head = make_method(manifest.method), make_head(source.shape, manifest.head, manifest.pooling, len(labels))
+    compute = choose_compute(device, precision)  # type: ignore[arg-type]
+    if check_canary:
+        _check_canary(folder, bundle, source, weights, method, head)
+    bank = bank_from_tensors(source, weights, method, head, bundle.tensors, compute.dtype, compute.device)
+    return Predictor(bank, tokenizer, tokenizer_digest, labels, manifest.max_length_tokens, manifest.temperature), manifest
+
+
+def canary_logits(
+    source: EncoderSource, weights: Mapping[str, Tensor], method: Method, head: HeadSpec, tensors: Mapping[str, Tensor], max_length_tokens: int
+) -> list[list[float]]:
+    """Float32 logits of the shipped canary sentences on the CPU, one list per sentence."""
+    bank = bank_from_tensors(source, weights, method, head, tensors, torch.float32, torch.device("cpu"))
+    tokenizer, digest = load_tokenizer(source.folder)
+    found = table_logits(bank, tokenise(CANARY_SENTENCES, tokenizer, digest, max_length_tokens))
+    return [[float(value) for value in row] for row in found]
+
+
+def _check_canary(folder: Path, bundle: AdapterBundle, source: EncoderSource, weights: Mapping[str, Tensor], method: Method, head: HeadSpec) -> None:
+    manifest = bundle.manifest
+    found = np.array(canary_logits(source, weights, method, head, bundle.tensors, manifest.max_length_tokens))
+    stored = np.array(manifest.canary.logits)
+    drift = float(np.abs(found - stored).max()) if found.shape == stored.shape else float("inf")
+    if not drift <= CANARY_TOLERANCE * max(1.0, float(np.abs(stored).max())):
+        raise ArtifactError(
+            f"{folder}: the adapter does not answer as it did when it was saved, got canary logits that differ by {drift:.2g}; expected at most {CANARY_TOLERANCE:g}. "
+            "Train again, or check the installed versions with lorabel doctor."
+        )
+
+
