@@ -48,7 +48,6 @@ class _Coder:
     """Label names to codes, shared by all splits, in order of appearance."""
 
     codes: dict[str, int] = field(default_factory=dict)
-    are_integers: bool = True
 
     def code(self, name: str) -> int:
         return self.codes.setdefault(name, len(self.codes))
@@ -91,6 +90,31 @@ def load_data(config: DataConfig, *, on_event: EventSink = ignore) -> LabelledDa
         "split_digests": {name: split.digest for name, split in splits.items()},
     }
     return LabelledData(config.source, splits, labels, made_splits=made, notes=tuple(notes), facts=facts)
+
+
+def load_split(path: Path, config: DataConfig, labels: LabelMap, name: SplitName, *, on_event: EventSink = ignore) -> Split:
+    """Read one file as a split of known classes.
+
+    Args:
+        path: The file.
+        config: Columns.
+        labels: The classes it may hold.
+        name: What the split is called.
+        on_event: Receives progress.
+
+    Returns:
+        The split, with the digest it has as part of a folder too.
+
+    Raises:
+        DataError: Unusable rows, or a label outside the classes.
+    """
+    coder = _Coder()
+    table, _ = _read_split([path], config, coder, None, on_event)
+    unknown = [f"{place}: a label that the adapter does not know, got {label!r}; expected one of {', '.join(labels.names[:8])}." for label, place in table.first_seen.items() if label not in labels.names]
+    if unknown:
+        raise DataError("\n".join(unknown[:5]) + f" ({len(unknown)} labels in all.) Evaluate on the classes it was trained for.")
+    ids = labels.ids(list(coder.codes))[table.codes]
+    return Split(name, table.texts, ids, _digest(table.texts, ids, labels))
 
 
 def find_files(source: str) -> tuple[dict[SplitName, list[Path]], str | None]:

@@ -1,0 +1,69 @@
+"""The model card: what the adapter is, what was measured, and how to load it."""
+
+from lorabel.artifacts.records import RunRecord
+from lorabel.evaluation import EvalResult
+
+
+def model_card(record: RunRecord) -> str:
+    """Markdown with a YAML header, written from the record of a run.
+
+    Args:
+        record: The run.
+    """
+    method = str(record.config["method"]["name"])
+    lines = ["---", f"library_name: {'peft' if record.peft_compatible else 'lorabel'}", f"base_model: {record.encoder.name}", "pipeline_tag: text-classification"]
+    lines += ["tags:", "- text-classification", f"- {method}", "- lorabel", "---", "", f"# {method} classifier on {record.encoder.name}", ""]
+    lines += [
+        f"Classes, in order: {', '.join(record.labels)}.",
+        "",
+        f"{record.parameters.trainable:,} trained parameters (adapter {record.parameters.adapter:,}, head {record.parameters.head:,}) "
+        f"over a frozen encoder of {record.parameters.encoder:,}; file size {record.bytes.adapter_file / 1e6:.2f} MB."
+        if method != "full"
+        else f"All {record.parameters.trainable:,} parameters were trained; file size {record.bytes.adapter_file / 1e6:.1f} MB.",
+        "",
+        "## Measured",
+        "",
+        "| split | rows | accuracy (95 % interval) | macro-F1 (95 % interval) |",
+        "|---|---|---|---|",
+        _row("validation", record.metrics.validation),
+    ]
+    if record.metrics.test is not None:
+        lines.append(_row("test", record.metrics.test))
+        lines += ["", f"This test split has been opened {record.test_openings} time{'s' if record.test_openings != 1 else ''} so far."]
+    else:
+        lines += ["", "The validation split chose the checkpoint; the test split was not opened."]
+    lines += ["", "## Use", "", "```python", "import lorabel", "", 'classifier = lorabel.load("path/to/adapter")', 'classifier.predict(["some text"])', "```", ""]
+    lines += _peft_part(record)
+    lines += ["", "## Training", "", f"Data: {record.data.get('source')}, {record.data['rows'].get('train'):,} training rows. Seed {record.seed}. "]
+    lines += [f"lorabel {record.versions['lorabel']}, torch {record.versions['torch']}, {record.training.seconds:.0f} s."]
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, result: EvalResult) -> str:
+    accuracy, macro = result.interval["accuracy"], result.interval["macro_f1"]
+    return (
+        f"| {name} | {result.n:,} | {100 * result.accuracy:.2f} % ({100 * accuracy[0]:.2f}–{100 * accuracy[1]:.2f}) "
+        f"| {100 * result.macro_f1:.2f} % ({100 * macro[0]:.2f}–{100 * macro[1]:.2f}) |"
+    )
+
+
+def _peft_part(record: RunRecord) -> list[str]:
+    if not record.peft_compatible:
+        return [f"The common adapter library cannot load this folder: {record.peft_reason}."]
+    id2label = "{" + ", ".join(f"{index}: {label!r}" for index, label in enumerate(record.labels)) + "}"
+    label2id = "{" + ", ".join(f"{label!r}: {index}" for index, label in enumerate(record.labels)) + "}"
+    return [
+        "The folder is also an adapter of the PEFT library; `num_labels` and the names must be given there:",
+        "",
+        "```python",
+        "from peft import PeftModel",
+        "from transformers import AutoModelForSequenceClassification",
+        "",
+        "base = AutoModelForSequenceClassification.from_pretrained(",
+        f"    {record.encoder.name!r}, num_labels={len(record.labels)},",
+        f"    id2label={id2label},",
+        f"    label2id={label2id},",
+        ")",
+        'model = PeftModel.from_pretrained(base, "path/to/adapter")',
+        "```",
+    ]

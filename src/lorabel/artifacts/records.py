@@ -1,0 +1,124 @@
+"""The record of a run: everything a report needs, and the only thing it may read."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lorabel.artifacts.layout import RECORD_VERSION
+from lorabel.artifacts.store import read_json, write_json
+from lorabel.errors import ArtifactError
+from lorabel.evaluation import EvalResult
+
+
+class Plain(BaseModel):
+    """Base of record sections: frozen, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EncoderFacts(Plain):
+    """The encoder that was used."""
+
+    name: str
+    revision: str | None
+    digest: str
+    family: str
+    parameters: int
+
+
+class ParameterFacts(Plain):
+    """Counts; see `budget.Parameters`."""
+
+    adapter: int
+    head: int
+    trainable: int
+    encoder: int
+    total: int
+
+
+class Metrics(Plain):
+    """Scores; `test` is None unless the test split was opened."""
+
+    validation: EvalResult
+    test: EvalResult | None = None
+
+
+class TrainingFacts(Plain):
+    """What training cost and how it went."""
+
+    seconds: float
+    samples_per_second: float
+    tokens_per_second: float
+    peak_memory_bytes: int
+    steps: int
+    epochs: float
+    best_step: int | None
+    best_score: float | None
+    early_stopped: bool
+    skipped_steps: int
+
+
+class ByteFacts(Plain):
+    """Sizes on disk."""
+
+    adapter_file: int
+    full_model: int
+
+
+class RunRecord(Plain):
+    """The whole record.
+
+    Attributes:
+        plan: Settled values: learning rate, steps, warm-up, precision, device, length limit.
+        data: Files with SHA-256, columns, rows, class counts, truncated rows, notes.
+        digests: SHA-256 of the files that came out.
+        deviations: Where the run differs from its settings, a sentence each.
+        test_openings: How often this test split was opened so far, this run included.
+    """
+
+    schema_version: int = RECORD_VERSION
+    run_id: str
+    created_at: str
+    verb: str
+    status: str
+    config: dict[str, Any]
+    plan: dict[str, Any]
+    data: dict[str, Any]
+    encoder: EncoderFacts
+    labels: list[str]
+    parameters: ParameterFacts
+    budget: int
+    metrics: Metrics
+    training: TrainingFacts
+    bytes: ByteFacts
+    digests: dict[str, str]
+    versions: dict[str, str]
+    machine: dict[str, Any]
+    seed: int
+    threads: int
+    deviations: list[str]
+    test_openings: int
+    peft_compatible: bool
+    peft_reason: str | None
+
+
+def write_record(path: Path, record: RunRecord) -> None:
+    """Write a record, atomically."""
+    write_json(path, record.model_dump(mode="json"))
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read a record.
+
+    Raises:
+        ArtifactError: Missing, damaged, or of another version.
+    """
+    loaded = read_json(path)
+    if loaded.get("schema_version") != RECORD_VERSION:
+        raise ArtifactError(f"{path}: another format, got version {loaded.get('schema_version')!r}; expected {RECORD_VERSION}. Use the lorabel that wrote it.")
+    try:
+        return RunRecord.model_validate(loaded)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ArtifactError(f"{path}: not a run record, got {first['msg'].lower()} at {'.'.join(map(str, first['loc']))}; expected the fields of a record. Restore it from a copy.") from error

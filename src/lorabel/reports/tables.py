@@ -1,0 +1,99 @@
+"""Records to tables: one row per run, the same in the terminal, in Markdown and in HTML."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lorabel.artifacts.records import RunRecord
+from lorabel.evaluation import EvalResult
+
+MISSING = "—"
+COLUMNS = ("run", "method", "trainable", "adapter file", "validation accuracy", "test accuracy", "test macro-F1", "training", "samples/s", "peak memory")
+
+
+@dataclass(frozen=True)
+class NamedRun:
+    """A run and the name it goes by.
+
+    Attributes:
+        name: Of its folder.
+        record: Its record.
+    """
+
+    name: str
+    record: RunRecord
+
+
+def comparison_rows(runs: Sequence[NamedRun]) -> list[list[str]]:
+    """One row of text per run, in the order of `COLUMNS`.
+
+    Args:
+        runs: The runs.
+    """
+    rows = []
+    for run in runs:
+        record = run.record
+        test = record.metrics.test
+        rows.append(
+            [
+                run.name,
+                describe_method(record),
+                f"{record.parameters.trainable:,}",
+                megabytes(record.bytes.adapter_file),
+                with_interval(record.metrics.validation, "accuracy"),
+                with_interval(test, "accuracy"),
+                with_interval(test, "macro_f1"),
+                duration(record.training.seconds),
+                f"{record.training.samples_per_second:,.0f}",
+                megabytes(record.training.peak_memory_bytes),
+            ]
+        )
+    return rows
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; bars in cells are escaped."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def describe_method(record: RunRecord) -> str:
+    """The method in a few words: `lora r=8 (query, value), native head`."""
+    options = record.config["method"]
+    parts = [str(options["name"])]
+    if "rank" in options:
+        parts.append(f"r={options['rank']}")
+    targets = options.get("targets")
+    if targets:
+        parts.append(f"({', '.join(targets)})")
+    head = record.config["head"]
+    return " ".join(parts) + f", {head['kind']} head, {head['pooling']}"
+
+
+def with_interval(result: EvalResult | None, score: str) -> str:
+    """`92.88 % (92.28–93.46)`, or a dash."""
+    if result is None:
+        return MISSING
+    low, high = result.interval[score]
+    return f"{percent(getattr(result, score))} ({100 * low:.2f}–{100 * high:.2f})"
+
+
+def percent(share: float) -> str:
+    """`92.88 %`."""
+    return f"{100 * share:.2f} %"
+
+
+def megabytes(count: int) -> str:
+    """`3.61 MB`, with fewer decimals where it is large."""
+    size = count / 1e6
+    return f"{size:.2f} MB" if size < 100 else f"{size:,.0f} MB"
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min 30 s` or `1 h 05 min`."""
+    whole = round(seconds)
+    if whole < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,185 @@
+"""The end of a run: score the kept values, open the test split if asked, write adapter, record, figures and report."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import resource
+import sys
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lorabel._version import __version__
+from lorabel.artifacts.adapter import AdapterBundle, AdapterEncoder, AdapterManifest, Canary, save_adapter
+from lorabel.artifacts.card import model_card
+from lorabel.artifacts.layout import OWN_WEIGHTS, PEFT_WEIGHTS, RunLayout
+from lorabel.artifacts.records import ByteFacts, EncoderFacts, Metrics, ParameterFacts, RunRecord, TrainingFacts, write_record
+from lorabel.data.ledger import TestLedger
+from lorabel.evaluation import EvalResult, evaluate_probabilities
+from lorabel.events import EventSink, Note, Progress
+from lorabel.heads import why_not_peft
+from lorabel.inference.predictor import probabilities, table_logits
+from lorabel.models.checkpoint import weights_digest
+from lorabel.training.loop import LoopSettings, Position
+from lorabel.training.schedules import warmup_steps
+from lorabel.workflows.building import Trainee, canary_logits, member_tensors
+from lorabel.workflows.preparation import Prepared
+from lorabel.workflows.report import write_run_report
+
+
+def finish(
+    layout: RunLayout, prepared: Prepared, trainee: Trainee, settings: LoopSettings, position: Position, weights: Mapping[str, Tensor], on_event: EventSink
+) -> RunRecord:
+    """Write everything a finished run leaves behind.
+
+    Args:
+        layout: The run folder.
+        prepared: The run.
+        trainee: With the kept values.
+        settings: Of the loop.
+        position: The last one.
+        weights: The encoder's canonical tensors, as loaded.
+        on_event: Receives notes and progress.
+
+    Returns:
+        The record, as written.
+    """
+    metrics = Metrics(validation=_score(prepared, trainee, "validation", on_event))
+    openings = 0
+    test = prepared.data.splits.get("test")
+    if prepared.config.final and test is not None:
+        # The line is written before the split is read: an opening that crashes still counts.
+        openings = TestLedger(layout.root.parent).record(test.digest, "train", layout.root.name)
+        metrics = Metrics(validation=metrics.validation, test=_score(prepared, trainee, "test", on_event))
+    elif prepared.config.final:
+        on_event(Note("--final: there is no test split, so none was opened.", is_warning=True))
+    elif test is not None:
+        openings = TestLedger(layout.root.parent).count(test.digest)
+    record = _record(prepared, trainee, settings, position, metrics, openings, weights)
+    tensors = member_tensors(trainee.bank)
+    manifest = _manifest(record, prepared, weights, tensors)
+    record = record.model_copy(update={"bytes": _sizes(record, tensors)})
+    written = save_adapter(layout.adapter, AdapterBundle(manifest, tensors), model_card(record))
+    file = layout.adapter / (PEFT_WEIGHTS if written.peft_compatible else OWN_WEIGHTS)
+    record = record.model_copy(update={"digests": written.files, "bytes": record.bytes.model_copy(update={"adapter_file": file.stat().st_size})})
+    write_record(layout.record, record)
+    on_event(Note("The adapter is also one of the common adapter library." if record.peft_compatible else f"The common adapter library cannot load it: {record.peft_reason}."))
+    write_run_report(layout)
+    return record
+
+
+def _score(prepared: Prepared, trainee: Trainee, name: str, on_event: EventSink) -> EvalResult:
+    split = prepared.data.splits[name]  # type: ignore[index]
+    table = prepared.tables[name]  # type: ignore[index]
+    logits = table_logits(trainee.bank, table, lambda done: on_event(Progress(f"scoring {name}", done, len(table))))
+    return evaluate_probabilities(split.labels, probabilities(logits), prepared.data.labels)
+
+
+def _record(
+    prepared: Prepared, trainee: Trainee, settings: LoopSettings, position: Position, metrics: Metrics, openings: int, weights: Mapping[str, Tensor]
+) -> RunRecord:
+    config, source = prepared.config, prepared.source
+    reason = why_not_peft(prepared.head, prepared.method.peft_config(source.shape) is not None)
+    truncated = {name: table.truncated_rows for name, table in prepared.tables.items()}
+    return RunRecord(
+        run_id=uuid.uuid4().hex,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        verb="train",
+        status="finished",
+        config=config.model_dump(mode="json"),
+        plan=_plan(prepared, settings),
+        data={"source": config.data.source, **prepared.data.facts, "truncated_rows": truncated, "notes": list(prepared.data.notes)},
+        encoder=EncoderFacts(
+            name=source.name, revision=source.revision, digest=weights_digest(weights), family=source.shape.family, parameters=source.shape.parameter_count
+        ),
+        labels=list(prepared.data.labels.names),
+        parameters=ParameterFacts(**dataclasses.asdict(prepared.parameters)),
+        budget=prepared.budget.limit,
+        metrics=metrics,
+        training=TrainingFacts(
+            seconds=position.seconds,
+            samples_per_second=position.samples / position.seconds,
+            tokens_per_second=position.tokens / position.seconds,
+            peak_memory_bytes=peak_memory_bytes(prepared.compute.device),
+            steps=position.step,
+            epochs=position.step / settings.steps_per_epoch,
+            best_step=position.best_step,
+            best_score=position.best_score,
+            early_stopped=position.stopped_early,
+            skipped_steps=position.skipped_steps,
+        ),
+        bytes=ByteFacts(adapter_file=0, full_model=4 * prepared.parameters.total),
+        digests={},
+        versions=versions(),
+        machine={"platform": platform.platform(), "processor": processor_name(), "cores": torch.get_num_threads()},
+        seed=config.training.seed,
+        threads=prepared.threads,
+        deviations=[*prepared.compute.deviations],
+        test_openings=openings,
+        peft_compatible=reason is None,
+        peft_reason=reason,
+    )
+
+
+def _plan(prepared: Prepared, settings: LoopSettings) -> dict[str, Any]:
+    return {
+        "learning_rate": settings.learning_rate,
+        "precision": prepared.compute.precision,
+        "device": str(prepared.compute.device),
+        "threads": prepared.threads,
+        "total_steps": settings.total_steps,
+        "steps_per_epoch": settings.steps_per_epoch,
+        "warmup_steps": warmup_steps(settings.schedule, settings.total_steps),
+        "evaluate_every_steps": settings.evaluate_every_steps,
+        "max_length_tokens": prepared.max_length_tokens,
+    }
+
+
+def _manifest(record: RunRecord, prepared: Prepared, weights: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> AdapterManifest:
+    source = prepared.source
+    scores = {"validation": record.metrics.validation, "test": record.metrics.test}
+    return AdapterManifest(
+        labels=record.labels,
+        encoder=AdapterEncoder(name=source.name, revision=source.revision, digest=record.encoder.digest, shape=dataclasses.asdict(source.shape)),
+        tokenizer_digest=prepared.tokenizer_digest,
+        method={"name": prepared.config.method["name"], **prepared.method.model_dump(mode="json")},
+        head=prepared.head.kind,
+        pooling=prepared.head.pooling,
+        max_length_tokens=prepared.max_length_tokens,
+        metrics={name: {"n": s.n, "accuracy": s.accuracy, "macro_f1": s.macro_f1} for name, s in scores.items() if s is not None},
+        peft_compatible=record.peft_compatible,
+        peft_reason=record.peft_reason,
+        canary=Canary(logits=canary_logits(source, weights, prepared.method, prepared.head, tensors, prepared.max_length_tokens)),
+    )
+
+
+def _sizes(record: RunRecord, tensors: Mapping[str, Tensor]) -> ByteFacts:
+    return ByteFacts(adapter_file=sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()), full_model=record.bytes.full_model)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Largest memory so far: allocated on the GPU, or resident in this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the bits."""
+    return {"python": platform.python_version(), "lorabel": __version__, **{name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy", "safetensors")}}
+
+
+def processor_name() -> str:
+    """The processor's own name, where the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), platform.processor())
+    except OSError:
+        return platform.processor()

@@ -1,0 +1,250 @@
+"""`predict`: a table in, the same table with labels and probabilities out; and `load`, the same in Python."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import io
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from lorabel.artifacts.store import storage_errors
+from lorabel.config import Precision
+from lorabel.data.columns import choose_text_columns
+from lorabel.data.load import read_blocks
+from lorabel.data.readers.base import Block, Faults
+from lorabel.errors import ConfigError, DataError
+from lorabel.events import EventSink, Progress, ignore
+from lorabel.inference.predictor import Prediction, Predictor
+from lorabel.workflows.building import load_predictor
+from lorabel.workflows.preparation import set_threads
+
+_FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    """What `predict` did.
+
+    Attributes:
+        rows: Texts classified.
+        output: Where the table went, or None for standard output.
+        counts: Label -> rows.
+    """
+
+    rows: int
+    output: str | None
+    counts: dict[str, int]
+
+
+def load(adapter: str | Path, *, precision: Precision = "auto", device: str = "auto", encoder: str | None = None) -> Predictor:
+    """Load a classifier from an adapter folder alone.
+
+    Args:
+        adapter: The adapter folder, or a run folder.
+        precision: fp32 reproduces the reported numbers on any machine; auto is fastest.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        encoder: A checkpoint folder, where the adapter's own encoder cannot be found by name.
+
+    Returns:
+        A predictor.
+
+    Raises:
+        ArtifactError: Damaged, or another encoder than the adapter was trained on.
+
+    Example:
+        >>> lorabel.load("runs/news/adapter").predict(["Shares fell again."])
+        ['Business']
+    """
+    return load_predictor(Path(adapter), precision=precision, device=device, encoder=encoder)[0]
+
+
+def predict_texts(adapter: Path, texts: list[str], *, precision: Precision = "auto", device: str = "auto", encoder: str | None = None) -> list[Prediction]:
+    """Classify a few texts; see `load`."""
+    return load(adapter, precision=precision, device=device, encoder=encoder).explain(texts)
+
+
+def run_predict(
+    adapter: Path,
+    source: str,
+    output: Path | None,
+    *,
+    text_columns: tuple[str, ...] | None = None,
+    prefix: str = "",
+    precision: Precision = "auto",
+    device: str = "auto",
+    encoder: str | None = None,
+    threads: int | None = None,
+    on_event: EventSink = ignore,
+) -> PredictResult:
+    """Classify a table, block by block.
+
+    Args:
+        adapter: Adapter or run folder.
+        source: A file, or `-` for CSV on standard input.
+        output: A file whose name gives the format, or None for CSV on standard output.
+        text_columns: Text columns; found if None.
+        prefix: Put before the names of added columns.
+        precision: Of the computation.
+        device: Where.
+        encoder: A checkpoint folder in place of the named encoder.
+        threads: CPU threads.
+        on_event: Receives progress.
+
+    Returns:
+        Counts.
+
+    Raises:
+        DataError: Unreadable rows, or an added column that clashes with one of the table.
+        ArtifactError: The adapter cannot be used.
+        StorageError: The output cannot be written; an old file of that name is intact.
+    """
+    kind = _output_kind(output)
+    if source != "-" and not Path(source).is_file():
+        raise DataError(f"predict: no such file, got {source!r}; expected a CSV, TSV, JSONL or Parquet file, or - for standard input. Check the path.")
+    set_threads(threads)
+    predictor, _ = load_predictor(adapter, precision=precision, device=device, encoder=encoder)
+    counts = dict.fromkeys(predictor.labels.names, 0)
+    rows = 0
+    with _source_path(source) as path, _writer(output, kind) as writer:
+        columns: tuple[str, ...] | None = None
+        for block in read_blocks(path):
+            columns = columns or choose_text_columns(block, source, text_columns)
+            found = predictor.explain(_texts(block, source, columns))
+            writer.write(_with_predictions(block, found, predictor.labels.names, prefix, source))
+            for prediction in found:
+                counts[prediction.label] += 1
+            rows += len(block)
+            on_event(Progress("predicting", rows, None))
+    return PredictResult(rows, str(output) if output else None, counts)
+
+
+def _texts(block: Block, source: str, columns: tuple[str, ...]) -> list[str]:
+    faults = Faults("Give a text in every row.")
+    texts = []
+    for line, *parts in zip(block.lines, *(block.columns[name] for name in columns), strict=True):
+        if any(part is not None and not isinstance(part, str) for part in parts):
+            faults.add(f"{source}:{line}", "the text is not a string", parts, "a string")
+            continue
+        text = " ".join(part for part in parts if part)
+        if not text.strip():
+            faults.add(f"{source}:{line}", "empty text", text, "a text")
+        texts.append(text)
+    faults.raise_if_any()
+    return texts
+
+
+def _with_predictions(block: Block, found: list[Prediction], labels: tuple[str, ...], prefix: str, source: str) -> dict[str, list[Any]]:
+    """The block's columns and the added ones, in order."""
+    added: dict[str, list[Any]] = {
+        f"{prefix}predicted_label": [prediction.label for prediction in found],
+        f"{prefix}score": [prediction.score for prediction in found],
+        **{f"{prefix}prob_{label}": [float(prediction.probabilities[index]) for prediction in found] for index, label in enumerate(labels)},
+    }
+    clash = next((name for name in added if name in block.columns), None)
+    if clash is not None:
+        raise DataError(f"{source}: an added column clashes with one of the table, got {clash!r}; expected a free name. Use --prefix, for example --prefix lorabel_.")
+    return {**block.columns, **added}
+
+
+def _output_kind(output: Path | None) -> str:
+    if output is None:
+        return "csv"
+    suffixes = [suffix for suffix in output.suffixes if suffix != ".gz"]
+    kind = _FORMATS.get(suffixes[-1]) if suffixes else None
+    if kind is None:
+        raise ConfigError(f"--output: unknown kind of file, got {output.name!r}; expected one of {', '.join(_FORMATS)}. Change the name's ending.")
+    return kind
+
+
+@contextlib.contextmanager
+def _source_path(source: str) -> Iterator[Path]:
+    """The input as a file; standard input is copied to a temporary one, which keeps line numbers and error messages the same."""
+    if source != "-":
+        yield Path(source)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "standard-input.csv"
+        path.write_bytes(sys.stdin.buffer.read())
+        yield path
+
+
+class _TableWriter(Protocol):
+    def write(self, columns: dict[str, list[Any]]) -> None: ...
+
+
+@contextlib.contextmanager
+def _writer(output: Path | None, kind: str) -> Iterator[_TableWriter]:
+    """A writer whose file appears under its name only when the block ends well."""
+    if output is None:
+        yield _CsvWriter(sys.stdout, ",")
+        return
+    with storage_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        if kind == "parquet":
+            parquet = _ParquetWriter(temporary)
+            yield parquet
+            parquet.close()
+        else:
+            with storage_errors(output), _open_text(temporary, output.suffix == ".gz") as file:
+                yield _JsonlWriter(file) if kind == "jsonl" else _CsvWriter(file, "\t" if kind == "tsv" else ",")
+        with storage_errors(output):
+            os.replace(temporary, output)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _open_text(path: Path, is_packed: bool) -> IO[str]:
+    if is_packed:
+        return io.TextIOWrapper(gzip.open(path, "wb"), encoding="utf-8", newline="")  # type: ignore[arg-type]
+    return path.open("w", encoding="utf-8", newline="")
+
+
+class _CsvWriter:
+    def __init__(self, file: IO[str], delimiter: str) -> None:
+        self._writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        self._has_header = False
+
+    def write(self, columns: dict[str, list[Any]]) -> None:
+        if not self._has_header:
+            self._writer.writerow(columns)
+            self._has_header = True
+        self._writer.writerows(zip(*columns.values(), strict=True))
+
+
+class _JsonlWriter:
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, columns: dict[str, list[Any]]) -> None:
+        for values in zip(*columns.values(), strict=True):
+            self._file.write(json.dumps(dict(zip(columns, values, strict=True)), ensure_ascii=False, default=str) + "\n")
+
+
+class _ParquetWriter:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer: Any = None
+
+    def write(self, columns: dict[str, list[Any]]) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        table = pyarrow.table(columns)
+        if self._writer is None:
+            self._writer = pyarrow.parquet.ParquetWriter(self._path, table.schema)
+        self._writer.write_table(table.cast(self._writer.schema))
+
+    def close(self) -> None:
+        if self._writer is None:
+            raise DataError("predict: no rows, got an empty table; expected texts. Check the input.")
+        self._writer.close()
