@@ -1,0 +1,41 @@
+"""`lorabel evaluate`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from lorabel.cli.options import JsonFlag, QuietFlag
+from lorabel.cli.output import err, print_json
+from lorabel.config import DataConfig, Device, Precision
+
+
+def evaluate(
+    adapter: Annotated[Path, Parameter(help="Adapter folder, or the run folder that holds it.")],
+    data: Annotated[str, Parameter(help="A file of labelled texts, a folder of splits, `sample`, or a data set name.")],
+    *,
+    split: Annotated[Literal["train", "validation", "test"], Parameter(help="Which split; a single file is taken as this split.")] = "test",
+    text_column: Annotated[tuple[str, ...] | None, Parameter(help="Text columns (default: found).", negative=())] = None,
+    label_column: Annotated[str | None, Parameter(help="Label column (default: found).")] = None,
+    encoder: Annotated[str | None, Parameter(help="Checkpoint folder, where the adapter's encoder cannot be found by name.")] = None,
+    precision: Annotated[Precision, Parameter(help="fp32 gives the same bits everywhere; auto is fastest.")] = "auto",
+    device: Annotated[Device, Parameter(help="Where to compute.")] = "auto",
+    threads: Annotated[int | None, Parameter(help="CPU threads (default: all cores).")] = None,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Score an adapter on labelled texts, with intervals; opening a test split is counted."""
+    from lorabel.cli.progress import ProgressPrinter
+    from lorabel.workflows.evaluate import run_evaluate
+
+    config = DataConfig(source=data, text_columns=text_column, label_column=label_column)
+    with ProgressPrinter(is_quiet=quiet) as show:
+        result = run_evaluate(adapter, config, split=split, precision=precision, device=device, encoder=encoder, threads=threads, on_event=show)
+    if json:
+        print_json({**result.evaluation.model_dump(), "split": result.split, "test_openings": result.test_openings})
+        return
+    from lorabel.cli.tables import print_scores
+
+    print_scores(result.evaluation)
+    if result.split == "test":
+        err.print(f"\nThis test split has been opened {result.test_openings} time{'s' if result.test_openings != 1 else ''} so far.")

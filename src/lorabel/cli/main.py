@@ -1,0 +1,75 @@
+"""The command line: `lorabel VERB …`. Verbs are loaded when they are used, so that help is fast.
+
+Exit codes: 0 done, 1 our fault, 2 the user's input, 3 refused by a gate, 74 disk, 75 run folder busy, 130 / 143 stopped after saving.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from lorabel._version import __version__
+from lorabel.errors import LorabelError
+
+_VERBS = {
+    "train": ("lorabel.cli.train:train", "Train a classifier on a table of labelled texts."),
+    "evaluate": ("lorabel.cli.evaluate:evaluate", "Score an adapter on labelled texts, with intervals."),
+    "predict": ("lorabel.cli.predict:predict", "Classify a table or one text."),
+    "plan": ("lorabel.cli.plan:plan", "Count parameters and check the budget; needs no network and no torch."),
+    "report": ("lorabel.cli.report:report", "Write a report of one run, or of several side by side."),
+    "methods": ("lorabel.cli.methods:methods", "List the methods, or explain one."),
+    "doctor": ("lorabel.cli.doctor:doctor", "Say what this machine has, what is missing, and what to install."),
+}
+
+app = App(
+    name="lorabel",
+    help="Labelled texts in, a text classifier out that is a small adapter on a frozen encoder, under a strict parameter budget.",
+    version=__version__,
+    version_flags=["--version"],
+    help_format="plaintext",
+)
+for _name, (_target, _help) in _VERBS.items():
+    app.command(_target, name=_name, help=_help)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code.
+
+    Args:
+        arguments: Words of the command line; those of the process if None.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    is_debugging = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    sys.exit(_run(words, is_debugging))
+
+
+def _run(words: list[str], is_debugging: bool) -> int:
+    try:
+        app(words, exit_on_error=False, print_error=False, result_action="return_none")
+    except CycloptsError as error:
+        return _say(f"{error}\nSee lorabel {words[0] + ' ' if words and words[0] in _VERBS else ''}--help.", 2)
+    except LorabelError as error:
+        if is_debugging:
+            raise
+        return _say(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _say("interrupted before anything was written.", 130)
+    except BrokenPipeError:
+        # The reader of our output went away; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if is_debugging:
+            raise
+        return _say(f"this is a fault in lorabel, not in your input: {type(error).__name__}: {error}\nRun the command again with --debug to see where, and report it.", 1)
+    return 0
+
+
+def _say(message: str, code: int) -> int:
+    from lorabel.cli.output import err
+
+    err.print("error: ", style="bold red", end="")
+    err.print(message, markup=False)
+    return code

@@ -1,0 +1,33 @@
+"""`lorabel methods`."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from lorabel.cli.options import JsonFlag
+from lorabel.cli.output import out, print_json
+from lorabel.workflows.methods import run_methods
+
+
+def methods(name: Annotated[str | None, Parameter(help="One method, to see its options.")] = None, *, json: JsonFlag = False) -> None:
+    """List the methods, or explain one."""
+    found = run_methods(name)
+    if json:
+        print_json({"methods": found})
+        return
+    table = Table(box=None, pad_edge=False)
+    for title, justify in (("method", "left"), ("what it trains", "left"), ("default rate", "right"), ("trainable*", "right"), ("source", "left")):
+        table.add_column(title, justify=justify)  # type: ignore[arg-type]
+    for facts in found:
+        table.add_row(facts.name, facts.summary, f"{facts.learning_rate:g}", f"{facts.parameters:,}" if facts.parameters else "all", facts.paper)
+    out.print(table)
+    out.print("* with its defaults, on the embedded encoder with 4 classes, head included", style="dim")
+    if name is None:
+        return
+    options = Table(box=None, pad_edge=False, title="\nOptions (--set method.NAME=VALUE, some have flags)", title_justify="left", title_style="bold")
+    for title in ("option", "default", "what it does"):
+        options.add_column(title)
+    for option in found[0].options:
+        options.add_row(option.name, ", ".join(option.default) if isinstance(option.default, tuple) else str(option.default), option.help)
+    out.print(options)

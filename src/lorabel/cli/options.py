@@ -1,0 +1,171 @@
+"""Flags that several verbs share: one table from flag to setting, help taken from the setting itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import reduce
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Group, Parameter
+
+from lorabel.config import Device, Precision, RunConfig, merge, parse_assignment, read_config_file
+
+DATA = Group("Data", sort_key=1)
+MODEL = Group("Encoder, method, head", sort_key=2)
+TRAINING = Group("Training", sort_key=3)
+OUTPUT = Group("Output", sort_key=4)
+
+# Flag -> setting. Flags whose setting belongs to a method have their help here, since each method brings its own fields.
+SETTINGS = {
+    "recipe": "recipe",
+    "budget": "budget",
+    "text_column": "data.text_columns",
+    "label_column": "data.label_column",
+    "limit_rows": "data.limit_rows",
+    "validation_rows": "data.validation_rows",
+    "test_rows": "data.test_rows",
+    "split_seed": "data.split_seed",
+    "max_length": "data.max_length_tokens",
+    "drop_empty": "data.drop_empty",
+    "augmentation": "data.augmentation",
+    "encoder": "encoder.name",
+    "revision": "encoder.revision",
+    "head": "head.kind",
+    "pooling": "head.pooling",
+    "method": "method.name",
+    "rank": "method.rank",
+    "alpha": "method.alpha",
+    "targets": "method.targets",
+    "layers": "method.layers",
+    "dropout": "method.dropout",
+    "rslora": "method.use_rslora",
+    "optimizer": "optimizer.name",
+    "learning_rate": "optimizer.learning_rate",
+    "weight_decay": "optimizer.weight_decay",
+    "schedule": "schedule.name",
+    "warmup_ratio": "schedule.warmup_ratio",
+    "warmup_steps": "schedule.warmup_steps",
+    "label_smoothing": "loss.label_smoothing",
+    "class_weights": "loss.class_weights",
+    "epochs": "training.num_epochs",
+    "batch_size": "training.batch_size",
+    "accumulation": "training.gradient_accumulation_steps",
+    "max_grad_norm": "training.max_grad_norm",
+    "precision": "training.precision",
+    "device": "training.device",
+    "seed": "training.seed",
+    "threads": "training.threads",
+    "evaluate_every": "training.evaluate_every_steps",
+    "patience": "training.early_stopping_patience",
+    "best_metric": "training.best_metric",
+}
+_METHOD_HELP = {
+    "method": "Method: lora, full, head_only (lorabel methods lists them).",
+    "rank": "Rank R of the low-rank update.",
+    "alpha": "Scaling numerator: the update is multiplied by alpha / rank.",
+    "targets": "Linear sites to adapt, with commas: query, key, value, attention_output, ffn_up, ffn_down; or all-linear, attention, ffn.",
+    "layers": "Encoder layers to adapt, from 0, with commas (default: all).",
+    "dropout": "Dropout on the adapter's input.",
+    "rslora": "Rank-stabilised scaling: alpha / sqrt(rank).",
+}
+
+
+def flag(name: str, group: Group, **options: Any) -> Parameter:
+    """The command-line parameter of one entry of `SETTINGS`, with the setting's own help sentence."""
+    return Parameter(help=_METHOD_HELP.get(name) or _help_of(SETTINGS[name]), group=group, **options)
+
+
+def _help_of(path: str) -> str:
+    model: Any = RunConfig
+    *sections, last = path.split(".")
+    for section in sections:
+        model = model.model_fields[section].annotation
+    return str(model.model_fields[last].description)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class SettingFlags:
+    """Settings as flags; those not given leave the recipe's values alone."""
+
+    config: Annotated[Path | None, Parameter(help="Settings file (YAML), such as a run's config.yaml.", group=OUTPUT)] = None
+    set: Annotated[tuple[str, ...], Parameter(help="Any setting: section.field=value; may be repeated.", group=OUTPUT, negative=())] = ()
+    recipe: Annotated[str | None, flag("recipe", TRAINING)] = None
+    budget: Annotated[str | None, flag("budget", MODEL)] = None
+    encoder: Annotated[str | None, flag("encoder", MODEL)] = None
+    revision: Annotated[str | None, flag("revision", MODEL)] = None
+    method: Annotated[str | None, flag("method", MODEL)] = None
+    rank: Annotated[int | None, flag("rank", MODEL)] = None
+    alpha: Annotated[float | None, flag("alpha", MODEL)] = None
+    targets: Annotated[str | None, flag("targets", MODEL)] = None
+    layers: Annotated[str | None, flag("layers", MODEL)] = None
+    dropout: Annotated[float | None, flag("dropout", MODEL)] = None
+    rslora: Annotated[bool | None, flag("rslora", MODEL, negative=())] = None
+    head: Annotated[Literal["native", "linear", "native-pooler"] | None, flag("head", MODEL)] = None
+    pooling: Annotated[Literal["cls", "mean"] | None, flag("pooling", MODEL)] = None
+
+    def layers_of_settings(self) -> list[dict[str, Any]]:
+        """Config file, then flags, then `--set`, as nested mappings; later ones win."""
+        given = {name: value for name, value in self._given().items() if name in SETTINGS}
+        nested = [_nest(SETTINGS[name], _plain(name, value)) for name, value in given.items()]
+        file = [read_config_file(self.config)] if self.config is not None else []
+        return [*file, merge(*nested), *(parse_assignment(text) for text in self.set)]
+
+    def _given(self) -> dict[str, Any]:
+        return {item.name: value for item in fields(self) if (value := getattr(self, item.name)) is not None}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class TrainFlags(SettingFlags):
+    """All settings of a training run that have a flag."""
+
+    text_column: Annotated[tuple[str, ...] | None, flag("text_column", DATA, negative=())] = None
+    label_column: Annotated[str | None, flag("label_column", DATA)] = None
+    limit_rows: Annotated[int | None, flag("limit_rows", DATA)] = None
+    validation_rows: Annotated[int | None, flag("validation_rows", DATA)] = None
+    test_rows: Annotated[int | None, flag("test_rows", DATA)] = None
+    split_seed: Annotated[int | None, flag("split_seed", DATA)] = None
+    max_length: Annotated[int | None, flag("max_length", DATA)] = None
+    drop_empty: Annotated[bool | None, flag("drop_empty", DATA, negative=())] = None
+    augmentation: Annotated[Literal["none", "sentence_shuffle"] | None, flag("augmentation", DATA)] = None
+    optimizer: Annotated[Literal["adamw", "sgd"] | None, flag("optimizer", TRAINING)] = None
+    learning_rate: Annotated[float | None, flag("learning_rate", TRAINING)] = None
+    weight_decay: Annotated[float | None, flag("weight_decay", TRAINING)] = None
+    schedule: Annotated[Literal["linear", "cosine", "step", "constant"] | None, flag("schedule", TRAINING)] = None
+    warmup_ratio: Annotated[float | None, flag("warmup_ratio", TRAINING)] = None
+    warmup_steps: Annotated[int | None, flag("warmup_steps", TRAINING)] = None
+    label_smoothing: Annotated[float | None, flag("label_smoothing", TRAINING)] = None
+    class_weights: Annotated[str | None, flag("class_weights", TRAINING)] = None
+    epochs: Annotated[int | None, flag("epochs", TRAINING)] = None
+    batch_size: Annotated[int | None, flag("batch_size", TRAINING)] = None
+    accumulation: Annotated[int | None, flag("accumulation", TRAINING)] = None
+    max_grad_norm: Annotated[float | None, flag("max_grad_norm", TRAINING)] = None
+    precision: Annotated[Precision | None, flag("precision", TRAINING)] = None
+    device: Annotated[Device | None, flag("device", TRAINING)] = None
+    seed: Annotated[int | None, flag("seed", TRAINING)] = None
+    threads: Annotated[int | None, flag("threads", TRAINING)] = None
+    evaluate_every: Annotated[int | None, flag("evaluate_every", TRAINING)] = None
+    patience: Annotated[int | None, flag("patience", TRAINING)] = None
+    best_metric: Annotated[Literal["accuracy", "macro_f1", "loss"] | None, flag("best_metric", TRAINING)] = None
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Lists that are written with commas on the command line."""
+    if name == "targets":
+        return [part.strip() for part in str(value).split(",")]
+    if name == "layers":
+        return parse_assignment(f"x=[{value}]")["x"]
+    if name == "class_weights" and value not in ("none", "balanced"):
+        return parse_assignment(f"x=[{value}]")["x"]
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _nest(path: str, value: Any) -> dict[str, Any]:
+    nested: dict[str, Any] = reduce(lambda inner, part: {part: inner}, reversed(path.split(".")), value)
+    return nested
+
+
+JsonFlag = Annotated[bool, Parameter(name="--json", help="Print exactly one JSON object on standard output.", group=OUTPUT, negative=())]
+QuietFlag = Annotated[bool, Parameter(name=["--quiet", "-q"], help="Print no progress and no notes.", group=OUTPUT, negative=())]

@@ -1,0 +1,52 @@
+"""`lorabel plan`."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from lorabel.cli.options import JsonFlag, SettingFlags
+from lorabel.cli.output import err, out, print_json
+from lorabel.config import load_config
+from lorabel.workflows.plan import PlanResult, run_plan
+
+
+def plan(
+    *,
+    classes: Annotated[int, Parameter(help="Number of classes.")] = 4,
+    flags: SettingFlags = SettingFlags(),  # noqa: B008
+    json: JsonFlag = False,
+) -> None:
+    """Count parameters and check the budget; needs no network and no torch. Exit code 2 where the budget is exceeded."""
+    from lorabel.errors import BudgetError, ConfigError
+
+    if classes < 2:
+        raise ConfigError(f"--classes: too few, got {classes}; expected at least 2. Give the number of different labels.")
+    result = run_plan(load_config(*flags.layers_of_settings()), classes)
+    if json:
+        print_json(result.as_json())
+    else:
+        _print(result)
+    if not result.fits:
+        choices = "\n".join(f"  {entry.as_flags()}   ({entry.parameters.trainable:,})" for entry in result.nearest) or "  none: raise the budget or choose a smaller encoder"
+        raise BudgetError(
+            f"budget: too many trainable parameters, got {result.parameters.trainable:,}; expected at most {result.budget.limit:,}. Nearest settings that fit:\n{choices}"
+        )
+
+
+def _print(result: PlanResult) -> None:
+    p = result.parameters
+    table = Table(box=None, pad_edge=False)
+    table.add_column("group")
+    table.add_column("parameters", justify="right")
+    table.add_column("trained", justify="right")
+    for name, (size, trained) in result.groups.items():
+        table.add_row(name, f"{size:,}", f"{trained:,}" if trained else "—")
+    table.add_row("[bold]total[/bold]", f"[bold]{p.total:,}[/bold]", f"[bold]{p.trainable:,}[/bold]")
+    out.print(table)
+    out.print(f"\nTrainable   {p.trainable:,} = adapter {p.adapter:,} + head {p.head:,}" + (" + encoder" if p.trainable > p.adapter + p.head else "") + f"   ({100 * p.trainable / p.total:.2f} % of {p.total:,})")
+    out.print(f"Budget      {result.budget.limit:,}: {'fits' if result.fits else 'DOES NOT FIT'}")
+    out.print(f"Files       adapter {result.adapter_file_bytes / 1e6:.2f} MB, full model {result.full_model_bytes / 1e6:,.0f} MB")
+    out.print(f"Other tools print {p.total_with_head_twice:,} parameters in all: they keep a frozen copy of the head beside the trained one and count it twice.")
+    if result.peft_reason:
+        err.print(f"The common adapter library will not be able to load it: {result.peft_reason}.")

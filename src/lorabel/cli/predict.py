@@ -1,0 +1,66 @@
+"""`lorabel predict`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from lorabel.cli.options import JsonFlag, QuietFlag
+from lorabel.cli.output import err, out, print_json
+from lorabel.config import Device, Precision
+from lorabel.errors import ConfigError
+
+
+def predict(
+    adapter: Annotated[Path, Parameter(help="Adapter folder, or the run folder that holds it.")],
+    file: Annotated[str | None, Parameter(help="CSV, TSV, JSONL or Parquet file (also .gz), or - for CSV on standard input.")] = None,
+    *,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="Where the table goes; the ending gives the format (default: CSV on standard output).")] = None,
+    text: Annotated[tuple[str, ...], Parameter(help="Classify this text instead of a file; may be repeated.", negative=())] = (),
+    text_column: Annotated[tuple[str, ...] | None, Parameter(help="Text columns (default: found).", negative=())] = None,
+    prefix: Annotated[str, Parameter(help="Put before the names of added columns.")] = "",
+    encoder: Annotated[str | None, Parameter(help="Checkpoint folder, where the adapter's encoder cannot be found by name.")] = None,
+    precision: Annotated[Precision, Parameter(help="fp32 gives the same bits everywhere; auto is fastest.")] = "auto",
+    device: Annotated[Device, Parameter(help="Where to compute.")] = "auto",
+    threads: Annotated[int | None, Parameter(help="CPU threads (default: all cores).")] = None,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Classify a table, or one text; input columns stay, label, score and probabilities are added."""
+    if bool(text) == (file is not None):
+        raise ConfigError(f"predict: either a file or --text, got {'both' if text else 'neither'}; expected one. For example lorabel predict ADAPTER --text \"…\".")
+    if text:
+        _predict_texts(adapter, list(text), precision, device, encoder, json)
+        return
+    if json and output is None:
+        raise ConfigError("--json: needs a file for the table, got no --output; expected one, since standard output holds the JSON. Add -o predictions.csv.")
+    from lorabel.cli.progress import ProgressPrinter
+    from lorabel.workflows.predict import run_predict
+
+    assert file is not None
+    with ProgressPrinter(is_quiet=quiet) as show:
+        result = run_predict(
+            adapter, file, output, text_columns=text_column, prefix=prefix, precision=precision, device=device, encoder=encoder, threads=threads, on_event=show
+        )
+    if json:
+        print_json(result)
+    elif not quiet:
+        err.print(f"{result.rows:,} texts: " + ", ".join(f"{label} {count:,}" for label, count in result.counts.items()))
+
+
+def _predict_texts(adapter: Path, texts: list[str], precision: Precision, device: Device, encoder: str | None, json: bool) -> None:
+    from lorabel.workflows.predict import load
+
+    predictor = load(adapter, precision=precision, device=device, encoder=encoder)
+    labels = predictor.labels.names
+    found = predictor.explain(texts)
+    if json:
+        rows = [
+            {"text": text, "predicted_label": p.label, "score": p.score, "probabilities": dict(zip(labels, map(float, p.probabilities), strict=True))}
+            for text, p in zip(texts, found, strict=True)
+        ]
+        print_json({"predictions": rows})
+        return
+    for prediction in found:
+        others = "  ".join(f"{label} {value:.3f}" for label, value in zip(labels, prediction.probabilities, strict=True))
+        out.print(f"{prediction.label}  {prediction.score:.3f}   ({others})", markup=False)

@@ -1,0 +1,46 @@
+"""Tables of runs and scores for the terminal."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from lorabel.cli.output import out
+from lorabel.evaluation import EvalResult
+from lorabel.reports.tables import COLUMNS, NamedRun, comparison_rows, percent, with_interval
+
+
+def print_runs(runs: Sequence[NamedRun]) -> None:
+    """One run as lines, several as a table with a column per run."""
+    rows = comparison_rows(runs)
+    table = Table(show_header=len(runs) > 1, box=None, pad_edge=False)
+    table.add_column("")
+    for row in rows:
+        table.add_column(row[0], overflow="fold")
+    for index, name in enumerate(COLUMNS):
+        if index == 0 and len(runs) > 1:
+            continue
+        table.add_row(f"[bold]{name}[/bold]", *(row[index] for row in rows))
+    out.print(table)
+
+
+def print_scores(result: EvalResult) -> None:
+    """Overall and per-class scores and the confusion matrix."""
+    out.print(f"accuracy  {with_interval(result, 'accuracy')}")
+    out.print(f"macro-F1  {with_interval(result, 'macro_f1')}")
+    out.print(f"rows      {result.n:,}   cross-entropy {result.loss:.4f}   (95 % bootstrap intervals)\n")
+    table = Table(box=None, pad_edge=False)
+    for name in ("class", "precision", "recall", "F1", "rows"):
+        table.add_column(name, justify="left" if name == "class" else "right")
+    for label in result.labels:
+        scores = result.per_class[label]
+        table.add_row(label.replace("[", "\\["), percent(scores.precision), percent(scores.recall), percent(scores.f1), f"{scores.support:,}")
+    out.print(table)
+    if len(result.labels) > 12:
+        return
+    matrix = Table(box=None, pad_edge=False, title="true ↓  predicted →", title_justify="left", title_style="dim")
+    matrix.add_column("")
+    for label in result.labels:
+        matrix.add_column(label.replace("[", "\\["), justify="right")
+    for label, counts in zip(result.labels, result.confusion_matrix, strict=True):
+        matrix.add_row(label.replace("[", "\\["), *(f"{count:,}" for count in counts))
+    out.print(matrix)

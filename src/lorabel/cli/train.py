@@ -1,0 +1,45 @@
+"""`lorabel train`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from lorabel.cli.options import OUTPUT, JsonFlag, QuietFlag, TrainFlags
+from lorabel.cli.output import err, print_json
+
+
+def train(
+    data: Annotated[str | None, Parameter(help="A CSV, TSV, JSONL or Parquet file (also .gz), a folder of splits, `sample`, or a data set name on the hub.")] = None,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"], help="Run folder to make.", group=OUTPUT)],
+    flags: TrainFlags = TrainFlags(),  # noqa: B008
+    final: Annotated[bool, Parameter(help="Open the test split at the end; every opening is counted.", group=OUTPUT, negative=())] = False,
+    resume: Annotated[bool, Parameter(help="Go on from the run folder's newest checkpoint.", group=OUTPUT, negative=())] = False,
+    overwrite: Annotated[bool, Parameter(help="Replace an earlier run in the folder.", group=OUTPUT, negative=())] = False,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Train a classifier on a table of labelled texts; adapter, record, figures and report come out."""
+    from lorabel.cli.progress import ProgressPrinter
+    from lorabel.config import load_config
+
+    layers = flags.layers_of_settings()
+    if data is not None:
+        layers.append({"data": {"source": data}})
+    if final:
+        layers.append({"final": True})
+    config = load_config(*layers)
+    from lorabel.workflows.train import run_train
+
+    with ProgressPrinter(is_quiet=quiet) as show:
+        result = run_train(config, out, resume=resume, overwrite=overwrite, on_event=show)
+    if json:
+        print_json(result.record)
+        return
+    from lorabel.cli.tables import print_runs
+    from lorabel.reports.tables import NamedRun
+
+    print_runs([NamedRun(out.name, result.record)])
+    if not quiet:
+        err.print(f"Report   {out / 'report.html'}\nAdapter  {out / 'adapter'}")

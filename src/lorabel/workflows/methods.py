@@ -1,0 +1,76 @@
+"""`methods`: what can be trained, from the registry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from lorabel.families import KNOWN_ENCODERS
+from lorabel.heads import make_head
+from lorabel.methods.base import Method
+from lorabel.registry import METHODS
+
+
+@dataclass(frozen=True)
+class OptionFacts:
+    """One option of a method."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+
+
+@dataclass(frozen=True)
+class MethodFacts:
+    """One method.
+
+    Attributes:
+        name: As typed.
+        summary: Its first docstring line.
+        paper: Source.
+        learning_rate: Its default.
+        parameters: Trainable with default options on the default encoder with 4 classes, head included; None where it trains the whole encoder.
+        peft: Whether the common adapter library has a form of it.
+        options: Its options.
+    """
+
+    name: str
+    summary: str
+    paper: str
+    learning_rate: float
+    parameters: int | None
+    peft: bool
+    options: list[OptionFacts]
+
+
+def run_methods(name: str | None = None) -> list[MethodFacts]:
+    """Describe all methods, or one.
+
+    Args:
+        name: One of the registry, or None for all.
+
+    Raises:
+        ConfigError: Unknown name.
+    """
+    names = [name] if name is not None else METHODS.names()
+    return [_facts(one, cast(type[Method], METHODS.get(one))) for one in names]
+
+
+def _facts(name: str, kind: type[Method]) -> MethodFacts:
+    shape = KNOWN_ENCODERS["minilm"].shape
+    method = kind()
+    head = make_head(shape, "native", "cls", 4)
+    options = [
+        OptionFacts(field, str(info.annotation).replace("typing.", "").removeprefix("<class '").removesuffix("'>"), info.default, info.description or "")
+        for field, info in kind.model_fields.items()
+    ]
+    return MethodFacts(
+        name=name,
+        summary=(kind.__doc__ or "").strip().splitlines()[0],
+        paper=kind.paper,
+        learning_rate=kind.default_learning_rate,
+        parameters=None if method.trains_encoder else method.adapter_size(shape) + head.parameter_count,
+        peft=method.peft_config(shape) is not None,
+        options=options,
+    )

@@ -1,0 +1,152 @@
+"""`plan`: what a configuration costs, before anything is loaded; needs neither network nor torch."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorabel.budget import Alternative, Budget, Parameters, count, nearest, parse_budget
+from lorabel.config import RunConfig
+from lorabel.errors import ArtifactError
+from lorabel.families import EncoderShape, require_known_encoder, shape_from_config
+from lorabel.heads import HeadSpec, make_head, why_not_peft
+from lorabel.methods.base import make_method
+
+BYTES_PER_PARAMETER = 4
+_LARGEST_HEADER = 100_000_000
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """What a configuration costs.
+
+    Attributes:
+        encoder: Its name.
+        parameters: Counts.
+        groups: Group -> (parameters, trained ones), in order.
+        adapter_file_bytes: Of the adapter folder's weights.
+        full_model_bytes: Of the whole model in float32.
+        budget: The limit.
+        fits: Whether the trainable parameters are within it.
+        nearest: Settings near this one that fit, where it does not.
+        peft_reason: Why the common adapter library cannot load it, or None.
+    """
+
+    encoder: str
+    parameters: Parameters
+    groups: dict[str, tuple[int, int]]
+    adapter_file_bytes: int
+    full_model_bytes: int
+    budget: Budget
+    fits: bool
+    nearest: list[Alternative]
+    peft_reason: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The contract's form of `plan --json`."""
+        p = self.parameters
+        return {
+            "encoder": self.encoder,
+            "parameters": {"adapter": p.adapter, "head": p.head, "trainable": p.trainable, "encoder": p.encoder, "total": p.total},
+            "bytes": {"adapter_file": self.adapter_file_bytes, "full_model": self.full_model_bytes},
+            "budget": {"limit": self.budget.limit, "fits": self.fits},
+            "groups": {name: {"parameters": size, "trained": trained} for name, (size, trained) in self.groups.items()},
+            "nearest": [{"method": entry.method, "head": entry.head, "trainable": entry.parameters.trainable, "flags": entry.as_flags()} for entry in self.nearest],
+            "peft_compatible": self.peft_reason is None,
+            "peft_reason": self.peft_reason,
+        }
+
+
+def run_plan(config: RunConfig, classes: int) -> PlanResult:
+    """Count a configuration and hold it against the budget.
+
+    Args:
+        config: Encoder, method, head and budget are read.
+        classes: Number of classes, at least 2.
+
+    Returns:
+        The plan; over the budget it lists what would fit, it does not raise.
+
+    Raises:
+        ConfigError: Unknown encoder, method or setting.
+    """
+    name, shape = encoder_shape(config.encoder.name)
+    method = make_method(config.method)
+    head = make_head(shape, config.head.kind, config.head.pooling, classes)
+    parameters = count(method, head, shape)
+    budget = parse_budget(config.budget, shape.parameter_count + head.parameter_count)
+    fits = budget.fits(parameters)
+    return PlanResult(
+        encoder=name,
+        parameters=parameters,
+        groups=_groups(config, head, shape),
+        adapter_file_bytes=BYTES_PER_PARAMETER * parameters.trainable,
+        full_model_bytes=BYTES_PER_PARAMETER * parameters.total,
+        budget=budget,
+        fits=fits,
+        nearest=[] if fits else nearest(config.method, head, shape, budget),
+        peft_reason=why_not_peft(head, method.peft_config(shape) is not None),
+    )
+
+
+def encoder_shape(name: str) -> tuple[str, EncoderShape]:
+    """Name and shape of a well-known encoder or a checkpoint folder, read without torch.
+
+    Args:
+        name: Short name, hub id or folder.
+
+    Returns:
+        What to call it, and its shape.
+
+    Raises:
+        ConfigError: Neither; the message lists the names.
+        ArtifactError: A folder that is not a checkpoint.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        try:
+            config = json.loads((folder / "config.json").read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"{folder}: not a checkpoint folder, got {type(error).__name__} on config.json; expected a JSON file. Check the path.") from error
+        keys = [key for file in sorted(folder.glob("*.safetensors")) for key in tensor_names(file)]
+        has_pooler = any(key.endswith("pooler.dense.weight") for key in keys) if keys else None
+        return folder.name, shape_from_config(config, has_pooler=has_pooler, where=str(folder / "config.json"))
+    entry = require_known_encoder(name)
+    return entry.hub_id, entry.shape
+
+
+def tensor_names(file: Path) -> list[str]:
+    """Names of the tensors in a safetensors file, from its header alone.
+
+    Raises:
+        ArtifactError: Not a safetensors file.
+    """
+    try:
+        with file.open("rb") as opened:
+            (size,) = struct.unpack("<Q", opened.read(8))
+            if size > _LARGEST_HEADER:
+                raise ValueError(f"a header of {size} bytes")
+            return [key for key in json.loads(opened.read(size)) if key != "__metadata__"]
+    except (OSError, ValueError, struct.error) as error:
+        raise ArtifactError(f"{file}: not a safetensors file, got {error}; expected one. Download it again.") from error
+
+
+def _groups(config: RunConfig, head: HeadSpec, shape: EncoderShape) -> dict[str, tuple[int, int]]:
+    """Parameters and trained parameters by group of layers."""
+    method = make_method(config.method)
+    groups: dict[str, tuple[int, int]] = {}
+    for name, size in shape.parameter_groups().items():
+        if name == "pooler" and head.starts_from_pooler:
+            continue
+        is_trained = method.trains_encoder and (name != "pooler" or head.reads_frozen_pooler)
+        groups[f"encoder {name}"] = (size, size if is_trained else 0)
+    for spec in method.parameters(shape):
+        key = f"adapter {spec.site}"
+        groups[key] = (groups.get(key, (0, 0))[0] + spec.size,) * 2
+    for layer in head.layers:
+        out, inputs = head.layer_shape(layer)
+        groups[f"head {layer.key}"] = (out * (inputs + 1),) * 2
+    return groups
