@@ -31,14 +31,22 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Where the labelled texts come from and how they are read."""
 
-    source: str = Field(default="sample", description="A CSV, TSV, JSONL or Parquet file (also .gz), a folder of splits, `sample`, or a data set name on the hub.")
+    source: str = Field(
+        default="sample", description="A CSV, TSV, JSONL or Parquet file (also .gz), a folder of splits, `sample`, or a data set name on the hub."
+    )
     text_columns: tuple[str, ...] | None = Field(default=None, description="Text columns, joined with a space; found by name, then by type, if not given.")
     label_column: str | None = Field(default=None, description="Label column; found by name, then by type, if not given.")
     limit_rows: int | None = Field(default=None, ge=2, description="Train on this many rows, drawn stratified; validation and test stay whole.")
-    validation_rows: int | None = Field(default=None, ge=1, description="Rows of the validation split where one is made (default: 10 percent, at most 2000), or a stratified draw from the given one.")
+    validation_rows: int | None = Field(
+        default=None,
+        ge=1,
+        description="Rows of the validation split where one is made (default: 10 percent, at most 2000), or a stratified draw from the given one.",
+    )
     test_rows: int | None = Field(default=None, ge=1, description="Rows of the test split where one is made (default: 10 percent, at most 5000).")
     split_seed: int = Field(default=0, ge=0, description="Seed of splits that are made and rows that are drawn.")
-    max_length_tokens: int | None = Field(default=None, ge=4, description="Longest sequence in tokens; longer texts are cut and counted (default: 512 or what the encoder allows).")
+    max_length_tokens: int | None = Field(
+        default=None, ge=4, description="Longest sequence in tokens; longer texts are cut and counted (default: 512 or what the encoder allows)."
+    )
     augmentation: Literal["none", "sentence_shuffle"] = Field(default="none", description="Augmentation of training texts.")
     augmentation_probability: float = Field(default=0.5, ge=0, le=1, description="Share of training texts augmented in each epoch.")
     drop_empty: bool = Field(default=False, description="Drop rows with an empty text or a missing label instead of refusing the table.")
@@ -55,7 +63,9 @@ class EncoderConfig(Section):
 class HeadConfig(Section):
     """How a sequence becomes class scores."""
 
-    kind: Literal["native", "linear", "native-pooler"] = Field(default="native", description="native: the family's own head; linear: one layer; native-pooler: train the pooler too.")
+    kind: Literal["native", "linear", "native-pooler"] = Field(
+        default="native", description="native: the family's own head; linear: one layer; native-pooler: train the pooler too."
+    )
     pooling: Literal["cls", "mean"] = Field(default="cls", description="cls: state of the first token; mean: over all tokens.")
     dropout: float | None = Field(default=None, ge=0, lt=1, description="Dropout in the head (default: 0; with the encoder's dropout on, the family's own).")
 
@@ -87,7 +97,9 @@ class LossConfig(Section):
 
     name: str = Field(default="cross_entropy", description="A registered loss.")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Share of the target spread evenly over all classes.")
-    class_weights: Literal["none", "balanced"] | tuple[float, ...] = Field(default="none", description="none, balanced (inverse frequency), or one weight per class in label order.")
+    class_weights: Literal["none", "balanced"] | tuple[float, ...] = Field(
+        default="none", description="none, balanced (inverse frequency), or one weight per class in label order."
+    )
 
 
 class TrainingConfig(Section):
@@ -97,7 +109,9 @@ class TrainingConfig(Section):
     batch_size: int = Field(default=32, ge=1, description="Sequences per forward pass.")
     gradient_accumulation_steps: int = Field(default=1, ge=1, description="Forward passes per optimiser step.")
     max_grad_norm: float = Field(default=1.0, ge=0, description="Gradient norm is clipped to this; 0 turns clipping off.")
-    precision: Precision = Field(default="auto", description="Number format of the frozen weights and products; auto takes bf16 where the machine multiplies it natively.")
+    precision: Precision = Field(
+        default="auto", description="Number format of the frozen weights and products; auto takes bf16 where the machine multiplies it natively."
+    )
     device: Device = Field(default="auto", description="Where to compute.")
     seed: int = Field(default=0, ge=0, description="Seed of initialisation, order, dropout and augmentation.")
     threads: int | None = Field(default=None, ge=1, description="CPU threads (default: all cores); the same number gives the same bits.")
@@ -117,7 +131,9 @@ class RunConfig(Section):
     """
 
     recipe: str = Field(default="default", description="Settings to start from; yours win.")
-    budget: str | None = Field(default=None, description="Most trainable parameters: 1M, 300k, 999999, or 0.5% of encoder + head (default: fewer than 1,000,000).")
+    budget: str | None = Field(
+        default=None, description="Most trainable parameters: 1M, 300k, 999999, or 0.5% of encoder + head (default: fewer than 1,000,000)."
+    )
     data: DataConfig = DataConfig()
     encoder: EncoderConfig = EncoderConfig()
     method: dict[str, Any] = Field(default={"name": "lora"}, description="Method name and its options.")
@@ -149,7 +165,8 @@ def read_recipe(name: str) -> dict[str, Any]:
     """
     if name not in recipe_names():
         raise ConfigError(unknown_name("recipe", name, recipe_names()))
-    return yaml.safe_load(files("lorabel").joinpath("recipes", f"{name}.yaml").read_text("utf-8")) or {}
+    loaded: dict[str, Any] = yaml.safe_load(files("lorabel").joinpath("recipes", f"{name}.yaml").read_text("utf-8")) or {}
+    return loaded
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -161,7 +178,9 @@ def read_config_file(path: Path) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as settings, got {type(error).__name__}: {error}; expected a YAML file. Check the path and the syntax.") from error
+        raise ConfigError(
+            f"{path}: cannot be read as settings, got {type(error).__name__}: {error}; expected a YAML file. Check the path and the syntax."
+        ) from error
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path}: not a mapping of settings, got {type(loaded).__name__}; expected sections such as `training:`. See a run's config.yaml.")
     return loaded
@@ -186,8 +205,8 @@ def parse_assignment(text: str) -> dict[str, Any]:
             parsed = float(parsed)
         except ValueError:
             pass
-    nested: Any = parsed
-    for part in reversed(name.split(".")):
+    nested: dict[str, Any] = {name.rpartition(".")[2]: parsed}
+    for part in reversed(name.split(".")[:-1]):
         nested = {part: nested}
     return nested
 

@@ -36,7 +36,12 @@ class TextClassifier:
     """
 
     def __init__(
-        self, budget: str | None = None, encoder: str = "minilm", method: str | dict[str, Any] | None = None, settings: dict[str, Any] | None = None, seed: int = 0
+        self,
+        budget: str | None = None,
+        encoder: str = "minilm",
+        method: str | dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
+        seed: int = 0,
     ) -> None:
         self.budget = budget
         self.encoder = encoder

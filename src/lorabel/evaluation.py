@@ -65,7 +65,9 @@ def evaluate_probabilities(y_true: NDArray[np.int64], y_prob: NDArray[np.float64
         ValueError: No rows, or shapes that do not fit.
     """
     if len(y_true) == 0 or y_prob.shape != (len(y_true), len(labels)):
-        raise ValueError(f"evaluation: shapes do not fit, got {y_prob.shape} for {len(y_true)} rows and {len(labels)} classes; expected (rows, classes). Evaluate at least one row.")
+        raise ValueError(
+            f"evaluation: shapes do not fit, got {y_prob.shape} for {len(y_true)} rows and {len(labels)} classes; expected (rows, classes). Evaluate at least one row."
+        )
     classes = len(labels)
     confusion = np.bincount(y_true * classes + y_prob.argmax(axis=1), minlength=classes * classes).reshape(classes, classes)
     precision, recall, f1 = per_class_scores(confusion[None])

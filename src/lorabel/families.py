@@ -316,11 +316,11 @@ def shape_from_config(config: Mapping[str, object], *, has_pooler: bool | None =
     if "token_type" not in family.embeddings:
         values["token_types"] = 0
     if values.get("activation", "gelu") not in SUPPORTED_ACTIVATIONS:
-        raise ConfigError(f"{where}: unsupported activation, got {values['activation']!r}; expected one of {', '.join(SUPPORTED_ACTIVATIONS)}. Use another encoder.")
-    if config.get("position_embedding_type", "absolute") != "absolute":
         raise ConfigError(
-            f"{where}: unsupported position embedding, got {config['position_embedding_type']!r}; expected 'absolute'. Use another encoder."
+            f"{where}: unsupported activation, got {values['activation']!r}; expected one of {', '.join(SUPPORTED_ACTIVATIONS)}. Use another encoder."
         )
+    if config.get("position_embedding_type", "absolute") != "absolute":
+        raise ConfigError(f"{where}: unsupported position embedding, got {config['position_embedding_type']!r}; expected 'absolute'. Use another encoder.")
     head_dropout = next((config[key] for key in family.head_dropout_keys if config.get(key) is not None), 0.1)
     shape = EncoderShape(
         family=family.name,
@@ -329,7 +329,9 @@ def shape_from_config(config: Mapping[str, object], *, has_pooler: bool | None =
         **values,  # type: ignore[arg-type]
     )
     if shape.hidden_size % shape.num_heads:
-        raise ConfigError(f"{where}: heads do not divide the width, got {shape.num_heads} heads for width {shape.hidden_size}; expected a divisor. Check the file.")
+        raise ConfigError(
+            f"{where}: heads do not divide the width, got {shape.num_heads} heads for width {shape.hidden_size}; expected a divisor. Check the file."
+        )
     return shape
 
 

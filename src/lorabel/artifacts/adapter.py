@@ -87,7 +87,9 @@ class AdapterManifest(_Section):
         except TypeError as error:
             raise ArtifactError(f"{MANIFEST}: not an encoder shape, got {error}; expected the fields of one. Restore the file from a copy.") from error
         if shape.family not in FAMILIES:
-            raise ArtifactError(f"{MANIFEST}: unknown encoder family, got {shape.family!r}; expected one of {', '.join(FAMILIES)}. Restore the file from a copy.")
+            raise ArtifactError(
+                f"{MANIFEST}: unknown encoder family, got {shape.family!r}; expected one of {', '.join(FAMILIES)}. Restore the file from a copy."
+            )
         return shape
 
 
@@ -169,7 +171,9 @@ def load_adapter(folder: Path) -> AdapterBundle:
             raise ArtifactError(f"{folder / name}: damaged or changed, got another SHA-256; expected the one in {MANIFEST}. Restore it from a copy.")
     weights = PEFT_WEIGHTS if manifest.peft_compatible else OWN_WEIGHTS
     if weights not in manifest.files:
-        raise ArtifactError(f"{folder / MANIFEST}: does not vouch for the weights, got {sorted(manifest.files)}; expected {weights}. Restore the file from a copy.")
+        raise ArtifactError(
+            f"{folder / MANIFEST}: does not vouch for the weights, got {sorted(manifest.files)}; expected {weights}. Restore the file from a copy."
+        )
     shape = manifest.encoder_shape()
     method, head = _parts(manifest, shape)
     ours = {stored: name for name, stored in stored_names(manifest, method, head, shape).items()}
@@ -217,7 +221,9 @@ def _parts(manifest: AdapterManifest, shape: EncoderShape) -> tuple[Method, Head
 def _read_manifest(folder: Path) -> AdapterManifest:
     loaded = read_json(folder / MANIFEST)
     if loaded.get("format_version") != ADAPTER_VERSION:
-        raise ArtifactError(f"{folder / MANIFEST}: another format, got version {loaded.get('format_version')!r}; expected {ADAPTER_VERSION}. Use the lorabel that wrote it.")
+        raise ArtifactError(
+            f"{folder / MANIFEST}: another format, got version {loaded.get('format_version')!r}; expected {ADAPTER_VERSION}. Use the lorabel that wrote it."
+        )
     try:
         manifest = AdapterManifest.model_validate(loaded)
     except ValidationError as error:
@@ -235,10 +241,14 @@ def _check_tensors(where: Path, tensors: Mapping[str, Any], expected: Mapping[st
 
     missing, extra = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
     if missing or extra:
-        raise ArtifactError(f"{where}: other tensors than the manifest asks for, got missing {missing[:3]} and extra {extra[:3]}; expected {len(expected)} exact names. Restore it from a copy.")
+        raise ArtifactError(
+            f"{where}: other tensors than the manifest asks for, got missing {missing[:3]} and extra {extra[:3]}; expected {len(expected)} exact names. Restore it from a copy."
+        )
     for name, size in expected.items():
         tensor = tensors[name]
         if tuple(tensor.shape) != tuple(size) or tensor.dtype != torch.float32:
-            raise ArtifactError(f"{where}: {name}: another shape or type, got {tuple(tensor.shape)} {tensor.dtype}; expected {tuple(size)} torch.float32. Restore it from a copy.")
+            raise ArtifactError(
+                f"{where}: {name}: another shape or type, got {tuple(tensor.shape)} {tensor.dtype}; expected {tuple(size)} torch.float32. Restore it from a copy."
+            )
         if not torch.isfinite(tensor).all():
             raise ArtifactError(f"{where}: {name}: values that are not finite, got NaN or infinity; expected numbers. Train again with a lower learning rate.")

@@ -11,7 +11,12 @@ def model_card(record: RunRecord) -> str:
         record: The run.
     """
     method = str(record.config["method"]["name"])
-    lines = ["---", f"library_name: {'peft' if record.peft_compatible else 'lorabel'}", f"base_model: {record.encoder.name}", "pipeline_tag: text-classification"]
+    lines = [
+        "---",
+        f"library_name: {'peft' if record.peft_compatible else 'lorabel'}",
+        f"base_model: {record.encoder.name}",
+        "pipeline_tag: text-classification",
+    ]
     lines += ["tags:", "- text-classification", f"- {method}", "- lorabel", "---", "", f"# {method} classifier on {record.encoder.name}", ""]
     lines += [
         f"Classes, in order: {', '.join(record.labels)}.",
@@ -32,7 +37,18 @@ def model_card(record: RunRecord) -> str:
         lines += ["", f"This test split has been opened {record.test_openings} time{'s' if record.test_openings != 1 else ''} so far."]
     else:
         lines += ["", "The validation split chose the checkpoint; the test split was not opened."]
-    lines += ["", "## Use", "", "```python", "import lorabel", "", 'classifier = lorabel.load("path/to/adapter")', 'classifier.predict(["some text"])', "```", ""]
+    lines += [
+        "",
+        "## Use",
+        "",
+        "```python",
+        "import lorabel",
+        "",
+        'classifier = lorabel.load("path/to/adapter")',
+        'classifier.predict(["some text"])',
+        "```",
+        "",
+    ]
     lines += _peft_part(record)
     lines += ["", "## Training", "", f"Data: {record.data.get('source')}, {record.data['rows'].get('train'):,} training rows. Seed {record.seed}. "]
     lines += [f"lorabel {record.versions['lorabel']}, torch {record.versions['torch']}, {record.training.seconds:.0f} s."]

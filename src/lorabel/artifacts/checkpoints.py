@@ -98,7 +98,9 @@ class CheckpointStore:
     def _load(self, path: Path, step: int) -> Checkpoint:
         manifest = read_json(path / "manifest.json")
         if manifest.get("version") != CHECKPOINT_VERSION or manifest.get("step") != step:
-            raise ArtifactError(f"{path}: another format or step, got version {manifest.get('version')}; expected {CHECKPOINT_VERSION}. It was written by another version.")
+            raise ArtifactError(
+                f"{path}: another format or step, got version {manifest.get('version')}; expected {CHECKPOINT_VERSION}. It was written by another version."
+            )
         for name in ("state.safetensors", "meta.json"):
             file = path / name
             if not file.is_file() or file_sha256(file) != manifest.get("sha256", {}).get(name):

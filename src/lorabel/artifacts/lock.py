@@ -34,7 +34,9 @@ class RunLock:
             self._file.seek(0)
             owner = self._file.read().strip() or "an unknown process"
             self._file.close()
-            raise BusyError(f"{self._path.parent}: another process is writing to this run, got owner {owner}; expected a free folder. Wait for it, or choose another --out.") from error
+            raise BusyError(
+                f"{self._path.parent}: another process is writing to this run, got owner {owner}; expected a free folder. Wait for it, or choose another --out."
+            ) from error
         self._file.seek(0)
         self._file.truncate()
         self._file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat(timespec="seconds")}))

@@ -121,4 +121,6 @@ def read_record(path: Path) -> RunRecord:
         return RunRecord.model_validate(loaded)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ArtifactError(f"{path}: not a run record, got {first['msg'].lower()} at {'.'.join(map(str, first['loc']))}; expected the fields of a record. Restore it from a copy.") from error
+        raise ArtifactError(
+            f"{path}: not a run record, got {first['msg'].lower()} at {'.'.join(map(str, first['loc']))}; expected the fields of a record. Restore it from a copy."
+        ) from error

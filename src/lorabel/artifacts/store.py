@@ -31,7 +31,9 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, "unknown")
-        raise StorageError(f"{path}: cannot be written, got {name} ({error.strerror or error}); expected a writable disk with space. Free space or choose another folder.") from error
+        raise StorageError(
+            f"{path}: cannot be written, got {name} ({error.strerror or error}); expected a writable disk with space. Free space or choose another folder."
+        ) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:

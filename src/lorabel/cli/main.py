@@ -63,7 +63,10 @@ def _run(words: list[str], is_debugging: bool) -> int:
     except Exception as error:
         if is_debugging:
             raise
-        return _say(f"this is a fault in lorabel, not in your input: {type(error).__name__}: {error}\nRun the command again with --debug to see where, and report it.", 1)
+        return _say(
+            f"this is a fault in lorabel, not in your input: {type(error).__name__}: {error}\nRun the command again with --debug to see where, and report it.",
+            1,
+        )
     return 0
 
 

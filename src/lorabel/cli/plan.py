@@ -28,7 +28,10 @@ def plan(
     else:
         _print(result)
     if not result.fits:
-        choices = "\n".join(f"  {entry.as_flags()}   ({entry.parameters.trainable:,})" for entry in result.nearest) or "  none: raise the budget or choose a smaller encoder"
+        choices = (
+            "\n".join(f"  {entry.as_flags()}   ({entry.parameters.trainable:,})" for entry in result.nearest)
+            or "  none: raise the budget or choose a smaller encoder"
+        )
         raise BudgetError(
             f"budget: too many trainable parameters, got {result.parameters.trainable:,}; expected at most {result.budget.limit:,}. Nearest settings that fit:\n{choices}"
         )
@@ -44,9 +47,15 @@ def _print(result: PlanResult) -> None:
         table.add_row(name, f"{size:,}", f"{trained:,}" if trained else "—")
     table.add_row("[bold]total[/bold]", f"[bold]{p.total:,}[/bold]", f"[bold]{p.trainable:,}[/bold]")
     out.print(table)
-    out.print(f"\nTrainable   {p.trainable:,} = adapter {p.adapter:,} + head {p.head:,}" + (" + encoder" if p.trainable > p.adapter + p.head else "") + f"   ({100 * p.trainable / p.total:.2f} % of {p.total:,})")
+    out.print(
+        f"\nTrainable   {p.trainable:,} = adapter {p.adapter:,} + head {p.head:,}"
+        + (" + encoder" if p.trainable > p.adapter + p.head else "")
+        + f"   ({100 * p.trainable / p.total:.2f} % of {p.total:,})"
+    )
     out.print(f"Budget      {result.budget.limit:,}: {'fits' if result.fits else 'DOES NOT FIT'}")
     out.print(f"Files       adapter {result.adapter_file_bytes / 1e6:.2f} MB, full model {result.full_model_bytes / 1e6:,.0f} MB")
-    out.print(f"Other tools print {p.total_with_head_twice:,} parameters in all: they keep a frozen copy of the head beside the trained one and count it twice.")
+    out.print(
+        f"Other tools print {p.total_with_head_twice:,} parameters in all: they keep a frozen copy of the head beside the trained one and count it twice."
+    )
     if result.peft_reason:
         err.print(f"The common adapter library will not be able to load it: {result.peft_reason}.")

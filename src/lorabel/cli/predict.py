@@ -13,9 +13,13 @@ from lorabel.errors import ConfigError
 
 def predict(
     adapter: Annotated[Path, Parameter(help="Adapter folder, or the run folder that holds it.")],
-    file: Annotated[str | None, Parameter(help="CSV, TSV, JSONL or Parquet file (also .gz), or - for CSV on standard input.")] = None,
+    file: Annotated[
+        str | None, Parameter(allow_leading_hyphen=True, help="CSV, TSV, JSONL or Parquet file (also .gz), or - for CSV on standard input.")
+    ] = None,
     *,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="Where the table goes; the ending gives the format (default: CSV on standard output).")] = None,
+    output: Annotated[
+        Path | None, Parameter(name=["--output", "-o"], help="Where the table goes; the ending gives the format (default: CSV on standard output).")
+    ] = None,
     text: Annotated[tuple[str, ...], Parameter(help="Classify this text instead of a file; may be repeated.", negative=())] = (),
     text_column: Annotated[tuple[str, ...] | None, Parameter(help="Text columns (default: found).", negative=())] = None,
     prefix: Annotated[str, Parameter(help="Put before the names of added columns.")] = "",
@@ -28,7 +32,9 @@ def predict(
 ) -> None:
     """Classify a table, or one text; input columns stay, label, score and probabilities are added."""
     if bool(text) == (file is not None):
-        raise ConfigError(f"predict: either a file or --text, got {'both' if text else 'neither'}; expected one. For example lorabel predict ADAPTER --text \"…\".")
+        raise ConfigError(
+            f'predict: either a file or --text, got {"both" if text else "neither"}; expected one. For example lorabel predict ADAPTER --text "…".'
+        )
     if text:
         _predict_texts(adapter, list(text), precision, device, encoder, json)
         return

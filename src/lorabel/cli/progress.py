@@ -79,7 +79,9 @@ class ProgressPrinter:
     def _evaluated(self, event: Evaluated) -> None:
         mark = "  best so far" if event.is_best else ""
         self._best = f"  validation {100 * event.accuracy:.2f} %"
-        err.print(f"epoch {event.epoch:.2f}  validation accuracy {100 * event.accuracy:.2f} %  macro-F1 {100 * event.macro_f1:.2f} %  loss {event.loss:.4f}{mark}")
+        err.print(
+            f"epoch {event.epoch:.2f}  validation accuracy {100 * event.accuracy:.2f} %  macro-F1 {100 * event.macro_f1:.2f} %  loss {event.loss:.4f}{mark}"
+        )
 
     def _task(self, name: str, total: int | None) -> TaskID:
         assert self._bar is not None

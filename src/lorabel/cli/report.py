@@ -24,7 +24,10 @@ def report(
 
     result = run_report(runs, out)
     if json:
-        rows = [{"run": run.name, **run.record.model_dump(mode="python", include={"parameters", "bytes", "metrics", "training", "seed", "test_openings"})} for run in result.runs]
+        rows = [
+            {"run": run.name, **run.record.model_dump(mode="python", include={"parameters", "bytes", "metrics", "training", "seed", "test_openings"})}
+            for run in result.runs
+        ]
         print_json({"report": result.report, "rows": rows})
         return
     print_runs(result.runs)

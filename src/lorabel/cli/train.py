@@ -10,7 +10,9 @@ from lorabel.cli.output import err, print_json
 
 
 def train(
-    data: Annotated[str | None, Parameter(help="A CSV, TSV, JSONL or Parquet file (also .gz), a folder of splits, `sample`, or a data set name on the hub.")] = None,
+    data: Annotated[
+        str | None, Parameter(help="A CSV, TSV, JSONL or Parquet file (also .gz), a folder of splits, `sample`, or a data set name on the hub.")
+    ] = None,
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"], help="Run folder to make.", group=OUTPUT)],
     flags: TrainFlags = TrainFlags(),  # noqa: B008

@@ -34,7 +34,9 @@ def choose_columns(block: Block, where: str, text_columns: Sequence[str] | None,
             raise DataError(unknown_name(f"{where}: column", name, names))
     label = label_column or _find_label(block, names, text_columns or ())
     if label is None:
-        raise DataError(f"{where}: no label column can be told, got columns {', '.join(names)}; expected one named like {', '.join(_LABEL_NAMES[:4])}. Use --label-column NAME.")
+        raise DataError(
+            f"{where}: no label column can be told, got columns {', '.join(names)}; expected one named like {', '.join(_LABEL_NAMES[:4])}. Use --label-column NAME."
+        )
     return choose_text_columns(block, where, text_columns, exclude=label), label
 
 
@@ -58,7 +60,9 @@ def choose_text_columns(block: Block, where: str, text_columns: Sequence[str] | 
     if len(names) == 1:
         return (names[0],)
     if not texts:
-        raise DataError(f"{where}: no text column can be told, got columns {', '.join(block.columns)}; expected one named like {', '.join(_TEXT_NAMES[:4])}. Use --text-column NAME.")
+        raise DataError(
+            f"{where}: no text column can be told, got columns {', '.join(block.columns)}; expected one named like {', '.join(_TEXT_NAMES[:4])}. Use --text-column NAME."
+        )
     return (max(texts, key=lambda name: sum(len(value) for value in block.columns[name] if isinstance(value, str))),)
 
 

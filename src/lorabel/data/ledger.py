@@ -50,7 +50,9 @@ class TestLedger:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise StorageError(f"{self.path}: cannot be written, got {error.strerror or error}; expected a writable folder. Free space or change permissions.") from error
+            raise StorageError(
+                f"{self.path}: cannot be written, got {error.strerror or error}; expected a writable folder. Free space or change permissions."
+            ) from error
         return self.count(digest)
 
     def count(self, digest: str) -> int:

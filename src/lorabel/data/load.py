@@ -110,7 +110,11 @@ def load_split(path: Path, config: DataConfig, labels: LabelMap, name: SplitName
     """
     coder = _Coder()
     table, _ = _read_split([path], config, coder, None, on_event)
-    unknown = [f"{place}: a label that the adapter does not know, got {label!r}; expected one of {', '.join(labels.names[:8])}." for label, place in table.first_seen.items() if label not in labels.names]
+    unknown = [
+        f"{place}: a label that the adapter does not know, got {label!r}; expected one of {', '.join(labels.names[:8])}."
+        for label, place in table.first_seen.items()
+        if label not in labels.names
+    ]
     if unknown:
         raise DataError("\n".join(unknown[:5]) + f" ({len(unknown)} labels in all.) Evaluate on the classes it was trained for.")
     ids = labels.ids(list(coder.codes))[table.codes]
@@ -175,7 +179,9 @@ def _folder_files(folder: Path) -> dict[SplitName, list[Path]]:
             raise DataError(f"{folder}: two files for one split, got {found[split][0].name} and {path.name}; expected one. Remove one of them.")
         found[split] = [path]
     if "train" not in found:
-        raise DataError(f"{folder}: no training split, got {sorted(p.name for p in folder.iterdir())[:8]}; expected train.csv, .tsv, .jsonl or .parquet. Add it.")
+        raise DataError(
+            f"{folder}: no training split, got {sorted(p.name for p in folder.iterdir())[:8]}; expected train.csv, .tsv, .jsonl or .parquet. Add it."
+        )
     return found
 
 
@@ -186,7 +192,9 @@ def _read_split(
     import pyarrow
 
     faults = Faults("Fix these rows, or pass --drop-empty to leave out rows without text or label.")
-    chunks, codes, first_seen, rows = [], array("q"), {}, 0
+    chunks: list[Any] = []
+    codes, rows = array("q"), 0
+    first_seen: dict[str, str] = {}
     for path in paths:
         for block in read_blocks(path):
             if columns is None:
@@ -210,7 +218,9 @@ def _read_split(
 def _require_columns(block: Block, path: Path, columns: tuple[tuple[str, ...], str]) -> None:
     missing = [name for name in (*columns[0], columns[1]) if name not in block.columns]
     if missing:
-        raise DataError(f"{path}:{block.lines[0]}: a column is missing, got {', '.join(block.columns)}; expected {missing[0]!r} as in the training split. Name columns alike in all splits.")
+        raise DataError(
+            f"{path}:{block.lines[0]}: a column is missing, got {', '.join(block.columns)}; expected {missing[0]!r} as in the training split. Name columns alike in all splits."
+        )
 
 
 def _rows(block: Block, path: Path, columns: tuple[tuple[str, ...], str], config: DataConfig, faults: Faults) -> Iterator[tuple[int, str, str]]:
@@ -293,11 +303,13 @@ def _make_splits(
         texts[split], ids[split] = texts["train"].take(carved), ids["train"][carved]
         texts["train"], ids["train"], keys["train"] = texts["train"].take(stay), ids["train"][stay], keys["train"][stay]
         made.append(split)
-        notes.append(f"No {split} split given: {len(carved):,} rows were taken from the training split (stratified, grouped by text, seed {config.split_seed}).")
+        notes.append(
+            f"No {split} split given: {len(carved):,} rows were taken from the training split (stratified, grouped by text, seed {config.split_seed})."
+        )
     for split, limit in (("validation", config.validation_rows if "validation" not in made else None), ("train", config.limit_rows)):
-        if limit is not None and limit < len(ids[split]):  # type: ignore[index]
-            chosen = draw(ids[split], limit, config.split_seed)  # type: ignore[index]
-            texts[split], ids[split] = texts[split].take(chosen), ids[split][chosen]  # type: ignore[index]
+        if limit is not None and limit < len(ids[split]):
+            chosen = draw(ids[split], limit, config.split_seed)
+            texts[split], ids[split] = texts[split].take(chosen), ids[split][chosen]
             notes.append(f"{split}: {len(chosen):,} rows drawn (stratified, seed {config.split_seed}).")
     splits = {name: Split(name, texts[name], ids[name], _digest(texts[name], ids[name], labels)) for name in _ORDER if name in texts}
     return splits, tuple(made)

@@ -102,7 +102,11 @@ def _write_cache(folder: Path, table: TokenTable) -> None:
         temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
         np.save(temporary / "input_ids.npy", table.input_ids)
         np.save(temporary / "offsets.npy", table.offsets)
-        facts = {"rows": len(table), "truncated_rows": table.truncated_rows, "sha256": {name: _digest(temporary / name) for name in ("input_ids.npy", "offsets.npy")}}
+        facts = {
+            "rows": len(table),
+            "truncated_rows": table.truncated_rows,
+            "sha256": {name: _digest(temporary / name) for name in ("input_ids.npy", "offsets.npy")},
+        }
         (temporary / "facts.json").write_text(json.dumps(facts))
         if folder.exists():
             _remove(folder)
@@ -112,7 +116,9 @@ def _write_cache(folder: Path, table: TokenTable) -> None:
             # Another process was first, with the same content.
             _remove(temporary)
     except OSError as error:
-        raise StorageError(f"{folder}: the token cache cannot be written, got {error.strerror or error}; expected space. Free space, or set LORABEL_CACHE to another folder.") from error
+        raise StorageError(
+            f"{folder}: the token cache cannot be written, got {error.strerror or error}; expected space. Free space, or set LORABEL_CACHE to another folder."
+        ) from error
 
 
 def _read_cache(folder: Path, rows: int, max_length_tokens: int) -> TokenTable | None:

@@ -38,7 +38,9 @@ def carve(keys: NDArray[np.uint64], labels: NDArray[np.int64], rows: int, seed: 
             taken += int(sizes[index])
     carved = is_carved[group]
     if carved.all() or not carved.any():
-        raise DataError(f"data: too few different texts to make a split, got {len(first)}; expected at least two in some class. Give a validation split, or more rows.")
+        raise DataError(
+            f"data: too few different texts to make a split, got {len(first)}; expected at least two in some class. Give a validation split, or more rows."
+        )
     return np.flatnonzero(~carved), np.flatnonzero(carved)
 
 
@@ -74,4 +76,4 @@ def _quotas(counts: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
         if quotas[richest] > 1:
             quotas[richest] -= 1
             quotas[label] += 1
-    return np.minimum(quotas, counts)
+    return np.asarray(np.minimum(quotas, counts))

@@ -20,9 +20,7 @@ def text_keys(texts: Iterable[str]) -> NDArray[np.uint64]:
     Args:
         texts: N texts.
     """
-    return np.fromiter(
-        (int.from_bytes(hashlib.blake2b(normalise(text).encode(), digest_size=8).digest(), "little") for text in texts), dtype=np.uint64
-    )
+    return np.fromiter((int.from_bytes(hashlib.blake2b(normalise(text).encode(), digest_size=8).digest(), "little") for text in texts), dtype=np.uint64)
 
 
 class TextColumn(Sequence[str]):

@@ -6,7 +6,7 @@ Single-label and multi-label are told apart here, once (multi-label is not read 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -133,3 +133,11 @@ class PackedBatch:
     rows: NDArray[np.int64]
     member_sequences: tuple[int, ...]
     step_rows: NDArray[np.int64]
+
+    def to(self, device: torch.device) -> PackedBatch:
+        """The batch on a device; itself where it is there already."""
+        if self.input_ids.device == device:
+            return self
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
+        tensors = {name: getattr(self, name).to(device, non_blocking=True) for name in ("input_ids", "position_ids", "cu_seqlens")}
+        return replace(self, labels=labels, **tensors)

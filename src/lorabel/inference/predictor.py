@@ -128,12 +128,9 @@ def table_logits(bank: Bank, table: TokenTable, on_rows: Callable[[int], None] |
     """
     out = np.zeros((len(table), bank.head.classes))
     done = 0
-    device = bank.encoder.device
     with torch.inference_mode():
         for rows in _batches(table.lengths):
-            batch = pack(table, rows, None, bank.encoder.shape.first_position)
-            if device.type != "cpu":
-                batch = _moved(batch, device)
+            batch = pack(table, rows, None, bank.encoder.shape.first_position).to(bank.encoder.device)
             # Packing sorts within the batch; `batch.rows` says which row each result belongs to.
             out[batch.rows] = bank.logits(batch).double().cpu().numpy()
             done += len(rows)

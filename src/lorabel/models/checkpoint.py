@@ -28,7 +28,18 @@ from lorabel.errors import ArtifactError, ConfigError, MissingExtraError
 from lorabel.families import FAMILIES, KNOWN_ENCODERS, LINEAR_SITES, NORM_SITES, EncoderShape, KnownEncoder, known_encoder, shape_from_config
 
 HUB_TIMEOUT_S = 5.0
-_HUB_FILES = ["config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.*", "merges.txt", "*.model", "special_tokens_map.json"]
+_HUB_FILES = [
+    "config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-*.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "special_tokens_map.json",
+]
 
 
 @dataclass(frozen=True)
@@ -125,7 +136,9 @@ def _source_from_folder(folder: Path, name: str, revision: str | None) -> Encode
     config = _read_json(folder / "config.json")
     keys = [key for file in weight_files(folder) for key in _keys(file)]
     has_pooler = any(key.endswith("pooler.dense.weight") for key in keys)
-    shape = shape_from_config(config, has_pooler=has_pooler and FAMILIES.get(str(config.get("model_type")), FAMILIES["bert"]).has_pooler, where=str(folder / "config.json"))
+    shape = shape_from_config(
+        config, has_pooler=has_pooler and FAMILIES.get(str(config.get("model_type")), FAMILIES["bert"]).has_pooler, where=str(folder / "config.json")
+    )
     return EncoderSource(name, folder, revision, shape)
 
 
@@ -177,7 +190,9 @@ def load_weights(source: EncoderSource) -> dict[str, Tensor]:
             raise ArtifactError(f"{source.folder}: {key}: does not fit the configuration, got {got}; expected shape {shape}. Use an unmodified checkpoint.")
         weights[name] = tensor.to(torch.float32)
         if not torch.isfinite(weights[name]).all():
-            raise ArtifactError(f"{source.folder}: {key}: holds values that are not finite, got NaN or infinity; expected numbers. Download the checkpoint again.")
+            raise ArtifactError(
+                f"{source.folder}: {key}: holds values that are not finite, got NaN or infinity; expected numbers. Download the checkpoint again."
+            )
     return weights
 
 
@@ -231,7 +246,7 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     for name in sorted(weights):
         tensor = weights[name].contiguous()
         digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
-        digest.update(memoryview(tensor.numpy()).cast("B"))
+        digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -256,7 +271,9 @@ def load_tokenizer(folder: Path) -> tuple[Tokenizer, str]:
 
             tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False).backend_tokenizer
     except Exception as error:
-        raise ArtifactError(f"{folder}: no usable tokenizer, got {type(error).__name__}: {error}; expected tokenizer.json. Save the fast tokenizer beside the weights.") from error
+        raise ArtifactError(
+            f"{folder}: no usable tokenizer, got {type(error).__name__}: {error}; expected tokenizer.json. Save the fast tokenizer beside the weights."
+        ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     described = json.loads(tokenizer.to_str())

@@ -76,7 +76,7 @@ def _per_member_linear(x: Tensor, weight: Tensor, bias: Tensor, member_sequences
     """Each member's rows through its own (D_out, D_in) layer."""
     if len(member_sequences) == 1:
         return functional.linear(x, weight[0].to(x.dtype), bias[0].to(x.dtype))
-    parts = x.split(list(member_sequences))
+    parts = torch.split(x, list(member_sequences))
     return torch.cat([functional.linear(part, weight[k].to(x.dtype), bias[k].to(x.dtype)) for k, part in enumerate(parts)])
 
 

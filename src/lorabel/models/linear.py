@@ -34,7 +34,7 @@ class Slot:
 
 
 def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor, slots: Sequence[Slot], member_rows: Sequence[int], mask: Tensor | None = None) -> Tensor:
-    """x Wᵀ + b, with each slot's scaling · ((mask ∘ x) Aᵀ) Bᵀ added to its columns.
+    """X Wᵀ + b, with each slot's scaling · ((mask ∘ x) Aᵀ) Bᵀ added to its columns.
 
     Args:
         x: (N, D_in), rows of one member lying together.

@@ -17,7 +17,7 @@ from lorabel.evaluation import EvalResult
 
 BLUE, ORANGE, GREEN, GREY = "#2563a8", "#d9752b", "#2f8f6b", "#6b7280"
 _LONGEST_LABEL = 18
-_STYLE = {
+_STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.spines.top": False,
@@ -136,7 +136,7 @@ def report_figure(result: EvalResult, split: str) -> Figure:
 def png_bytes(figure: Figure) -> bytes:
     """The figure as PNG, 150 dots per inch, without a date."""
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 
@@ -144,7 +144,7 @@ def svg_bytes(figure: Figure) -> bytes:
     """The figure as SVG, without a date or random ids."""
     buffer = io.BytesIO()
     with mpl.rc_context(_STYLE):
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 

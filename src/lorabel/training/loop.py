@@ -19,11 +19,10 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lorabel.config import ScheduleConfig
 from lorabel.data.packing import pack, plan_batches
-from lorabel.data.types import PackedBatch, TokenTable
+from lorabel.data.types import TokenTable
 from lorabel.errors import DataError
 from lorabel.events import Evaluated, EventSink, Note, StepDone
 from lorabel.losses.base import Loss
@@ -234,7 +233,7 @@ def _optimiser_step(task: Task, settings: LoopSettings, step: int, rows: NDArray
     first_position = task.bank.encoder.shape.first_position
     for start in range(0, len(rows), settings.batch_size):
         part = rows[start : start + settings.batch_size]
-        batch = _to_device(pack(table, part, task.labels[part], first_position), task.device)
+        batch = pack(table, part, task.labels[part], first_position).to(task.device)
         assert batch.labels is not None
         logits = task.bank.logits(batch, StepMasks(batch, settings.seeds, step, start))
         loss = task.loss.rows(logits, batch.labels).sum() / normaliser
@@ -246,17 +245,6 @@ def _optimiser_step(task: Task, settings: LoopSettings, step: int, rows: NDArray
     is_finite = math.isfinite(total) and math.isfinite(norm)
     excused = scale.update(is_finite)
     return _Outcome(total, norm, settings.learning_rate * factor, tokens, is_finite, excused)
-
-
-def _to_device(batch: PackedBatch, device: torch.device) -> PackedBatch:
-    if device.type == "cpu":
-        return batch
-
-    def move(tensor: Tensor) -> Tensor:
-        return tensor.to(device, non_blocking=True)
-
-    labels = None if batch.labels is None else move(batch.labels)
-    return replace(batch, input_ids=move(batch.input_ids), position_ids=move(batch.position_ids), cu_seqlens=move(batch.cu_seqlens), labels=labels)
 
 
 def _advance(
@@ -277,7 +265,12 @@ def _advance(
         return moved
     moved = replace(moved, skipped_steps=position.skipped_steps + 1, skipped_in_a_row=position.skipped_in_a_row + 1)
     shown = ", ".join(str(row) for row in rows[:5])
-    on_event(Note(f"step {moved.step}: loss {outcome.loss} or gradient norm {outcome.grad_norm} is not finite; the step was skipped (training rows {shown}, …).", is_warning=True))
+    on_event(
+        Note(
+            f"step {moved.step}: loss {outcome.loss} or gradient norm {outcome.grad_norm} is not finite; the step was skipped (training rows {shown}, …).",
+            is_warning=True,
+        )
+    )
     if moved.skipped_in_a_row >= settings.max_nonfinite_steps:
         raise DataError(
             f"training: {moved.skipped_in_a_row} steps in a row were not finite, got loss {outcome.loss} on training rows {shown}; expected numbers. "
@@ -293,9 +286,7 @@ def _evaluate_and_save(position: Position, settings: LoopSettings, hooks: Hooks,
     is_best = math.isfinite(value) and (position.best_score is None or value > position.best_score)
     train_loss = position.loss_sum / position.loss_steps if position.loss_steps else math.nan
     on_event(
-        Evaluated(
-            position.step, position.step / settings.steps_per_epoch, scores.loss, scores.accuracy, scores.macro_f1, train_loss, is_best, position.seconds
-        )
+        Evaluated(position.step, position.step / settings.steps_per_epoch, scores.loss, scores.accuracy, scores.macro_f1, train_loss, is_best, position.seconds)
     )
     without_gain = 0 if is_best else position.evaluations_without_gain + 1
     patience = settings.early_stopping_patience
@@ -332,6 +323,4 @@ class _Meter:
 
 def _step_event(position: Position, settings: LoopSettings, outcome: _Outcome, meter: _Meter) -> StepDone:
     epoch = position.step / settings.steps_per_epoch
-    return StepDone(
-        position.step, settings.total_steps, epoch, outcome.loss, outcome.learning_rate, outcome.grad_norm, meter.read(), position.seconds
-    )
+    return StepDone(position.step, settings.total_steps, epoch, outcome.loss, outcome.learning_rate, outcome.grad_norm, meter.read(), position.seconds)

@@ -79,7 +79,8 @@ class Arena:
 
     def grad_norms(self) -> Tensor:
         """Gradient norm of each member (K,), summed in the buffer's dtype."""
-        return torch.linalg.vector_norm(self.grads, dim=1)
+        norms: Tensor = torch.linalg.vector_norm(self.grads, dim=1)
+        return norms
 
     def clip(self, max_norm: Tensor) -> Tensor:
         """Scale each member's gradient down to its largest norm.

@@ -125,7 +125,7 @@ class StepMasks:
     def _keyed(self, keys: Tensor, members: Sequence[int], name: str) -> Tensor:
         """Row keys mixed with each member's (seed, step, site)."""
         parts = []
-        for seed, part in zip(self._seeds, keys.split(list(members)), strict=True):
+        for seed, part in zip(self._seeds, torch.split(keys, list(members)), strict=True):
             parts.append(_mix(part * _GOLDEN + stream_seed(seed, self._step, name)))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 

@@ -154,7 +154,11 @@ class LibraryUpdater:
         with torch.no_grad():
             for name, tensor in self._tensors.items():
                 tensor.copy_(state[f"values.{name}"])
-                kept = {key: state[f"optimizer.{key}.{name}"].clone() for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer") if f"optimizer.{key}.{name}" in state}
+                kept = {
+                    key: state[f"optimizer.{key}.{name}"].clone()
+                    for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+                    if f"optimizer.{key}.{name}" in state
+                }
                 if kept:
                     self._optimizer.state[tensor] = kept
 

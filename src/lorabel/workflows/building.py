@@ -136,7 +136,13 @@ def member_tensors(bank: Bank) -> dict[str, Tensor]:
 
 
 def bank_from_tensors(
-    source: EncoderSource, weights: Mapping[str, Tensor], method: Method, head: HeadSpec, tensors: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device
+    source: EncoderSource,
+    weights: Mapping[str, Tensor],
+    method: Method,
+    head: HeadSpec,
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Bank:
     """A bank of one member for inference.
 
@@ -182,10 +188,14 @@ def load_predictor(
     weights = load_weights(source)
     digest = weights_digest(weights)
     if digest != manifest.encoder.digest:
-        raise ArtifactError(f"{folder}: trained on another encoder, got digest {digest[:16]} of {source.name}; expected {manifest.encoder.digest[:16]}. Give the right one with --encoder DIR.")
+        raise ArtifactError(
+            f"{folder}: trained on another encoder, got digest {digest[:16]} of {source.name}; expected {manifest.encoder.digest[:16]}. Give the right one with --encoder DIR."
+        )
     tokenizer, tokenizer_digest = load_tokenizer(source.folder)
     if tokenizer_digest != manifest.tokenizer_digest:
-        raise ArtifactError(f"{folder}: trained with another tokenizer, got digest {tokenizer_digest[:16]}; expected {manifest.tokenizer_digest[:16]}. Restore the encoder's own tokenizer.json.")
+        raise ArtifactError(
+            f"{folder}: trained with another tokenizer, got digest {tokenizer_digest[:16]}; expected {manifest.tokenizer_digest[:16]}. Restore the encoder's own tokenizer.json."
+        )
     labels = LabelMap(tuple(manifest.labels))
     method, head = make_method(manifest.method), make_head(source.shape, manifest.head, manifest.pooling, len(labels))
     compute = choose_compute(device, precision)  # type: ignore[arg-type]
@@ -215,5 +225,3 @@ def _check_canary(folder: Path, bundle: AdapterBundle, source: EncoderSource, we
             f"{folder}: the adapter does not answer as it did when it was saved, got canary logits that differ by {drift:.2g}; expected at most {CANARY_TOLERANCE:g}. "
             "Train again, or check the installed versions with lorabel doctor."
         )
-
-

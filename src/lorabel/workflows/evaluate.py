@@ -70,7 +70,13 @@ def run_evaluate(
     if split == "test":
         openings = TestLedger(ledger_folder(adapter)).record(chosen.digest, "evaluate", adapter.resolve().name)
     table = tokenise(
-        chosen.texts, predictor.tokenizer, predictor.tokenizer_digest, predictor.max_length_tokens, cache_dir=cache_dir(), data_digest=chosen.digest, on_event=on_event
+        chosen.texts,
+        predictor.tokenizer,
+        predictor.tokenizer_digest,
+        predictor.max_length_tokens,
+        cache_dir=cache_dir(),
+        data_digest=chosen.digest,
+        on_event=on_event,
     )
     logits = table_logits(predictor.bank, table, lambda done: on_event(Progress("evaluating", done, len(table))))
     return EvaluateResult(evaluate_probabilities(chosen.labels, probabilities(logits, predictor.temperature), predictor.labels), split, openings)
@@ -92,10 +98,14 @@ def _split(data: DataConfig, name: SplitName, labels: LabelMap, on_event: EventS
     if name not in loaded.splits:
         raise DataError(f"evaluate: no such split, got {name!r}; expected one of {', '.join(loaded.splits)}. Choose with --split.")
     if name in loaded.made_splits:
-        raise ConfigError(f"evaluate: {data.source} has no {name} split of its own, got {name!r}; expected one that is given. Evaluate a file of labelled texts.")
+        raise ConfigError(
+            f"evaluate: {data.source} has no {name} split of its own, got {name!r}; expected one that is given. Evaluate a file of labelled texts."
+        )
     split = loaded.splits[name]
     unknown = sorted(set(loaded.labels.names) - set(labels.names))
     if unknown:
-        raise DataError(f"evaluate: a label that the adapter does not know, got {unknown[0]!r} ({len(unknown)} in all); expected one of {', '.join(labels.names[:8])}. Use the data it was made for.")
+        raise DataError(
+            f"evaluate: a label that the adapter does not know, got {unknown[0]!r} ({len(unknown)} in all); expected one of {', '.join(labels.names[:8])}. Use the data it was made for."
+        )
     ids = labels.ids([loaded.labels.names[index] for index in split.labels])
     return Split(name, split.texts, ids, split.digest)

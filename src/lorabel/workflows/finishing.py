@@ -69,7 +69,13 @@ def finish(
     file = layout.adapter / (PEFT_WEIGHTS if written.peft_compatible else OWN_WEIGHTS)
     record = record.model_copy(update={"digests": written.files, "bytes": record.bytes.model_copy(update={"adapter_file": file.stat().st_size})})
     write_record(layout.record, record)
-    on_event(Note("The adapter is also one of the common adapter library." if record.peft_compatible else f"The common adapter library cannot load it: {record.peft_reason}."))
+    on_event(
+        Note(
+            "The adapter is also one of the common adapter library."
+            if record.peft_compatible
+            else f"The common adapter library cannot load it: {record.peft_reason}."
+        )
+    )
     write_run_report(layout)
     return record
 
@@ -173,7 +179,11 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 def versions() -> dict[str, str]:
     """Versions of what decides the bits."""
-    return {"python": platform.python_version(), "lorabel": __version__, **{name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy", "safetensors")}}
+    return {
+        "python": platform.python_version(),
+        "lorabel": __version__,
+        **{name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy", "safetensors")},
+    }
 
 
 def processor_name() -> str:

@@ -54,7 +54,9 @@ class PlanResult:
             "bytes": {"adapter_file": self.adapter_file_bytes, "full_model": self.full_model_bytes},
             "budget": {"limit": self.budget.limit, "fits": self.fits},
             "groups": {name: {"parameters": size, "trained": trained} for name, (size, trained) in self.groups.items()},
-            "nearest": [{"method": entry.method, "head": entry.head, "trainable": entry.parameters.trainable, "flags": entry.as_flags()} for entry in self.nearest],
+            "nearest": [
+                {"method": entry.method, "head": entry.head, "trainable": entry.parameters.trainable, "flags": entry.as_flags()} for entry in self.nearest
+            ],
             "peft_compatible": self.peft_reason is None,
             "peft_reason": self.peft_reason,
         }
@@ -110,7 +112,9 @@ def encoder_shape(name: str) -> tuple[str, EncoderShape]:
         try:
             config = json.loads((folder / "config.json").read_text("utf-8"))
         except (OSError, ValueError) as error:
-            raise ArtifactError(f"{folder}: not a checkpoint folder, got {type(error).__name__} on config.json; expected a JSON file. Check the path.") from error
+            raise ArtifactError(
+                f"{folder}: not a checkpoint folder, got {type(error).__name__} on config.json; expected a JSON file. Check the path."
+            ) from error
         keys = [key for file in sorted(folder.glob("*.safetensors")) for key in tensor_names(file)]
         has_pooler = any(key.endswith("pooler.dense.weight") for key in keys) if keys else None
         return folder.name, shape_from_config(config, has_pooler=has_pooler, where=str(folder / "config.json"))

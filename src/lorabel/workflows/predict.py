@@ -150,7 +150,9 @@ def _with_predictions(block: Block, found: list[Prediction], labels: tuple[str, 
     }
     clash = next((name for name in added if name in block.columns), None)
     if clash is not None:
-        raise DataError(f"{source}: an added column clashes with one of the table, got {clash!r}; expected a free name. Use --prefix, for example --prefix lorabel_.")
+        raise DataError(
+            f"{source}: an added column clashes with one of the table, got {clash!r}; expected a free name. Use --prefix, for example --prefix lorabel_."
+        )
     return {**block.columns, **added}
 
 
@@ -205,7 +207,7 @@ def _writer(output: Path | None, kind: str) -> Iterator[_TableWriter]:
 
 def _open_text(path: Path, is_packed: bool) -> IO[str]:
     if is_packed:
-        return io.TextIOWrapper(gzip.open(path, "wb"), encoding="utf-8", newline="")  # type: ignore[arg-type]
+        return io.TextIOWrapper(gzip.open(path, "wb"), encoding="utf-8", newline="")
     return path.open("w", encoding="utf-8", newline="")
 
 

@@ -91,9 +91,13 @@ def _check_folder(layout: RunLayout, *, resume: bool, overwrite: bool) -> None:
         raise ConfigError("--resume and --overwrite: contradict each other, got both; expected one. Choose to go on or to start again.")
     exists = layout.root.exists() and any(path.name != ".lock" for path in layout.root.iterdir())
     if exists and not (resume or overwrite):
-        raise ConfigError(f"--out: the folder is not empty, got {str(layout.root)!r}; expected a new one. Use --resume to go on, --overwrite to start again, or another name.")
+        raise ConfigError(
+            f"--out: the folder is not empty, got {str(layout.root)!r}; expected a new one. Use --resume to go on, --overwrite to start again, or another name."
+        )
     if overwrite and exists and not (layout.config.exists() or layout.record.exists() or layout.checkpoints.exists()):
-        raise ConfigError(f"--overwrite: this is not a run folder, got {str(layout.root)!r}; expected one with config.yaml. It is left alone: choose another --out.")
+        raise ConfigError(
+            f"--overwrite: this is not a run folder, got {str(layout.root)!r}; expected one with config.yaml. It is left alone: choose another --out."
+        )
     if resume and not layout.config.exists():
         raise ConfigError(f"--resume: nothing to go on from, got {str(layout.root)!r}; expected a run folder. Leave --resume out to start.")
 
@@ -104,7 +108,9 @@ def _open_run(layout: RunLayout, config: RunConfig, *, resume: bool, overwrite: 
     if resume:
         before = RunConfig.model_validate(yaml.safe_load(layout.config.read_text("utf-8")))
         if before.model_dump(exclude={"final"}) != config.model_dump(exclude={"final"}):
-            raise ConfigError("--resume: the settings differ from the run's, got others; expected those of its config.yaml. Pass --config RUN/config.yaml, or start anew.")
+            raise ConfigError(
+                "--resume: the settings differ from the run's, got others; expected those of its config.yaml. Pass --config RUN/config.yaml, or start anew."
+            )
         return store.newest(lambda text: on_event(Note(text, is_warning=True)))
     if overwrite:
         for path in (layout.report, layout.record, layout.history):
@@ -145,7 +151,9 @@ def _train_in(layout: RunLayout, prepared: Prepared, checkpoint: Checkpoint | No
         history.close()
     if not position.is_finished:
         assert stop.signal_number is not None
-        raise StoppedError(f"Stopped after step {position.step} of {settings.total_steps}; the state is saved. Go on with the same command and --resume.", stop.signal_number)
+        raise StoppedError(
+            f"Stopped after step {position.step} of {settings.total_steps}; the state is saved. Go on with the same command and --resume.", stop.signal_number
+        )
     hooks.take_best()
     record = finish(layout, prepared, trainee, settings, position, weights, on_event)
     CheckpointStore(layout.checkpoints).clear()
@@ -182,14 +190,29 @@ def _announce(prepared: Prepared, settings: LoopSettings, on_event: EventSink) -
     for deviation in prepared.compute.deviations:
         on_event(Note(deviation, is_warning=True))
     if trains_encoder and not prepared.budget.fits(parameters):
-        on_event(Note(f"Full fine-tuning trains {parameters.trainable:,} parameters; it is a baseline and the budget of {prepared.budget.limit:,} does not apply."))
+        on_event(
+            Note(f"Full fine-tuning trains {parameters.trainable:,} parameters; it is a baseline and the budget of {prepared.budget.limit:,} does not apply.")
+        )
     else:
-        on_event(Note(f"{parameters.trainable:,} trainable parameters (adapter {parameters.adapter:,} + head {parameters.head:,}), budget {prepared.budget.limit:,}."))
+        on_event(
+            Note(
+                f"{parameters.trainable:,} trainable parameters (adapter {parameters.adapter:,} + head {parameters.head:,}), budget {prepared.budget.limit:,}."
+            )
+        )
     tokens = int(prepared.tables["train"].lengths.sum()) * settings.num_epochs
     seconds = estimate_seconds(prepared.source.shape, tokens, prepared.compute.device, prepared.compute.dtype, trains_encoder=trains_encoder)
-    on_event(Note(f"About {_duration(seconds)} of training: {settings.total_steps:,} steps, {tokens:,} tokens, {prepared.compute.precision} on {prepared.compute.device.type}."))
+    on_event(
+        Note(
+            f"About {_duration(seconds)} of training: {settings.total_steps:,} steps, {tokens:,} tokens, {prepared.compute.precision} on {prepared.compute.device.type}."
+        )
+    )
     if seconds > _LONG_RUN_S:
-        on_event(Note("That is hours. Fewer rows (--limit-rows), fewer epochs or a smaller encoder (--encoder minilm) make it minutes; a GPU makes it faster.", is_warning=True))
+        on_event(
+            Note(
+                "That is hours. Fewer rows (--limit-rows), fewer epochs or a smaller encoder (--encoder minilm) make it minutes; a GPU makes it faster.",
+                is_warning=True,
+            )
+        )
 
 
 def _duration(seconds: float) -> str:

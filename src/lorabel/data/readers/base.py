@@ -103,11 +103,15 @@ def text_lines(path: Path) -> Iterator[str]:
                 if number == 1 and raw.startswith(b"\xef\xbb\xbf"):
                     raw = raw[3:]
                 if b"\0" in raw:
-                    raise DataError(f"{path}:{number}: a NUL byte, got offset {raw.index(0)} in the line; expected text. Is this a UTF-16 or binary file? Convert it to UTF-8.")
+                    raise DataError(
+                        f"{path}:{number}: a NUL byte, got offset {raw.index(0)} in the line; expected text. Is this a UTF-16 or binary file? Convert it to UTF-8."
+                    )
                 yield raw.decode("utf-8")
         except UnicodeDecodeError as error:
             bad = error.object[error.start : error.start + 4]
-            raise DataError(f"{path}:{number}: bytes that are not UTF-8, got {bad!r} at offset {error.start} in the line; expected UTF-8 text. Convert the file to UTF-8.") from error
+            raise DataError(
+                f"{path}:{number}: bytes that are not UTF-8, got {bad!r} at offset {error.start} in the line; expected UTF-8 text. Convert the file to UTF-8."
+            ) from error
         except (EOFError, gzip.BadGzipFile, OSError) as error:
             raise DataError(f"{path}: cannot be read to its end, got {error}; expected an intact file. Copy or download it again.") from error
 

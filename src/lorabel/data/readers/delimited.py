@@ -35,7 +35,9 @@ def read_delimited(path: Path) -> Iterator[Block]:
         _check_header(path, header)
         yield from _blocks(path, rows, header, consumed)
     except csv.Error as error:
-        raise DataError(f"{path}:{consumed.line}: bad quoting, got {error}; expected fields quoted with double quotes. Check the quotes near this line.") from error
+        raise DataError(
+            f"{path}:{consumed.line}: bad quoting, got {error}; expected fields quoted with double quotes. Check the quotes near this line."
+        ) from error
 
 
 class _Counted:
@@ -82,7 +84,9 @@ def _blocks(path: Path, rows: Iterator[list[str]], header: list[str], consumed: 
     for row in rows:
         if row:
             if len(row) != len(names):
-                raise DataError(f"{path}:{start}: another number of fields, got {len(row)}; expected {len(names)} ({', '.join(names)}). Quote texts that hold the separator.")
+                raise DataError(
+                    f"{path}:{start}: another number of fields, got {len(row)}; expected {len(names)} ({', '.join(names)}). Quote texts that hold the separator."
+                )
             values.append(row)
             lines.append(start)
         start = consumed.line + 1

@@ -48,7 +48,7 @@ def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}:{number}: not JSON, got {line.strip()[:60]!r} ({error}); expected one object a line. Fix this line.") from error
     if not isinstance(row, dict):
-        raise DataError(f"{path}:{number}: not an object, got {line.strip()[:60]!r}; expected an object such as {{\"text\": …, \"label\": …}}. Fix this line.")
+        raise DataError(f'{path}:{number}: not an object, got {line.strip()[:60]!r}; expected an object such as {{"text": …, "label": …}}. Fix this line.')
     return row
 
 

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Everything a contributor or CI checks: lint, types, import layers, tests. Extra words go to pytest.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+source scripts/install.sh
+install_lorabel "minilm,dev"
+
+bin=$VENV/bin
+echo "== lint"
+"$bin/ruff" check src tests benchmarks
+echo "== types"
+"$bin/mypy"
+echo "== import layers"
+"$bin/lint-imports"
+echo "== tests"
+"$bin/pytest" "$@"
