@@ -1,0 +1,102 @@
+"""Shared fixtures: no network, one thread, tiny encoders of every family built on the spot."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import pytest_socket
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("LORABEL_DATA", ROOT.parent / "shared" / "data"))
+FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra")
+WORDS = ["the", "team", "won", "match", "shares", "fell", "bank", "rates", "storm", "hit", "coast", "new", "chip", "study", "finds", "##s", "a", ",", ".", "!", "na", "1"]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    pytest_socket.disable_socket(allow_unix_socket=True)
+    if item.get_closest_marker("data") and not DATA.is_dir():
+        pytest.skip(f"the real data sets are not here: {DATA} (set LORABEL_DATA)")
+
+
+@pytest.fixture(autouse=True)
+def _quiet_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    monkeypatch.setenv("LORABEL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A folder with a tiny random checkpoint of a family: 2 layers, width 32, 4 heads, and a WordPiece tokenizer."""
+    made: dict[str, Path] = {}
+
+    def build(family: str) -> Path:
+        if family not in made:
+            made[family] = _save_tiny(family, tmp_path_factory.mktemp(f"encoder-{family}"))
+        return made[family]
+
+    return build
+
+
+def reference_model(family: str, classes: int = 3, seed: int = 0):
+    """A tiny random sequence-classification model of the reference library; every parameter non-zero."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    common = {"vocab_size": 60, "num_labels": classes, "max_position_embeddings": 48}
+    bert = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    options = {
+        "bert": bert,
+        "roberta": {**bert, "pad_token_id": 1, "type_vocab_size": 1},
+        "xlm-roberta": {**bert, "pad_token_id": 1, "type_vocab_size": 1},
+        "camembert": {**bert, "pad_token_id": 1, "type_vocab_size": 1},
+        "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64},
+        "electra": {**bert, "embedding_size": 16},
+    }[family]
+    torch.manual_seed(seed)
+    model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family, **common, **options))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    return model.eval()
+
+
+def _save_tiny(family: str, folder: Path) -> Path:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    reference_model(family).save_pretrained(folder)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    letters = [chr(code) for code in range(ord("a"), ord("a") + 14)]
+    vocabulary = {word: index for index, word in enumerate(dict.fromkeys([*special, *WORDS, *letters]))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
+    # Baked in, as in real checkpoints: our loader must switch both off.
+    tokenizer.enable_truncation(8)
+    tokenizer.enable_padding(length=8)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture
+def news_table(tmp_path: Path) -> Path:
+    """A folder of splits with three classes that a tiny encoder can learn."""
+    texts = {"sport": "the team won the match", "money": "bank shares fell , rates hit", "science": "new study finds a chip"}
+    folder = tmp_path / "news"
+    folder.mkdir()
+    for split, rows in (("train", 48), ("validation", 12), ("test", 12)):
+        with (folder / f"{split}.jsonl").open("w") as file:
+            for index in range(rows):
+                label = list(texts)[index % 3]
+                extra = " ".join(WORDS[(index * 7 + shift) % 15] for shift in range(index % 5))
+                file.write(json.dumps({"text": f"{texts[label]} {extra} {split} {index}", "label": label}) + "\n")
+    return folder

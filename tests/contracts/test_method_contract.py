@@ -1,0 +1,187 @@
+"""What every registered method promises; read from the registry, so a new method is tested without an edit here."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+
+from lorabel.config import EncoderConfig, OptimizerConfig
+from lorabel.data.types import PackedBatch
+from lorabel.heads import make_head
+from lorabel.methods.base import make_method
+from lorabel.models.bank import Bank
+from lorabel.models.checkpoint import load_weights, resolve_encoder
+from lorabel.models.encoder import PackedEncoder
+from lorabel.models.heads import head_shapes
+from lorabel.registry import METHODS
+from lorabel.training.optim import Arena, Block
+from lorabel.training.randomness import StepMasks, initial_head_tensor, initial_tensor
+from lorabel.training.updates import ArenaUpdater, LibraryUpdater
+from tests.contracts.batches import packed, sequences
+
+CPU = torch.device("cpu")
+ADAPTERS = [name for name in METHODS.names() if not METHODS.get(name).trains_encoder]
+
+
+def make_bank(name, folder, members=1, dtype=torch.float64, seed=0, options=None):
+    source = resolve_encoder(EncoderConfig(name=str(folder)))
+    method, head = make_method({"name": name, **(options or {})}), make_head(source.shape, "native", "cls", 3)
+    encoder = PackedEncoder(source.shape, load_weights(source), dtype=dtype, device=CPU)
+    blocks = [Block(spec.name, spec.shape, spec.has_decay) for spec in method.parameters(source.shape)]
+    blocks += [Block(key, size, group="head") for key, size in head_shapes(head).items()]
+    arena = Arena(blocks, members, CPU, dtype)
+    with torch.no_grad():
+        for k in range(members):
+            for spec in method.parameters(source.shape):
+                arena.tensors[spec.name][k] = initial_tensor(spec, seed + k)
+            for key, size in head_shapes(head).items():
+                arena.tensors[key][k] = initial_head_tensor(key, size, seed + k, 0.2)
+    return Bank(encoder, method, head, arena.tensors), arena
+
+
+def disturb(arena, seed=1):
+    with torch.no_grad():
+        arena.values += torch.randn(arena.values.shape, generator=torch.Generator().manual_seed(seed), dtype=arena.values.dtype) * 0.2
+
+
+def encoder_digest(bank):
+    return hashlib.sha256(b"".join(tensor.detach().numpy().tobytes() for tensor in bank.encoder.weights.values())).hexdigest()
+
+
+def bank_batch(members, rows_per_member, first_position):
+    """The same rows for each member, members lying together."""
+    rows = sequences([3, 5, 9, 14][:rows_per_member])
+    one = packed(rows, first_position, list(range(rows_per_member)))
+    tokens = int(one.cu_seqlens[-1])
+    return PackedBatch(
+        one.input_ids.repeat(members),
+        one.position_ids.repeat(members),
+        torch.cat([one.cu_seqlens[:-1] + k * tokens for k in range(members)] + [torch.tensor([members * tokens])]),
+        one.lengths * members,
+        one.labels.repeat(members) % 3,
+        np.tile(one.rows, members),
+        (rows_per_member,) * members,
+        np.tile(one.step_rows, members),
+    )
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_output_is_unchanged_right_after_initialisation(name, tiny_encoder):
+    bank, _ = make_bank(name, tiny_encoder("bert"))
+    bare, _ = make_bank("head_only", tiny_encoder("bert"))
+    batch = packed(sequences([3, 9, 20]), 0)
+    assert torch.equal(bank.logits(batch), bare.logits(batch))
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_declared_count_equals_the_tensors(name, tiny_encoder):
+    bank, arena = make_bank(name, tiny_encoder("roberta"))
+    assert arena.values.shape[1] == bank.method.adapter_size(bank.encoder.shape) + bank.head.parameter_count
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_only_declared_parameters_get_gradients_and_the_encoder_keeps_its_bytes(name, tiny_encoder):
+    bank, arena = make_bank(name, tiny_encoder("distilbert"))
+    disturb(arena)
+    before = encoder_digest(bank)
+    updater = ArenaUpdater(arena, OptimizerConfig(), 1e-2)
+    batch = packed(sequences([3, 9, 20]), 0, [0, 1, 2])
+    torch.nn.functional.cross_entropy(bank.logits(batch), batch.labels).backward()
+    assert all(tensor.grad is not None and tensor.grad.abs().max() > 0 for tensor in arena.tensors.values())
+    assert all(tensor.grad is None for tensor in bank.encoder.weights.values())
+    updater.update(1.0, 1.0, 1.0, is_allowed=True)
+    assert encoder_digest(bank) == before
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_two_steps_lower_the_loss(name, tiny_encoder):
+    bank, arena = make_bank(name, tiny_encoder("electra"))
+    if bank.method.trains_encoder:
+        updater = LibraryUpdater({**bank.encoder.train_all(), **arena.tensors}, OptimizerConfig(), 1e-3)
+    else:
+        updater = ArenaUpdater(arena, OptimizerConfig(), 1e-2)
+    batch = packed(sequences([3, 9, 20, 21]), 0, [0, 1, 2, 0])
+    losses = []
+    for _ in range(3):
+        updater.zero_grad()
+        loss = torch.nn.functional.cross_entropy(bank.logits(batch), batch.labels)
+        loss.backward()
+        updater.update(1.0, 0.0, 1.0, is_allowed=True)
+        losses.append(loss.item())
+    assert losses[2] < losses[0]
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_member_of_a_bank_equals_the_same_member_alone(name, tiny_encoder):
+    bank, arena = make_bank(name, tiny_encoder("bert"), members=3)
+    disturb(arena)
+    joint = bank.logits(bank_batch(3, 4, 0)).split(4)
+    torch.stack([torch.nn.functional.cross_entropy(part, torch.tensor([0, 1, 2, 0])) for part in joint]).sum().backward()
+    for k in range(3):
+        alone, single = make_bank(name, tiny_encoder("bert"))
+        with torch.no_grad():
+            single.values.copy_(arena.values[k : k + 1])
+        logits = alone.logits(bank_batch(1, 4, 0))
+        assert (logits - joint[k]).abs().max() <= 1e-12
+        torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2, 0])).backward()
+        assert (single.grads[0] - arena.grads[k]).abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_broken_member_changes_no_bit_of_the_others(name, tiny_encoder):
+    results = []
+    for value in (0.0, float("nan")):
+        bank, arena = make_bank(name, tiny_encoder("bert"), members=3)
+        disturb(arena)
+        with torch.no_grad():
+            arena.values[1] += value
+        logits = bank.logits(bank_batch(3, 4, 0)).split(4)
+        torch.stack([part.square().sum() for part in logits]).sum().backward()
+        results.append((logits[0].detach(), logits[2].detach(), arena.grads[0].clone(), arena.grads[2].clone()))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_dropout_masks_depend_on_seed_step_site_and_row_alone():
+    rows = sequences([3, 7, 11, 6])
+    whole = packed(rows, 0)
+    masks = StepMasks(whole, [5], 3).rows("layers.0.query", 20, 0.3, pooled=False)
+    by_row = {int(row): part for row, part in zip(whole.rows, masks.split(list(whole.lengths)), strict=True)}
+    # Cut into two micro-batches, and packed in another order.
+    for start in (0, 2):
+        part = packed(rows[start : start + 2], 0)
+        drawn = StepMasks(part, [5], 3, first_row=start).rows("layers.0.query", 20, 0.3, pooled=False)
+        for row, mask in zip(part.rows, drawn.split(list(part.lengths)), strict=True):
+            assert torch.equal(mask, by_row[int(row) + start])
+    # In a bank beside a member with another seed.
+    twice = bank_batch(2, 4, 0)
+    joint = StepMasks(twice, [9, 5], 3).rows("layers.0.query", 20, 0.3, pooled=False)
+    alone = StepMasks(bank_batch(1, 4, 0), [5], 3).rows("layers.0.query", 20, 0.3, pooled=False)
+    assert torch.equal(joint[len(alone) :], alone)
+    for other in (StepMasks(whole, [6], 3), StepMasks(whole, [5], 4)):
+        assert not torch.equal(other.rows("layers.0.query", 20, 0.3, pooled=False), masks)
+    assert not torch.equal(StepMasks(whole, [5], 3).rows("layers.0.value", 20, 0.3, pooled=False), masks)
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5])
+def test_dropout_keeps_the_expectation(probability):
+    batch = packed(sequences([40] * 40), 0)
+    mask = StepMasks(batch, [0], 0).rows("site", 384, probability, pooled=False)
+    assert abs(float((mask == 0).float().mean()) - round(probability * 256) / 256) < 0.003
+    assert abs(float(mask.mean()) - 1) < 0.005
+    assert mask[mask > 0].unique().numel() == 1
+
+
+def test_accumulated_micro_batches_with_dropout_give_the_gradient_of_the_whole_step(tiny_encoder):
+    options = {"dropout": 0.3, "targets": ("all-linear",)}
+    rows, labels = sequences([3, 7, 11, 6]), [0, 1, 2, 1]
+    grads = []
+    for size in (4, 2):
+        bank, arena = make_bank("lora", tiny_encoder("bert"), options=options)
+        disturb(arena)
+        for start in range(0, 4, size):
+            batch = packed(rows[start : start + size], 0, labels[start : start + size])
+            loss = torch.nn.functional.cross_entropy(bank.logits(batch, StepMasks(batch, [0], 0, start)), batch.labels, reduction="sum") / 4
+            loss.backward()
+        grads.append(arena.grads.clone())
+    assert (grads[0] - grads[1]).abs().max() <= 1e-12

@@ -1,0 +1,35 @@
+"""Schedules equal the reference library's."""
+
+import pytest
+import torch
+
+from lorabel.config import ScheduleConfig
+from lorabel.training.schedules import learning_rate_factor, warmup_steps
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("warmup", [0, 7])
+def test_equal_to_the_reference_library(name, warmup):
+    import transformers
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    total = 40
+    if name == "constant":
+        theirs = transformers.get_constant_schedule_with_warmup(optimizer, warmup)
+    else:
+        theirs = getattr(transformers, f"get_{name}_schedule_with_warmup")(optimizer, warmup, total)
+    schedule = ScheduleConfig(name=name, warmup_steps=warmup)
+    for step in range(total):
+        assert learning_rate_factor(schedule, step, total, 10) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        theirs.step()
+
+
+def test_step_drops_after_each_span():
+    schedule = ScheduleConfig(name="step", warmup_ratio=0, step_every_epochs=2, step_factor=0.1)
+    assert [round(learning_rate_factor(schedule, step, 60, 10), 6) for step in (0, 19, 20, 39, 40)] == [1, 1, 0.1, 0.1, 0.01]
+
+
+def test_warmup_by_ratio_and_by_steps():
+    assert warmup_steps(ScheduleConfig(warmup_ratio=0.1), 25) == 3
+    assert warmup_steps(ScheduleConfig(warmup_ratio=0.1, warmup_steps=0), 25) == 0
