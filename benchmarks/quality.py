@@ -1,0 +1,163 @@
+"""The quality table: the default recipe against full fine-tuning, head-only, and TF-IDF + linear SVM, on the same rows.
+
+Embedded encoder, fewer than 1 M trainable parameters. Each (data set, method, seed) is a cell, run once in a process of its own and kept in
+benchmarks/results/quality/; a stopped run goes on. The test split of a cell is read once, at its end.
+
+    python benchmarks/quality.py [--sets …] [--methods …] [--max-minutes N] [--data FOLDER] [--table-only]
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_json
+
+SETS = {"trec6": 3, "sst2_sentences": 3, "banking77": 3, "ag_news": 1, "imdb_10k": 1}
+METHODS = ("lora", "full", "head_only", "tfidf")
+CELLS = RESULTS / "quality"
+
+
+def run_cell(folder: Path, name: str, method: str, seed: int) -> dict:
+    """Train and test one cell; keeps which test rows were right, as hexadecimal bits, for paired comparisons."""
+    from lorabel.config import DataConfig, load_config
+    from lorabel.data.load import load_data
+    from lorabel.evaluation import evaluate_probabilities
+
+    data = load_data(DataConfig(source=str(folder / name)))
+    test = data.splits["test"]
+    started = time.perf_counter()
+    if method == "tfidf":
+        predicted = tfidf(data)
+        result = evaluate_probabilities(test.labels, np.eye(len(data.labels))[predicted], data.labels)
+        facts = {"seconds": time.perf_counter() - started}
+    else:
+        from lorabel.inference.predictor import table_logits
+        from lorabel.workflows.building import load_predictor
+        from lorabel.workflows.train import run_train
+        from lorabel.data.packing import tokenise
+
+        settings = {} if method == "lora" else {"method": {"name": method}}
+        config = load_config(settings, {"data": {"source": str(folder / name)}, "training": {"seed": seed}})
+        with tempfile.TemporaryDirectory() as out:
+            record = run_train(config, Path(out) / "run").record
+            predictor, _ = load_predictor(Path(out) / "run" / "adapter")
+        table = tokenise(test.texts, predictor.tokenizer, predictor.tokenizer_digest, predictor.max_length_tokens)
+        logits = table_logits(predictor.bank, table)
+        from lorabel.inference.predictor import probabilities
+
+        predicted = logits.argmax(axis=1)
+        result = evaluate_probabilities(test.labels, probabilities(logits), data.labels)
+        facts = {
+            "validation": record.metrics.validation.accuracy,
+            "trainable": record.parameters.trainable,
+            "bytes": record.bytes.adapter_file,
+            "seconds": record.training.seconds,
+            "samples_per_second": record.training.samples_per_second,
+            "precision": record.plan["precision"],
+            "method": record.config["method"],
+            "versions": record.versions,
+        }
+    bits = np.packbits(predicted == test.labels).tobytes().hex()
+    return {"accuracy": result.accuracy, "macro_f1": result.macro_f1, "n": result.n, "interval": result.interval, "correct": bits, **facts}
+
+
+def tfidf(data: object) -> np.ndarray:
+    """Words and word pairs, sublinear TF-IDF, linear SVM with C = 1; trained on the training split alone."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.svm import LinearSVC
+
+    train, test = data.splits["train"], data.splits["test"]  # type: ignore[attr-defined]
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=1)
+    features = vectorizer.fit_transform(list(train.texts))
+    return LinearSVC(C=1.0).fit(features, train.labels).predict(vectorizer.transform(list(test.texts)))
+
+
+def correct_bits(cell: dict) -> np.ndarray:
+    """Which test rows were right (N,)."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(cell["correct"]), dtype=np.uint8))[: cell["n"]].astype(bool)
+
+
+def load_cells(name: str, method: str) -> list[dict]:
+    """All finished seeds of a data set and method."""
+    return [json.loads(path.read_text()) for path in sorted(CELLS.glob(f"{name}-{method}-?.json"))]
+
+
+def write_table() -> None:
+    """The table of what is finished, with paired comparisons of LoRA and full fine-tuning."""
+    from lorabel.stats import mean_and_spread, paired_bootstrap
+
+    rows, comparisons, summary = [], [], {}
+    for name in SETS:
+        for method in METHODS:
+            cells = load_cells(name, method)
+            if not cells:
+                continue
+            mean, deviation = mean_and_spread([cell["accuracy"] for cell in cells])
+            low, high = (np.mean([cell["interval"]["accuracy"][end] for cell in cells]) for end in (0, 1))
+            f1, _ = mean_and_spread([cell["macro_f1"] for cell in cells])
+            summary.setdefault(name, {})[method] = mean
+            speed = f"{cells[0]['samples_per_second']:.0f}" if "samples_per_second" in cells[0] else "—"
+            trainable = f"{cells[0]['trainable']:,}" if "trainable" in cells[0] else "—"
+            spread = f"± {100 * deviation:.2f}" if len(cells) > 1 else "one seed"
+            rows.append([name, method, trainable, str(len(cells)), f"{100 * mean:.2f} {spread}", f"{100 * low:.2f}–{100 * high:.2f}", f"{100 * f1:.2f}", speed])
+        both = load_cells(name, "lora"), load_cells(name, "full")
+        seeds = min(map(len, both))
+        if seeds:
+            a, b = (np.concatenate([correct_bits(cell) for cell in cells[:seeds]]) for cells in both)
+            found = paired_bootstrap(a, b)
+            comparisons.append([name, str(seeds), f"{100 * found.mean:+.2f}", f"{100 * found.low:+.2f} … {100 * found.high:+.2f}", f"{found.p_value:.3f}"])
+    env = environment(2)
+    text = "# Quality, embedded encoder, default recipe\n\nTest accuracy in percent (mean ± deviation over seeds), 95 % bootstrap interval of a seed, macro-F1.\n\n"
+    text += markdown(["data", "method", "trainable", "seeds", "accuracy", "interval", "macro-F1", "samples/s"], rows)
+    text += "\n## LoRA minus full fine-tuning, the same test rows (paired bootstrap, points)\n\n"
+    text += markdown(["data", "seeds", "difference", "95 % interval", "p"], comparisons)
+    complete = [name for name, means in summary.items() if "lora" in means and "full" in means]
+    if complete:
+        lora, full = (np.mean([summary[name][method] for name in complete]) for method in ("lora", "full"))
+        text += f"\nMean over {', '.join(complete)}: LoRA {100 * lora:.2f}, full fine-tuning {100 * full:.2f}, difference {100 * (lora - full):+.2f} points.\n"
+    missing = [f"{name}/{method} ({SETS[name] - len(load_cells(name, method))} of {wanted(name, method)} seeds)" for name in SETS for method in METHODS if len(load_cells(name, method)) < wanted(name, method)]
+    text += f"\nNot run yet: {', '.join(missing) if missing else 'nothing'}.\n"
+    (RESULTS / "quality.md").write_text(text + "\n" + environment_lines(env))
+    save_json(RESULTS / "quality.json", {"environment": env, "accuracy": summary, "missing": missing})
+
+
+def wanted(name: str, method: str) -> int:
+    """Seeds asked for; TF-IDF has no randomness worth repeating."""
+    return 1 if method == "tfidf" else SETS[name]
+
+
+def main() -> None:
+    """Run missing cells until done or out of time, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sets", nargs="*", default=list(SETS))
+    parser.add_argument("--methods", nargs="*", default=list(METHODS))
+    parser.add_argument("--seeds", type=int, default=None)
+    parser.add_argument("--max-minutes", type=float, default=1e9)
+    parser.add_argument("--data")
+    parser.add_argument("--table-only", action="store_true")
+    parser.add_argument("--cell", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    folder = data_folder(arguments.data)
+    if arguments.cell:
+        name, method, seed = arguments.cell
+        save_json(CELLS / f"{name}-{method}-{seed}.json", run_cell(folder, name, method, int(seed)))
+        return
+    deadline = time.monotonic() + 60 * arguments.max_minutes
+    cells = [(n, m, s) for s in range(3) for n in arguments.sets for m in arguments.methods if s < min(wanted(n, m), arguments.seeds or 99)]
+    for name, method, seed in [] if arguments.table_only else cells:
+        if (CELLS / f"{name}-{method}-{seed}.json").exists() or time.monotonic() > deadline:
+            continue
+        started = time.monotonic()
+        command = [sys.executable, __file__, "--data", str(folder), "--cell", name, method, str(seed)]
+        subprocess.run(command, check=True)
+        print(f"{name} {method} seed {seed}: {100 * json.loads((CELLS / f'{name}-{method}-{seed}.json').read_text())['accuracy']:.2f} %, {time.monotonic() - started:.0f} s", flush=True)
+    write_table()
+
+
+if __name__ == "__main__":
+    main()
