@@ -1,0 +1,161 @@
+"""Settings: strict, frozen, merged in order, faults reported together, saved and read back equal."""
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from lorabel.config import RunConfig, load_config, merge, parse_assignment, read_config_file, read_recipe, recipe_names
+from lorabel.errors import ConfigError
+from lorabel.heads import make_head
+from lorabel.methods.base import make_method
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_loads_and_survives_the_round_trip(name):
+    config = load_config({"recipe": name})
+    assert config.recipe == name
+    make_method(config.method)
+    assert load_config(yaml.safe_load(config.to_yaml())) == config
+
+
+def test_the_paper_recipe_holds_the_papers_settings():
+    config = load_config({"recipe": "paper"})
+    assert make_method(config.method).model_dump() == {"targets": ("query", "value"), "layers": None, "rank": 8, "alpha": 16.0, "dropout": 0.1, "use_rslora": False}
+    assert (config.encoder.name, config.encoder.dropout, config.head.kind, config.head.pooling) == ("roberta-base", True, "native", "cls")
+    optimizer = config.optimizer
+    assert (optimizer.name, optimizer.learning_rate, optimizer.betas, optimizer.weight_decay) == ("adamw", 5e-5, (0.9, 0.999), 0.01)
+    assert (config.schedule.name, config.schedule.warmup_ratio, config.loss.label_smoothing) == ("cosine", 0.1, 0.1)
+    training = config.training
+    assert (training.num_epochs, training.batch_size, training.gradient_accumulation_steps, training.precision) == (4, 16, 2, "fp16")
+    assert (config.data.augmentation, config.data.max_length_tokens, config.data.validation_rows) == ("sentence_shuffle", 512, 640)
+
+
+def test_every_setting_survives_the_round_trip():
+    config = load_config(
+        {
+            "budget": "0.5%",
+            "final": True,
+            "data": {"source": "файл.csv", "text_columns": ["title", "text"], "augmentation_probability": 0.25},
+            "method": {"name": "lora", "rank": 3, "targets": ["all-linear"]},
+            "loss": {"class_weights": [1.0, 2.0]},
+            "optimizer": {"betas": [0.8, 0.99], "eps": 1e-7},
+        }
+    )
+    assert load_config(yaml.safe_load(config.to_yaml())) == config
+    assert config.data.text_columns == ("title", "text")
+
+
+def test_a_saved_configuration_file_is_accepted_back(tmp_path):
+    config = load_config({"recipe": "paper", "training": {"seed": 7}})
+    file = tmp_path / "config.yaml"
+    file.write_text(config.to_yaml(), encoding="utf-8")
+    assert load_config(read_config_file(file)) == config
+
+
+def test_later_layers_win_and_the_recipe_lies_below():
+    config = load_config({"recipe": "paper", "training": {"batch_size": 4}}, {"training": {"num_epochs": 1}}, {"training": {"batch_size": 5}})
+    assert (config.training.batch_size, config.training.num_epochs, config.training.gradient_accumulation_steps) == (5, 1, 2)
+
+
+def test_options_of_a_method_do_not_survive_a_change_of_method():
+    assert load_config({"recipe": "paper"}, {"method": {"name": "full"}}).method == {"name": "full"}
+    assert load_config({"recipe": "paper"}, {"method": {"rank": 4}}).method["dropout"] == 0.1
+
+
+def test_merge_leaves_its_layers_alone():
+    first, second = {"a": {"b": 1}}, {"a": {"c": 2}}
+    assert merge(first, second) == {"a": {"b": 1, "c": 2}}
+    assert (first, second) == ({"a": {"b": 1}}, {"a": {"c": 2}})
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValidationError):
+        RunConfig().training.batch_size = 3
+
+
+def test_all_faults_are_reported_together_with_their_fields():
+    with pytest.raises(ConfigError) as caught:
+        load_config({"training": {"batch_size": 0, "num_epochs": "many"}, "head": {"kind": "big"}, "data": {"sorce": "x"}})
+    lines = str(caught.value).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["data.sorce", "head.kind", "training.num_epochs", "training.batch_size"]
+    assert "Did you mean 'source'?" in lines[0]
+    assert all("got " in line and "; expected " in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"trainig": {}}, "Did you mean 'training'"),
+        ({"recipe": "papr"}, "recipe: unknown name, got 'papr'; expected one of default, paper. Did you mean 'paper'"),
+        ({"encoder": "minilm"}, "encoder: "),
+        ({"optimizer": {"learning_rate": -1}}, "optimizer.learning_rate: "),
+        ({"schedule": {"warmup_ratio": 1.0}}, "schedule.warmup_ratio: "),
+        ({"method": "lora"}, "method: "),
+    ],
+)
+def test_a_bad_setting_is_refused(given, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config(given)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("training.batch_size=16", {"training": {"batch_size": 16}}),
+        ("optimizer.learning_rate=2e-3", {"optimizer": {"learning_rate": 0.002}}),
+        ("method.targets=[query, value]", {"method": {"targets": ["query", "value"]}}),
+        ("encoder.dropout=true", {"encoder": {"dropout": True}}),
+        ("data.label_column=null", {"data": {"label_column": None}}),
+        ("data.source=a=b.csv", {"data": {"source": "a=b.csv"}}),
+        ("budget=1M", {"budget": "1M"}),
+    ],
+)
+def test_assignments(text, expected):
+    assert parse_assignment(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "x", "=1", "a..b=1", ".a=1", "a.=1", "x=[1"])
+def test_what_is_no_assignment_is_refused(text):
+    with pytest.raises(ConfigError, match="^--set"):
+        parse_assignment(text)
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"- a\n", "not a mapping"), (b"a: [", "cannot be read"), (b"\xff\xfe", "cannot be read"), (None, "cannot be read")])
+def test_a_file_that_holds_no_settings_is_refused(tmp_path, content, message):
+    file = tmp_path / "settings.yaml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        read_config_file(file)
+
+
+def test_yaml_cannot_run_code(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("training: !!python/object/apply:os.system ['true']\n")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_config_file(file)
+
+
+def test_every_field_has_a_help_sentence():
+    def fields(model, path=""):
+        for name, field in model.model_fields.items():
+            if hasattr(field.annotation, "model_fields"):
+                yield from fields(field.annotation, f"{path}{name}.")
+            else:
+                yield path + name, field.description
+
+    found = dict(fields(RunConfig))
+    assert len(found) > 40
+    for name, sentence in found.items():
+        assert sentence, name
+        assert sentence.endswith("."), name
+
+
+def test_recipes_make_heads_for_their_encoders():
+    from lorabel.families import require_known_encoder
+
+    for name in recipe_names():
+        config = load_config({"recipe": name})
+        make_head(require_known_encoder(config.encoder.name).shape, config.head.kind, config.head.pooling, 4)
+        assert set(read_recipe(name)) <= set(RunConfig.model_fields)
