@@ -64,8 +64,10 @@ def reference_model(family: str, classes: int = 3, seed: int = 0):
     torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family, **common, **options))
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             parameter.normal_(std=0.2)
+            if name.lower().endswith("norm.weight"):
+                parameter += 1
     return model.eval()
 
 

@@ -93,14 +93,18 @@ class PackedEncoder:
         self.dropout = dropout
         self.weights = {name: tensor.to(device=device, dtype=dtype) for name, tensor in join_queries_keys_values(weights, shape).items()}
 
-    def train_all(self) -> dict[str, Tensor]:
+    def train_all(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Make every weight a trained float32 (or wider) leaf for full fine-tuning.
+
+        Args:
+            weights: Canonical tensors as loaded: masters start from these, not from values already rounded to the compute dtype. They are copied.
 
         Returns:
             The leaves by joint name; products cast them to the compute dtype.
         """
         wide = torch.promote_types(self.dtype, torch.float32)
-        self.weights = {name: tensor.to(wide).requires_grad_() for name, tensor in self.weights.items()}
+        joint = join_queries_keys_values(weights, self.shape)
+        self.weights = {name: joint[name].detach().to(device=self.device, dtype=wide, copy=True).requires_grad_() for name in self.weights}
         return self.weights
 
     def pool(self, batch: PackedBatch, adapters: Adapters, pooling: Pooling, masks: MaskSource | None = None) -> Tensor:

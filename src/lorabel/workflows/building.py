@@ -67,7 +67,7 @@ def build_trainee(prepared: Prepared, weights: Mapping[str, Tensor]) -> Trainee:
         if not prepared.head.reads_frozen_pooler:
             # No head reads it, so it must neither be trained nor counted.
             encoder.weights = {name: tensor for name, tensor in encoder.weights.items() if not name.startswith("pooler.")}
-        trained = {f"{_ENCODER}{name}": tensor for name, tensor in encoder.train_all().items()}
+        trained = {f"{_ENCODER}{name}": tensor for name, tensor in encoder.train_all(weights).items()}
         heads = {name: tensor[None].to(prepared.compute.device).requires_grad_() for name, tensor in fresh.items()}
         updater = LibraryUpdater({**trained, **heads}, config.optimizer, learning_rate)
     else:

@@ -1,0 +1,5 @@
+"""`python -m lorabel`."""
+
+from lorabel.cli.main import main
+
+main()
