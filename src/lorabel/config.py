@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lorabel.errors import ConfigError
 from lorabel.registry import unknown_name
@@ -143,6 +143,12 @@ class RunConfig(Section):
     loss: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
     final: bool = Field(default=False, description="Open the test split at the end; every opening is counted.")
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _number_as_text(cls, given: Any) -> Any:
+        """YAML reads 300000 as a number; it is the same budget."""
+        return str(given) if isinstance(given, int) and not isinstance(given, bool) else given
 
     def to_yaml(self) -> str:
         """The settings as YAML; `load_config` reads it back to an equal value."""

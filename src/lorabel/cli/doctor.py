@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lorabel.cli.options import JsonFlag
+from lorabel.cli.flags import JsonFlag
 from lorabel.cli.output import out, print_json
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from lorabel.cli.options import JsonFlag, QuietFlag
+from lorabel.cli.flags import JsonFlag, QuietFlag
 from lorabel.cli.output import err, print_json
 from lorabel.config import DataConfig, Device, Precision
 

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 our fault, 2 the user's input, 3 refused by a gate, 74 dis
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
@@ -28,6 +29,7 @@ app = App(
     version=__version__,
     version_flags=["--version"],
     help_format="plaintext",
+    help_epilogue="Any command takes --debug, which shows where an error came from.",
 )
 for _name, (_target, _help) in _VERBS.items():
     app.command(_target, name=_name, help=_help)
@@ -52,7 +54,7 @@ def _run(words: list[str], is_debugging: bool) -> int:
         return _say(f"{error}\nSee lorabel {words[0] + ' ' if words and words[0] in _VERBS else ''}--help.", 2)
     except LorabelError as error:
         if is_debugging:
-            raise
+            traceback.print_exc()
         return _say(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _say("interrupted before anything was written.", 130)
@@ -62,7 +64,7 @@ def _run(words: list[str], is_debugging: bool) -> int:
         return 0
     except Exception as error:
         if is_debugging:
-            raise
+            traceback.print_exc()
         return _say(
             f"this is a fault in lorabel, not in your input: {type(error).__name__}: {error}\nRun the command again with --debug to see where, and report it.",
             1,

@@ -5,7 +5,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from lorabel.cli.options import JsonFlag
+from lorabel.cli.flags import JsonFlag
 from lorabel.cli.output import out, print_json
 from lorabel.workflows.methods import run_methods
 

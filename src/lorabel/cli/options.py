@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from cyclopts import Group, Parameter
+from pydantic import BaseModel
 
+from lorabel.cli.flags import OUTPUT
 from lorabel.config import Device, Precision, RunConfig, merge, parse_assignment, read_config_file
+from lorabel.registry import METHODS
 
 DATA = Group("Data", sort_key=1)
 MODEL = Group("Encoder, method, head", sort_key=2)
 TRAINING = Group("Training", sort_key=3)
-OUTPUT = Group("Output", sort_key=4)
 
-# Flag -> setting. Flags whose setting belongs to a method have their help here, since each method brings its own fields.
+# Flag -> setting.
 SETTINGS = {
     "recipe": "recipe",
     "budget": "budget",
@@ -60,28 +62,28 @@ SETTINGS = {
     "patience": "training.early_stopping_patience",
     "best_metric": "training.best_metric",
 }
-_METHOD_HELP = {
-    "method": "Method: lora, full, head_only (lorabel methods lists them).",
-    "rank": "Rank R of the low-rank update.",
-    "alpha": "Scaling numerator: the update is multiplied by alpha / rank.",
-    "targets": "Linear sites to adapt, with commas: query, key, value, attention_output, ffn_up, ffn_down; or all-linear, attention, ffn.",
-    "layers": "Encoder layers to adapt, from 0, with commas (default: all).",
-    "dropout": "Dropout on the adapter's input.",
-    "rslora": "Rank-stabilised scaling: alpha / sqrt(rank).",
-}
 
 
 def flag(name: str, group: Group, **options: Any) -> Parameter:
     """The command-line parameter of one entry of `SETTINGS`, with the setting's own help sentence."""
-    return Parameter(help=_METHOD_HELP.get(name) or _help_of(SETTINGS[name]), group=group, **options)
+    return Parameter(help=_help_of(SETTINGS[name]), group=group, **options)
 
 
 def _help_of(path: str) -> str:
     model: Any = RunConfig
     *sections, last = path.split(".")
+    if sections == ["method"]:
+        return _method_help(last)
     for section in sections:
         model = model.model_fields[section].annotation
     return str(model.model_fields[last].description)
+
+
+def _method_help(option: str) -> str:
+    """Each method brings its own options: the sentence is that of the first one that has it."""
+    if option == "name":
+        return f"One of {', '.join(METHODS.names())}; explained by lorabel methods."
+    return next(str(fields[option].description) for _, kind in METHODS.items() if option in (fields := cast(type[BaseModel], kind).model_fields))
 
 
 @Parameter(name="*")
@@ -90,7 +92,7 @@ class SettingFlags:
     """Settings as flags; those not given leave the recipe's values alone."""
 
     config: Annotated[Path | None, Parameter(help="Settings file (YAML), such as a run's config.yaml.", group=OUTPUT)] = None
-    set: Annotated[tuple[str, ...], Parameter(help="Any setting: section.field=value; may be repeated.", group=OUTPUT, negative=())] = ()
+    set: Annotated[tuple[str, ...], Parameter(help="Any setting: section.field=value; may be repeated.", group=OUTPUT, negative=(), show_default=False)] = ()
     recipe: Annotated[str | None, flag("recipe", TRAINING)] = None
     budget: Annotated[str | None, flag("budget", MODEL)] = None
     encoder: Annotated[str | None, flag("encoder", MODEL)] = None
@@ -167,5 +169,3 @@ def _nest(path: str, value: Any) -> dict[str, Any]:
     return nested
 
 
-JsonFlag = Annotated[bool, Parameter(name="--json", help="Print exactly one JSON object on standard output.", group=OUTPUT, negative=())]
-QuietFlag = Annotated[bool, Parameter(name=["--quiet", "-q"], help="Print no progress and no notes.", group=OUTPUT, negative=())]

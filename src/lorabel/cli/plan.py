@@ -5,7 +5,8 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from lorabel.cli.options import JsonFlag, SettingFlags
+from lorabel.cli.flags import JsonFlag
+from lorabel.cli.options import SettingFlags
 from lorabel.cli.output import err, out, print_json
 from lorabel.config import load_config
 from lorabel.workflows.plan import PlanResult, run_plan

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from lorabel.cli.options import JsonFlag, QuietFlag
+from lorabel.cli.flags import JsonFlag, QuietFlag
 from lorabel.cli.output import err, out, print_json
 from lorabel.config import Device, Precision
 from lorabel.errors import ConfigError
@@ -20,9 +20,9 @@ def predict(
     output: Annotated[
         Path | None, Parameter(name=["--output", "-o"], help="Where the table goes; the ending gives the format (default: CSV on standard output).")
     ] = None,
-    text: Annotated[tuple[str, ...], Parameter(help="Classify this text instead of a file; may be repeated.", negative=())] = (),
+    text: Annotated[tuple[str, ...], Parameter(help="Classify this text instead of a file; may be repeated.", negative=(), show_default=False)] = (),
     text_column: Annotated[tuple[str, ...] | None, Parameter(help="Text columns (default: found).", negative=())] = None,
-    prefix: Annotated[str, Parameter(help="Put before the names of added columns.")] = "",
+    prefix: Annotated[str, Parameter(help="Put before the names of added columns.", show_default=False)] = "",
     encoder: Annotated[str | None, Parameter(help="Checkpoint folder, where the adapter's encoder cannot be found by name.")] = None,
     precision: Annotated[Precision, Parameter(help="fp32 gives the same bits everywhere; auto is fastest.")] = "auto",
     device: Annotated[Device, Parameter(help="Where to compute.")] = "auto",

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from lorabel.cli.options import JsonFlag
+from lorabel.cli.flags import JsonFlag
 from lorabel.cli.output import err, print_json
 from lorabel.errors import ConfigError
 

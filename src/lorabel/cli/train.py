@@ -5,7 +5,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from lorabel.cli.options import OUTPUT, JsonFlag, QuietFlag, TrainFlags
+from lorabel.cli.flags import OUTPUT, JsonFlag, QuietFlag
+from lorabel.cli.options import TrainFlags
 from lorabel.cli.output import err, print_json
 
 
@@ -16,9 +17,9 @@ def train(
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"], help="Run folder to make.", group=OUTPUT)],
     flags: TrainFlags = TrainFlags(),  # noqa: B008
-    final: Annotated[bool, Parameter(help="Open the test split at the end; every opening is counted.", group=OUTPUT, negative=())] = False,
-    resume: Annotated[bool, Parameter(help="Go on from the run folder's newest checkpoint.", group=OUTPUT, negative=())] = False,
-    overwrite: Annotated[bool, Parameter(help="Replace an earlier run in the folder.", group=OUTPUT, negative=())] = False,
+    final: Annotated[bool, Parameter(help="Open the test split at the end; every opening is counted.", group=OUTPUT, negative=(), show_default=False)] = False,
+    resume: Annotated[bool, Parameter(help="Go on from the run folder's newest checkpoint.", group=OUTPUT, negative=(), show_default=False)] = False,
+    overwrite: Annotated[bool, Parameter(help="Replace an earlier run in the folder.", group=OUTPUT, negative=(), show_default=False)] = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lorabel.errors import ConfigError
 from lorabel.families import LINEAR_SITES, EncoderShape
@@ -164,6 +164,12 @@ class SitedMethod(Method):
         description="Linear sites to adapt: query, key, value, attention_output, ffn_up, ffn_down; or all-linear, attention, ffn.",
     )
     layers: tuple[int, ...] | None = Field(default=None, description="Encoder layers to adapt, from 0; all of them by default.")
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _split_commas(cls, given: Any) -> Any:
+        """`query,value`, as on the command line, means the same as a list."""
+        return [part.strip() for part in given.split(",")] if isinstance(given, str) else given
 
     def model_post_init(self, _context: object) -> None:
         """Expand shortcuts and refuse unknown sites, so that `targets` always holds plain site names in encoder order."""
