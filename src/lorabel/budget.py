@@ -79,6 +79,8 @@ class Alternative:
             flags.append(f"--rank {self.method['rank']}")
         if "targets" in self.method:
             flags.append(f"--targets {','.join(self.method['targets'])}")
+        if self.method.get("layers") is not None:
+            flags.append(f"--layers {','.join(map(str, self.method['layers']))}")
         return " ".join([*flags, f"--head {self.head}"])
 
 

@@ -296,6 +296,8 @@ def shape_from_config(config: Mapping[str, object], *, has_pooler: bool | None =
     Raises:
         ConfigError: Unsupported family or activation, a missing or non-positive size, relative positions, or heads that do not divide the width.
     """
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"{where}: not a configuration, got {type(config).__name__}; expected a JSON object. Check that this is a checkpoint folder.")
     family = FAMILIES.get(str(config.get("model_type")))
     if family is None:
         raise ConfigError(

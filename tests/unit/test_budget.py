@@ -201,3 +201,13 @@ def test_a_native_head_that_alone_exceeds_the_budget_leads_to_the_linear_one():
 
 def test_full_fine_tuning_is_a_baseline_and_passes_the_gate():
     assert require_fits({"name": "full"}, make_head(ROBERTA, "native", "cls", 4), ROBERTA, parse_budget(None, 0)).trainable == 124_648_708
+
+
+def test_where_no_rank_fits_the_top_layers_are_offered():
+    shape = KNOWN_ENCODERS["roberta-large"].shape
+    budget = parse_budget("100k", 0)
+    (found,) = nearest({"name": "lora", "rank": 8, "targets": ("all-linear",)}, make_head(shape, "native", "cls", 4), shape, budget)
+    assert found.method["layers"] == tuple(range(1, 24))
+    assert found.parameters.trainable == 4_100 + 23 * 2 * 2 * 1_024
+    assert f"--rank 1 --targets query,value --layers {','.join(map(str, range(1, 24)))} --head linear" in found.as_flags()
+    assert nearest({"name": "lora"}, make_head(shape, "linear", "cls", 4), shape, parse_budget("4200", 0)) == []

@@ -28,7 +28,7 @@ def plan(
         print_json(result.as_json())
     else:
         _print(result)
-    if not result.fits:
+    if not result.fits and not result.is_exempt:
         choices = (
             "\n".join(f"  {entry.as_flags()}   ({entry.parameters.trainable:,})" for entry in result.nearest)
             or "  none: raise the budget or choose a smaller encoder"
@@ -53,10 +53,12 @@ def _print(result: PlanResult) -> None:
         + (" + encoder" if p.trainable > p.adapter + p.head else "")
         + f"   ({100 * p.trainable / p.total:.2f} % of {p.total:,})"
     )
-    out.print(f"Budget      {result.budget.limit:,}: {'fits' if result.fits else 'DOES NOT FIT'}")
+    verdict = "fits" if result.fits else "does not apply: full fine-tuning is a baseline" if result.is_exempt else "DOES NOT FIT"
+    out.print(f"Budget      {result.budget.limit:,}: {verdict}")
     out.print(f"Files       adapter {result.adapter_file_bytes / 1e6:.2f} MB, full model {result.full_model_bytes / 1e6:,.0f} MB")
-    out.print(
-        f"Other tools print {p.total_with_head_twice:,} parameters in all: they keep a frozen copy of the head beside the trained one and count it twice."
-    )
+    if not result.is_exempt:
+        out.print(
+            f"Other tools print {p.total_with_head_twice:,} parameters in all: they keep a frozen copy of the head beside the trained one and count it twice."
+        )
     if result.peft_reason:
         err.print(f"The common adapter library will not be able to load it: {result.peft_reason}.")

@@ -90,7 +90,7 @@ class Lora(SitedMethod):
 
     @classmethod
     def smaller(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
-        """The largest rank that fits with the same sites, then with query and value alone."""
+        """The largest rank that fits with the same sites, then with query and value alone; where even rank 1 does not, the top layers alone."""
         found: list[dict[str, Any]] = []
         for targets in (options.get("targets", ("query", "value")), ("query", "value")):
             one = cls(**{**options, "targets": targets, "rank": 1})
@@ -98,4 +98,8 @@ class Lora(SitedMethod):
             candidate = {**options, "targets": one.targets, "rank": rank}
             if rank >= 1 and candidate not in found:
                 found.append(candidate)
+        if not found:
+            layers = one.chosen_layers(shape)
+            fitting = limit // (one.adapter_size(shape) // len(layers))
+            found = [{**options, "targets": one.targets, "rank": 1, "layers": tuple(layers[-fitting:])}] if fitting else []
         return found

@@ -31,6 +31,7 @@ class PlanResult:
         full_model_bytes: Of the whole model in float32.
         budget: The limit.
         fits: Whether the trainable parameters are within it.
+        is_exempt: Full fine-tuning is a baseline: `train` runs it whatever the budget.
         nearest: Settings near this one that fit, where it does not.
         peft_reason: Why the common adapter library cannot load it, or None.
     """
@@ -42,6 +43,7 @@ class PlanResult:
     full_model_bytes: int
     budget: Budget
     fits: bool
+    is_exempt: bool
     nearest: list[Alternative]
     peft_reason: str | None
 
@@ -89,6 +91,7 @@ def run_plan(config: RunConfig, classes: int) -> PlanResult:
         full_model_bytes=BYTES_PER_PARAMETER * parameters.total,
         budget=budget,
         fits=fits,
+        is_exempt=method.trains_encoder,
         nearest=[] if fits else nearest(config.method, head, shape, budget),
         peft_reason=why_not_peft(head, method.peft_config(shape) is not None),
     )

@@ -1,0 +1,35 @@
+"""`methods`: what the registry holds, with counts a user can check."""
+
+import pytest
+
+from lorabel.errors import ConfigError
+from lorabel.registry import METHODS
+from lorabel.workflows.methods import run_methods
+
+
+def test_all_methods_are_listed():
+    found = {facts.name: facts for facts in run_methods()}
+    assert list(found) == METHODS.names()
+    for facts in found.values():
+        assert facts.summary.endswith(".")
+        assert facts.paper
+        assert 0 < facts.learning_rate < 1
+
+
+def test_counts_on_the_embedded_encoder():
+    found = {facts.name: facts for facts in run_methods()}
+    assert (found["lora"].parameters, found["head_only"].parameters, found["full"].parameters) == (75_268, 1_540, None)
+    assert (found["lora"].peft, found["head_only"].peft) == (True, False)
+
+
+def test_options_of_one_method_have_defaults_and_help():
+    (lora,) = run_methods("lora")
+    options = {option.name: option for option in lora.options}
+    assert set(options) == {"targets", "layers", "rank", "alpha", "dropout", "use_rslora"}
+    assert (options["rank"].default, options["rank"].type) == (8, "int")
+    assert all(option.help.endswith(".") for option in lora.options)
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(ConfigError, match="Did you mean 'lora'"):
+        run_methods("lorra")
