@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import yaml
+
 from harness import RESULTS, data_folder, environment, environment_lines, markdown, once, save_json
 
 SETS = {
@@ -69,7 +70,9 @@ def write_table(candidates: list[str]) -> None:
         rows.append((sum(means.values()) / len(means), candidate, means, first["trainable"], len(next(iter(loaded.values())))))
     rows.sort(reverse=True)
     env = environment(2)
-    save_json(RESULTS / "recipe.json", {"environment": env, "candidates": [{"name": n, "mean": m, "sets": s, "trainable": t, "seeds": k} for m, n, s, t, k in rows]})
+    save_json(
+        RESULTS / "recipe.json", {"environment": env, "candidates": [{"name": n, "mean": m, "sets": s, "trainable": t, "seeds": k} for m, n, s, t, k in rows]}
+    )
     table = markdown(
         ["candidate", "trainable (AG News)", "seeds", *SETS, "mean validation accuracy"],
         [[n, f"{t:,}", str(k), *(f"{100 * s[name]:.2f}" for name in SETS), f"{100 * m:.2f}"] for m, n, s, t, k in rows],

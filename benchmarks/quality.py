@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+
 from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_json
 
 SETS = {"trec6": 3, "sst2_sentences": 3, "banking77": 3, "ag_news": 1, "imdb_10k": 1}
@@ -36,10 +37,10 @@ def run_cell(folder: Path, name: str, method: str, seed: int) -> dict:
         result = evaluate_probabilities(test.labels, np.eye(len(data.labels))[predicted], data.labels)
         facts = {"seconds": time.perf_counter() - started}
     else:
+        from lorabel.data.packing import tokenise
         from lorabel.inference.predictor import table_logits
         from lorabel.workflows.building import load_predictor
         from lorabel.workflows.train import run_train
-        from lorabel.data.packing import tokenise
 
         settings = {} if method == "lora" else {"method": {"name": method}}
         config = load_config(settings, {"data": {"source": str(folder / name)}, "training": {"seed": seed}})
@@ -120,7 +121,17 @@ def write_table() -> None:
     if complete:
         lora, full = (np.mean([summary[name][method] for name in complete]) for method in ("lora", "full"))
         text += f"\nMean over {', '.join(complete)}: LoRA {100 * lora:.2f}, full fine-tuning {100 * full:.2f}, difference {100 * (lora - full):+.2f} points.\n"
-    missing = [f"{name}/{method} ({SETS[name] - len(load_cells(name, method))} of {wanted(name, method)} seeds)" for name in SETS for method in METHODS if len(load_cells(name, method)) < wanted(name, method)]
+    missing = [
+        f"{name}/{method} ({len(load_cells(name, method))} of {wanted(name, method)} seeds)"
+        for name in SETS
+        for method in METHODS
+        if len(load_cells(name, method)) < wanted(name, method)
+    ]
+        f"{name}/{method} ({SETS[name] - len(load_cells(name, method))} of {wanted(name, method)} seeds)"
+        for name in SETS
+        for method in METHODS
+        if len(load_cells(name, method)) < wanted(name, method)
+    ]
     text += f"\nNot run yet: {', '.join(missing) if missing else 'nothing'}.\n"
     (RESULTS / "quality.md").write_text(text + "\n" + environment_lines(env))
     save_json(RESULTS / "quality.json", {"environment": env, "accuracy": summary, "missing": missing})
@@ -155,7 +166,10 @@ def main() -> None:
         started = time.monotonic()
         command = [sys.executable, __file__, "--data", str(folder), "--cell", name, method, str(seed)]
         subprocess.run(command, check=True)
-        print(f"{name} {method} seed {seed}: {100 * json.loads((CELLS / f'{name}-{method}-{seed}.json').read_text())['accuracy']:.2f} %, {time.monotonic() - started:.0f} s", flush=True)
+        print(
+            f"{name} {method} seed {seed}: {100 * json.loads((CELLS / f'{name}-{method}-{seed}.json').read_text())['accuracy']:.2f} %, {time.monotonic() - started:.0f} s",
+            flush=True,
+        )
     write_table()
 
 
