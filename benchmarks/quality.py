@@ -127,11 +127,6 @@ def write_table() -> None:
         for method in METHODS
         if len(load_cells(name, method)) < wanted(name, method)
     ]
-        f"{name}/{method} ({SETS[name] - len(load_cells(name, method))} of {wanted(name, method)} seeds)"
-        for name in SETS
-        for method in METHODS
-        if len(load_cells(name, method)) < wanted(name, method)
-    ]
     text += f"\nNot run yet: {', '.join(missing) if missing else 'nothing'}.\n"
     (RESULTS / "quality.md").write_text(text + "\n" + environment_lines(env))
     save_json(RESULTS / "quality.json", {"environment": env, "accuracy": summary, "missing": missing})
