@@ -15,7 +15,7 @@ def doctor(*, json: JsonFlag = False) -> None:
         print_json(result)
         return
     for name, value in result.facts.items():
-        out.print(f"{name.replace('_', ' '):18} {_shown(name, value)}", markup=False)
+        out.print(f"{name.removesuffix('_bytes').replace('_', ' '):18} {_shown(name, value)}", markup=False)
     for sentence in result.advice:
         out.print(f"\n→ {sentence}", markup=False)
     if not result.advice:
@@ -23,6 +23,8 @@ def doctor(*, json: JsonFlag = False) -> None:
 
 
 def _shown(name: str, value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(value) or "—"
     if isinstance(value, dict):
         return ", ".join(f"{key} {item or 'not installed'}" for key, item in value.items())
     if name.endswith("_bytes") and value is not None:

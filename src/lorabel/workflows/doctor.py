@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
+import re
 import shutil
-import socket
+import threading
+import urllib.error
+import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from typing import Any
 from lorabel._version import __version__
 from lorabel.errors import LorabelError
 
-_HUB_HOST, _HUB_TIMEOUT_S = "huggingface.co", 3.0
+_HUB_TIMEOUT_S = 3.0
+_REACHABLE = "reachable"
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "pyarrow", "scikit-learn")
 
 
@@ -51,7 +54,7 @@ def run_doctor(cache: Path | None = None) -> DoctorResult:
     facts.update(_compute(advice))
     facts["embedded_encoder"] = _embedded_encoder(advice)
     facts["hub"] = _hub(advice)
-    facts["hub_packages"] = {"peft": _version("peft")}
+    facts["extras"] = _extras()
     return DoctorResult(facts, advice)
 
 
@@ -88,12 +91,34 @@ def _compute(advice: list[str]) -> dict[str, Any]:
     if chosen.precision == "fp32":
         advice.append("This device does not multiply bf16 natively, so fp32 is used; training takes about twice as long as with bf16.")
     return {
+        "cpu_instructions": _cpu_instructions(),
         "torch_threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "mps": torch.backends.mps.is_available(),
         "device": chosen.device.type,
         "precision": chosen.precision,
     }
+
+
+def _cpu_instructions() -> list[str]:
+    """What speeds up products on this CPU; the names of PyTorch's private probes change between versions, so a missing one is skipped."""
+    import torch
+
+    probes = {"avx2": "_is_avx2_supported", "avx512": "_is_avx512_supported", "avx512_bf16": "_is_avx512_bf16_supported", "amx": "_is_amx_tile_supported"}
+    return [name for name, probe in probes.items() if getattr(torch.cpu, probe, lambda: False)()]
+
+
+def _extras() -> dict[str, str]:
+    """Each optional extra: `complete`, or the packages that are missing and the command that brings them."""
+    missing: dict[str, list[str]] = {}
+    for requirement in importlib.metadata.requires("lorabel") or []:
+        found = re.match(r"""([\w.-]+).*extra == ['"]([\w-]+)['"]""", requirement)
+        if found is None or found[1] == "lorabel":
+            continue
+        lacking = missing.setdefault(found[2], [])
+        if _version(found[1]) is None:
+            lacking.append(found[1])
+    return {extra: f"lacks {', '.join(names)}; pip install 'lorabel[{extra}]'" if names else "complete" for extra, names in missing.items()}
 
 
 def _embedded_encoder(advice: list[str]) -> str:
@@ -109,9 +134,25 @@ def _embedded_encoder(advice: list[str]) -> str:
 
 
 def _hub(advice: list[str]) -> str:
+    """Whether the hub answers; asked in a thread, because a name look-up has no time limit of its own."""
+    from huggingface_hub import constants
+
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(_ask(constants.ENDPOINT)), daemon=True)
+    thread.start()
+    thread.join(_HUB_TIMEOUT_S)
+    answer = found[0] if found else f"no answer within {_HUB_TIMEOUT_S:.0f} s"
+    if answer == _REACHABLE:
+        return f"{answer} ({constants.ENDPOINT})"
+    advice.append("The model hub cannot be reached: use the embedded encoder (--encoder minilm), a checkpoint folder (--encoder DIR) and local data files.")
+    return f"not reachable ({answer})"
+
+
+def _ask(address: str) -> str:
     try:
-        socket.create_connection((_HUB_HOST, 443), timeout=_HUB_TIMEOUT_S).close()
-    except OSError as error:
-        advice.append("The model hub cannot be reached: use the embedded encoder (--encoder minilm), a checkpoint folder (--encoder DIR) and local data files.")
-        return f"not reachable ({error.strerror or error})"
-    return "reachable"
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_HUB_TIMEOUT_S).close()
+    except urllib.error.HTTPError:
+        return _REACHABLE  # It answered, if only to refuse this request.
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "reason", error))
+    return _REACHABLE
