@@ -1,0 +1,100 @@
+"""Exit codes and messages: one clear error for each kind, a traceback only when asked for."""
+
+import pytest
+
+from lorabel import errors
+from lorabel._version import __version__
+from lorabel.cli import main as cli
+from lorabel.errors import StoppedError
+
+RAISED = [
+    (errors.ConfigError("a: wrong"), 2),
+    (errors.DataError("a: wrong"), 2),
+    (errors.RefusedError("a: wrong"), 3),
+    (errors.StorageError("a: wrong"), 74),
+    (errors.BusyError("a: wrong"), 75),
+    (StoppedError("a: wrong", 2), 130),
+    (StoppedError("a: wrong", 15), 143),
+]
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Makes `lorabel methods` raise what a test wants."""
+
+    def fail_with(error):
+        def run(_name):
+            raise error
+
+        monkeypatch.setattr("lorabel.cli.methods.run_methods", run)
+
+    return fail_with
+
+
+def test_version(run_cli):
+    done = run_cli("--version")
+    assert (done.code, done.out.strip()) == (0, __version__)
+
+
+def test_no_words_print_help(run_cli):
+    done = run_cli()
+    assert done.code == 0
+    assert all(verb in done.out for verb in cli._VERBS)
+
+
+@pytest.mark.parametrize(("error", "code"), RAISED, ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "")
+def test_each_error_has_its_code_and_nothing_else_is_printed(run_cli, failing, error, code):
+    failing(error)
+    done = run_cli("methods", "--json")
+    assert (done.code, done.out, done.err) == (code, "", "error: a: wrong\n")
+
+
+def test_a_fault_of_ours_is_short_and_names_debug(run_cli, failing):
+    failing(ZeroDivisionError("division by [red]zero"))
+    done = run_cli("methods")
+    assert done.code == 1
+    assert "Traceback" not in done.err
+    assert "ZeroDivisionError: division by [red]zero" in done.err
+    assert "--debug" in done.err
+
+
+@pytest.mark.parametrize(("error", "code"), [(ZeroDivisionError("x"), 1), (errors.ConfigError("a: wrong"), 2)])
+def test_debug_shows_where_and_keeps_the_code(run_cli, failing, error, code):
+    failing(error)
+    done = run_cli("methods", "--debug")
+    assert done.code == code
+    assert "Traceback" in done.err
+    assert "raise error" in done.err
+
+
+def test_an_interrupt_exits_130(run_cli, failing):
+    failing(KeyboardInterrupt())
+    assert run_cli("methods").code == 130
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("nonsense",), "nonsense"),
+        (("plan", "--bogus"), "--bogus"),
+        (("plan", "--rank", "eight"), "--rank"),
+        (("plan", "--head", "big"), "--head"),
+        (("plan", "--rank"), "--rank"),
+        (("train", "sample"), "--out"),
+        (("evaluate",), "--adapter"),
+        (("predict", "a", "b", "c"), "['c']"),
+    ],
+)
+def test_a_wrong_command_line_exits_2_and_points_to_help(run_cli, words, message):
+    done = run_cli(*words)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: ")
+    assert message in done.err
+    assert "--help" in done.err
+
+
+@pytest.mark.parametrize("verb", cli._VERBS)
+def test_every_verb_has_help(run_cli, verb):
+    done = run_cli(verb, "--help")
+    assert done.code == 0
+    assert done.out.startswith(f"Usage: lorabel {verb}")

@@ -1,0 +1,110 @@
+"""Flags: each sets the setting it names, takes its help from there, and leaves the recipe alone when not given."""
+
+import dataclasses
+
+import pytest
+
+from lorabel.cli.options import SETTINGS, TrainFlags
+from lorabel.config import RunConfig, load_config
+from lorabel.methods.base import make_method
+from lorabel.methods.lora import Lora
+
+GIVEN = {
+    "recipe": ("paper", "paper"),
+    "budget": ("300k", "300k"),
+    "text_column": (("title", "body"), ("title", "body")),
+    "label_column": ("topic", "topic"),
+    "limit_rows": (100, 100),
+    "validation_rows": (64, 64),
+    "test_rows": (65, 65),
+    "split_seed": (3, 3),
+    "max_length": (64, 64),
+    "drop_empty": (True, True),
+    "augmentation": ("sentence_shuffle", "sentence_shuffle"),
+    "encoder": ("roberta-base", "roberta-base"),
+    "revision": ("abc", "abc"),
+    "head": ("linear", "linear"),
+    "pooling": ("mean", "mean"),
+    "method": ("lora", "lora"),
+    "rank": (4, 4),
+    "alpha": (7.0, 7.0),
+    "targets": ("query, ffn_up", ["query", "ffn_up"]),
+    "layers": ("0,2", [0, 2]),
+    "dropout": (0.2, 0.2),
+    "rslora": (True, True),
+    "optimizer": ("sgd", "sgd"),
+    "learning_rate": (0.01, 0.01),
+    "weight_decay": (0.1, 0.1),
+    "schedule": ("step", "step"),
+    "warmup_ratio": (0.2, 0.2),
+    "warmup_steps": (10, 10),
+    "label_smoothing": (0.3, 0.3),
+    "class_weights": ("1,2.5", (1.0, 2.5)),
+    "epochs": (7, 7),
+    "batch_size": (5, 5),
+    "accumulation": (6, 6),
+    "max_grad_norm": (0.5, 0.5),
+    "precision": ("fp32", "fp32"),
+    "device": ("cpu", "cpu"),
+    "seed": (9, 9),
+    "threads": (2, 2),
+    "evaluate_every": (11, 11),
+    "patience": (3, 3),
+    "best_metric": ("loss", "loss"),
+}
+
+
+def value_at(config, path):
+    value = config.model_dump()
+    for part in path.split("."):
+        value = value[part]
+    return value
+
+
+def test_the_table_below_covers_every_flag():
+    assert set(GIVEN) == set(SETTINGS)
+    assert set(SETTINGS) == {item.name for item in dataclasses.fields(TrainFlags)} - {"config", "set"}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_flag_sets_its_setting_and_no_other(name):
+    given, expected = GIVEN[name]
+    config = load_config(*TrainFlags(**{name: given}).layers_of_settings())
+    assert value_at(config, SETTINGS[name]) == expected
+    make_method(config.method)
+    if name != "recipe":
+        (section,) = {SETTINGS[name].split(".")[0]}
+        assert config.model_dump(exclude={section}) == load_config().model_dump(exclude={section})
+
+
+def test_no_flag_changes_nothing():
+    assert load_config(*TrainFlags().layers_of_settings()) == load_config()
+
+
+def test_flags_win_over_the_file_and_set_wins_over_flags(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("training: {batch_size: 3, num_epochs: 4, seed: 5}\n")
+    flags = TrainFlags(config=file, batch_size=6, epochs=7, set=("training.batch_size=8",))
+    training = load_config(*flags.layers_of_settings()).training
+    assert (training.batch_size, training.num_epochs, training.seed) == (8, 7, 5)
+
+
+@pytest.mark.parametrize("name", ["none", "balanced"])
+def test_named_class_weights(name):
+    assert load_config(*TrainFlags(class_weights=name).layers_of_settings()).loss.class_weights == name
+
+
+def test_help_sentences_are_the_settings_own():
+    hints = {item.name: item.type for item in dataclasses.fields(TrainFlags)}
+    assert "flag(" in hints["rank"]
+    from typing import get_type_hints
+
+    resolved = get_type_hints(TrainFlags, include_extras=True)
+
+    def sentence(name):
+        return resolved[name].__metadata__[0].help
+
+    assert sentence("seed") == RunConfig.model_fields["training"].annotation.model_fields["seed"].description
+    assert sentence("rank") == Lora.model_fields["rank"].description
+    assert "head_only" in sentence("method")
+    assert all(sentence(name) for name in SETTINGS)

@@ -1,0 +1,86 @@
+"""`lorabel plan` as a user sees it."""
+
+import json
+
+import pytest
+
+PAPER = ("plan", "--encoder", "roberta-base", "--classes", "4", "--method", "lora", "--rank", "8", "--alpha", "16", "--targets", "query,value", "--head", "native")
+
+
+def test_the_contracts_example_prints_exactly_one_json_object(run_cli):
+    done = run_cli(*PAPER, "--json")
+    assert done.code == 0
+    found = json.loads(done.out)
+    assert found["parameters"] == {"adapter": 294912, "head": 593668, "trainable": 888580, "encoder": 124055040, "total": 124943620}
+    assert found["bytes"] == {"adapter_file": 3554320, "full_model": 499774480}
+    assert found["budget"] == {"limit": 999999, "fits": True}
+    assert found["nearest"] == []
+
+
+def test_the_table_has_a_row_per_group_and_the_sentence_on_other_tools(run_cli):
+    done = run_cli(*PAPER)
+    assert done.code == 0
+    rows = {line.split("  ")[0]: line.split()[-2:] for line in done.out.splitlines() if line.strip()}
+    assert rows["encoder embeddings"] == ["39,000,576", "—"]
+    assert rows["encoder layers"] == ["85,054,464", "—"]
+    assert rows["adapter query"] == rows["adapter value"] == ["147,456", "147,456"]
+    assert rows["head classifier.dense"] == ["590,592", "590,592"]
+    assert rows["head classifier.out_proj"] == ["3,076", "3,076"]
+    assert rows["total"] == ["124,943,620", "888,580"]
+    assert "125,537,288" in done.out
+    assert "count it twice" in done.out
+
+
+@pytest.mark.parametrize("json_flag", [(), ("--json",)])
+def test_over_the_budget_exits_2_with_the_table_and_what_fits(run_cli, json_flag):
+    done = run_cli("plan", "--encoder", "roberta-large", *json_flag)
+    assert done.code == 2
+    assert done.err.startswith("error: budget: too many trainable parameters, got 1,840,132; expected at most 999,999.")
+    assert "--method lora --rank 10 --targets query,value --head linear" in done.err
+    if json_flag:
+        found = json.loads(done.out)
+        assert found["budget"] == {"limit": 999999, "fits": False}
+        assert found["nearest"][0]["flags"] == "--method lora --rank 10 --targets query,value --head linear"
+    else:
+        assert "1,840,132" in done.out
+        assert "DOES NOT FIT" in done.out
+
+
+def test_the_nearest_settings_really_fit(run_cli):
+    refused = json.loads(run_cli("plan", "--encoder", "roberta-base", "--rank", "64", "--json").out)
+    assert len(refused["nearest"]) == 2
+    for entry in refused["nearest"]:
+        done = run_cli("plan", "--encoder", "roberta-base", *entry["flags"].split(), "--json")
+        assert done.code == 0
+        assert json.loads(done.out)["parameters"]["trainable"] == entry["trainable"]
+
+
+def test_a_budget_is_inclusive(run_cli):
+    assert run_cli(*PAPER, "--budget", "888580").code == 0
+    assert run_cli(*PAPER, "--budget", "888579").code == 2
+    assert run_cli(*PAPER, "--set", "budget=888579").code == 2
+
+
+def test_full_fine_tuning_is_a_baseline_that_the_gate_lets_through(run_cli):
+    done = run_cli("plan", "--method", "full")
+    assert done.code == 0
+    assert "full fine-tuning is a baseline" in done.out
+    assert "count it twice" not in done.out
+
+
+def test_a_combination_the_common_library_cannot_express_is_said(run_cli):
+    done = run_cli("plan", "--head", "linear")
+    assert "The common adapter library will not be able to load it" in done.err
+    assert json.loads(run_cli("plan", "--head", "linear", "--json").out)["peft_compatible"] is False
+
+
+def test_a_config_file_counts_as_its_flags(run_cli, tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("recipe: paper\nbudget: 888580\n")
+    assert json.loads(run_cli("plan", "--config", str(file), "--json").out)["parameters"]["trainable"] == 888_580
+    assert json.loads(run_cli("plan", "--config", str(file), "--rank", "1", "--json").out)["parameters"]["adapter"] == 36_864
+    assert json.loads(run_cli("plan", "--config", str(file), "--rank", "1", "--set", "method.rank=2", "--json").out)["parameters"]["adapter"] == 73_728
+
+
+def test_too_few_classes_are_refused(run_cli):
+    assert run_cli("plan", "--classes", "1").err.startswith("error: --classes: too few, got 1; expected at least 2.")

@@ -1,0 +1,62 @@
+"""Help, `import lorabel` and `plan` are quick and load nothing heavy. Measured in fresh processes; the best of three, because machines are shared."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lorabel.cli.main import _VERBS
+
+HEAVY = ("torch", "transformers", "tokenizers", "sklearn", "scipy", "pyarrow", "matplotlib", "numpy", "huggingface_hub", "safetensors", "pandas")
+HELPS = [("--help",), ("--version",), *((verb, "--help") for verb in _VERBS)]
+PLAN = ("plan", "--encoder", "roberta-base", "--classes", "4", "--method", "lora", "--rank", "8", "--alpha", "16", "--targets", "query,value", "--head", "native", "--json")
+
+
+def seconds(*words):
+    command = [sys.executable, *words]
+    taken = []
+    for _ in range(3):
+        started = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        taken.append(time.perf_counter() - started)
+    return min(taken)
+
+
+def modules_after(*words):
+    code = "import sys\nfrom lorabel.cli.main import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\nprint('\\n'.join(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True, text=True)
+    return {name.partition(".")[0] for name in done.stderr.splitlines()}
+
+
+@pytest.mark.parametrize("words", HELPS, ids=" ".join)
+def test_help_takes_less_than_half_a_second(words):
+    assert seconds("-m", "lorabel", *words) < 0.5
+
+
+def test_import_takes_less_than_a_fifth_of_a_second():
+    assert seconds("-c", "import lorabel") < 0.2
+
+
+def test_plan_takes_less_than_a_second():
+    assert seconds("-m", "lorabel", *PLAN) < 1.0
+
+
+@pytest.mark.parametrize("words", [*HELPS, PLAN, PLAN[:-1], ("methods",), ("methods", "lora"), ("plan", "--rank", "0"), ("nonsense",)], ids=" ".join)
+def test_nothing_heavy_is_loaded(words):
+    assert modules_after(*words) & set(HEAVY) == set()
+
+
+def test_importing_the_package_loads_nothing_else():
+    code = "import sys; before = set(sys.modules); import lorabel; print(sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not any(name in done.stdout for name in (*(f"'{name}'" for name in HEAVY), "'pydantic'", "'rich'", "'cyclopts'"))
+
+
+def test_public_names_are_there_when_asked_for():
+    import lorabel
+
+    for name in lorabel.__all__:
+        assert getattr(lorabel, name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        lorabel.nothing  # noqa: B018
