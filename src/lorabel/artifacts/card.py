@@ -23,7 +23,7 @@ def model_card(record: RunRecord) -> str:
         "",
         f"{record.parameters.trainable:,} trained parameters (adapter {record.parameters.adapter:,}, head {record.parameters.head:,}) "
         f"over a frozen encoder of {record.parameters.encoder:,}; file size {record.bytes.adapter_file / 1e6:.2f} MB."
-        if method != "full"
+        if record.parameters.trainable == record.parameters.adapter + record.parameters.head
         else f"All {record.parameters.trainable:,} parameters were trained; file size {record.bytes.adapter_file / 1e6:.1f} MB.",
         "",
         "## Measured",
