@@ -13,14 +13,17 @@ from safetensors.numpy import load_file
 
 from lorabel.config import load_config
 from lorabel.errors import BusyError, ConfigError, DataError
-from lorabel.events import Evaluated, StepDone
+from lorabel.events import Evaluated, Progress, StepDone
 from lorabel.training import loop
 from lorabel.workflows.evaluate import run_evaluate
 from lorabel.workflows.predict import load, run_predict
 from lorabel.workflows.report import run_report
 from lorabel.workflows.train import run_train
 
-BASE = {"training": {"num_epochs": 4, "batch_size": 8, "gradient_accumulation_steps": 2, "precision": "fp32", "threads": 1}, "optimizer": {"learning_rate": 5e-3}}
+BASE = {
+    "training": {"num_epochs": 4, "batch_size": 8, "gradient_accumulation_steps": 2, "precision": "fp32", "threads": 1},
+    "optimizer": {"learning_rate": 5e-3},
+}
 LEARNS = {"method": {"name": "lora", "targets": ["all-linear"]}, "training": {"num_epochs": 12}, "optimizer": {"learning_rate": 1e-2}}
 DROPOUT = {"method": {"name": "lora", "dropout": 0.2, "targets": ["all-linear"]}, "head": {"dropout": 0.1}, "encoder": {"dropout": True}}
 
@@ -89,7 +92,20 @@ def test_resume_is_bit_identical(method, stop_after, tiny_encoder, news_table, t
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_within_a_step_and_resume_goes_on(number, tiny_encoder, news_table, tmp_path):
-    words = ["train", str(news_table), "--encoder", str(tiny_encoder("bert")), "--epochs", "400", "--threads", "1", "--precision", "fp32", "--out", str(tmp_path / "run")]
+    words = [
+        "train",
+        str(news_table),
+        "--encoder",
+        str(tiny_encoder("bert")),
+        "--epochs",
+        "400",
+        "--threads",
+        "1",
+        "--precision",
+        "fp32",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     process = subprocess.Popen([sys.executable, "-m", "lorabel", *words], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not list((tmp_path / "run").glob("checkpoints/step-*")):
@@ -102,7 +118,10 @@ def test_a_signal_saves_within_a_step_and_resume_goes_on(number, tiny_encoder, n
     assert "--resume" in messages
     done = int(sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1].name.split("-")[1])
     assert 0 < done < 800
-    config = load_config({"encoder": {"name": str(tiny_encoder("bert"))}, "data": {"source": str(news_table)}}, {"training": {"num_epochs": 400, "threads": 1, "precision": "fp32"}})
+    config = load_config(
+        {"encoder": {"name": str(tiny_encoder("bert"))}, "data": {"source": str(news_table)}},
+        {"training": {"num_epochs": 400, "threads": 1, "precision": "fp32"}},
+    )
     seen = []
     with pytest.raises(_Enough):
         run_train(config, tmp_path / "run", resume=True, on_event=lambda event: stop_at_first(event, seen))
@@ -126,8 +145,12 @@ def test_an_existing_folder_is_refused_and_left_alone(tiny_encoder, news_table, 
     before = weights(run)
     with pytest.raises(ConfigError, match="--resume.*--overwrite"):
         run_train(config, run)
+    with pytest.raises(ConfigError, match="the run is finished"):
+        run_train(config, run, resume=True)
+    (run / "record.json").rename(tmp_path / "record.json")
     with pytest.raises(ConfigError, match="settings differ"):
         run_train(config_for(tiny_encoder, news_table), run, resume=True)
+    (tmp_path / "record.json").rename(run / "record.json")
     assert equal(before, weights(run))
     run_train(config_for(tiny_encoder, news_table, {"training": {"num_epochs": 1, "seed": 3}}), run, overwrite=True)
     assert not equal(before, weights(run))
@@ -193,7 +216,11 @@ def test_class_weights_and_smoothing_change_the_result(tiny_encoder, news_table,
         run_train(config_for(tiny_encoder, news_table, {"loss": {"class_weights": [1, 2]}}), tmp_path / "c")
 
 
-@pytest.mark.parametrize("settings", [{"method": {"name": "full"}}, {"method": {"name": "head_only"}}, {"head": {"kind": "linear", "pooling": "mean"}}, {"head": {"kind": "native-pooler"}}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{"method": {"name": "full"}}, {"method": {"name": "head_only"}}, {"head": {"kind": "linear", "pooling": "mean"}}, {"head": {"kind": "native-pooler"}}],
+    ids=str,
+)
 def test_combinations_the_adapter_library_cannot_express_load_here(settings, tiny_encoder, news_table, tmp_path):
     result = run_train(config_for(tiny_encoder, news_table, settings), tmp_path / "run")
     assert not result.record.peft_compatible
@@ -254,3 +281,30 @@ def test_full_fine_tuning_starts_from_the_unrounded_weights_and_records_the_orig
     trained = weights(result.run)
     for name in ("embeddings.word", "layers.1.value.weight", "layers.0.ffn_norm.bias"):
         assert np.abs(trained[f"encoder.{name}"] - original[name].numpy()).max() < 1e-9
+
+
+def test_a_stop_during_evaluation_is_saved_at_once_and_resume_evaluates_first(tiny_encoder, news_table, tmp_path, monkeypatch):
+    from lorabel.errors import StoppedError
+    from lorabel.inference import predictor
+
+    monkeypatch.setattr(predictor, "MAX_SEQUENCES_PER_BATCH", 2)
+    config = config_for(tiny_encoder, news_table, DROPOUT)
+    straight = run_train(config, tmp_path / "straight")
+
+    def stop_in_second_evaluation(event, seen=[]):  # noqa: B006
+        if isinstance(event, Progress) and event.phase == "evaluating" and event.done == 2:
+            seen.append(1)
+            if len(seen) == 2:
+                signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(StoppedError) as stopped:
+        run_train(config, tmp_path / "run", on_event=stop_in_second_evaluation)
+    assert stopped.value.exit_code == 143
+    events = []
+    resumed = run_train(config, tmp_path / "run", resume=True, on_event=events.append)
+    first = next(event for event in events if isinstance(event, Evaluated | StepDone))
+    assert isinstance(first, Evaluated)
+    assert first.step == 6
+    assert equal(weights(straight.run), weights(resumed.run))
+    with pytest.raises(ConfigError, match="finished"):
+        run_train(config, tmp_path / "run", resume=True)

@@ -104,6 +104,7 @@ class Position:
         evaluations_without_gain: Since the best one.
         is_finished: No more steps are to be done.
         stopped_early: Patience ran out.
+        evaluation_due: The validation split is still to be scored at this step.
         loss_sum: Sum of step losses since the last evaluation.
         loss_steps: Their number.
         skipped_steps: Steps skipped for values that are not finite.
@@ -120,6 +121,7 @@ class Position:
     evaluations_without_gain: int = 0
     is_finished: bool = False
     stopped_early: bool = False
+    evaluation_due: bool = False
     loss_sum: float = 0.0
     loss_steps: int = 0
     skipped_steps: int = 0
@@ -133,8 +135,8 @@ class Position:
 class Hooks(Protocol):
     """What the workflow does for the loop."""
 
-    def evaluate(self) -> Scores:
-        """Score the validation split with the present values."""
+    def evaluate(self) -> Scores | None:
+        """Score the validation split with the present values; None where a requested stop cut it short."""
 
     def save(self, position: Position, *, is_best: bool) -> None:
         """Save position, values and optimiser state, durably, before returning."""
@@ -184,7 +186,11 @@ def train(task: Task, settings: LoopSettings, position: Position, hooks: Hooks, 
     if position.loss_scale:
         scale.restore(position.loss_scale)
     meter = _Meter()
+    if position.evaluation_due:
+        position = _evaluate_and_save(position, settings, hooks, on_event)
     for rows, table in _rows_from(task, settings, position.step):
+        if position.is_finished or position.evaluation_due:
+            break
         started = time.perf_counter()
         outcome = _optimiser_step(task, settings, position.step, rows, table, scale)
         position = _advance(position, settings, outcome, rows, scale, time.perf_counter() - started, on_event)
@@ -193,11 +199,11 @@ def train(task: Task, settings: LoopSettings, position: Position, hooks: Hooks, 
             on_event(_step_event(position, settings, outcome, meter))
         is_last = position.step == settings.total_steps
         if is_last or position.step % settings.evaluate_every_steps == 0:
-            position = _evaluate_and_save(position, settings, hooks, on_event)
-        if position.is_finished:
+            position = _evaluate_and_save(replace(position, evaluation_due=True), settings, hooks, on_event)
+        elif hooks.stop_requested():
+            hooks.save(position, is_best=False)
             break
         if hooks.stop_requested():
-            hooks.save(position, is_best=False)
             break
     return position
 
@@ -280,8 +286,11 @@ def _advance(
 
 
 def _evaluate_and_save(position: Position, settings: LoopSettings, hooks: Hooks, on_event: EventSink) -> Position:
-    """Score the validation split, keep the best, decide whether to go on, save."""
+    """Score the validation split, keep the best, decide whether to go on, save; where a stop cuts the scoring short, save that it is still to be done."""
     scores = hooks.evaluate()
+    if scores is None:
+        hooks.save(position, is_best=False)
+        return position
     value = scores.value_of(settings.best_metric)
     is_best = math.isfinite(value) and (position.best_score is None or value > position.best_score)
     train_loss = position.loss_sum / position.loss_steps if position.loss_steps else math.nan
@@ -297,6 +306,7 @@ def _evaluate_and_save(position: Position, settings: LoopSettings, hooks: Hooks,
         best_score=value if is_best else position.best_score,
         evaluations_without_gain=without_gain,
         stopped_early=stopped_early,
+        evaluation_due=False,
         is_finished=stopped_early or position.step == settings.total_steps,
         loss_sum=0.0,
         loss_steps=0,

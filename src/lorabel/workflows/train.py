@@ -98,6 +98,10 @@ def _check_folder(layout: RunLayout, *, resume: bool, overwrite: bool) -> None:
         raise ConfigError(
             f"--overwrite: this is not a run folder, got {str(layout.root)!r}; expected one with config.yaml. It is left alone: choose another --out."
         )
+    if resume and layout.record.exists():
+        raise ConfigError(
+            f"--resume: the run is finished, got {str(layout.root)!r}; expected an unfinished one. Its report is {layout.report.name}; use --overwrite to train again."
+        )
     if resume and not layout.config.exists():
         raise ConfigError(f"--resume: nothing to go on from, got {str(layout.root)!r}; expected a run folder. Leave --resume out to start.")
 
@@ -149,8 +153,7 @@ def _train_in(layout: RunLayout, prepared: Prepared, checkpoint: Checkpoint | No
         position = train(task, settings, position, hooks, _log_to(history, on_event)) if not position.is_finished else position
     finally:
         history.close()
-    if not position.is_finished:
-        assert stop.signal_number is not None
+    if stop.signal_number is not None:
         raise StoppedError(
             f"Stopped after step {position.step} of {settings.total_steps}; the state is saved. Go on with the same command and --resume.", stop.signal_number
         )
@@ -246,6 +249,10 @@ def _tables(prepared: Prepared, on_event: EventSink) -> Callable[[int], TokenTab
     return augmented
 
 
+class _Interrupted(Exception):  # noqa: N818
+    """A signal arrived while the validation split was being scored."""
+
+
 class _RunHooks:
     """Evaluation, saving and stopping for one run; implements `training.loop.Hooks`."""
 
@@ -257,15 +264,23 @@ class _RunHooks:
         self._on_event = on_event
         self._best: dict[str, torch.Tensor] = {}
 
-    def evaluate(self) -> Scores:
-        """Score the validation split."""
+    def evaluate(self) -> Scores | None:
+        """Score the validation split; None where a signal arrives meanwhile."""
         table, labels = self._prepared.tables["validation"], self._prepared.data.splits["validation"].labels
-        logits = table_logits(self._trainee.bank, table, lambda done: self._on_event(Progress("evaluating", done, len(table))))
+        try:
+            logits = table_logits(self._trainee.bank, table, lambda done: self._scored(done, len(table)))
+        except _Interrupted:
+            return None
         found = probabilities(logits)
         classes = found.shape[1]
         confusion = np.bincount(labels * classes + found.argmax(axis=1), minlength=classes * classes).reshape(1, classes, classes)
         loss = -np.log(np.maximum(found[np.arange(len(labels)), labels], np.finfo(np.float64).tiny)).mean()
         return Scores(float(loss), float(accuracy_of(confusion)[0]), float(per_class_scores(confusion)[2].mean()))
+
+    def _scored(self, done: int, total: int) -> None:
+        self._on_event(Progress("evaluating", done, total))
+        if self._stop and done < total:
+            raise _Interrupted
 
     def save(self, position: Position, *, is_best: bool) -> None:
         """Save position, values and optimiser state; the best values go along until they are beaten."""
