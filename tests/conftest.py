@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,32 @@ def _quiet_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 
     torch.set_num_threads(1)
     monkeypatch.setenv("LORABEL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command line did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run_cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """Words of a command line, run in this process -> exit code, standard output, standard error."""
+    from lorabel.cli.main import main
+
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*words: object) -> Outcome:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return Outcome(caught.value.code or 0, captured.out, captured.err)
+
+    return run
 
 
 @pytest.fixture(scope="session")

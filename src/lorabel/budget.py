@@ -129,6 +129,32 @@ def count(method: Method, head: HeadSpec, shape: EncoderShape) -> Parameters:
     return Parameters(adapter, head.parameter_count, trainable, encoder, encoder + adapter + head.parameter_count)
 
 
+def parameter_groups(method: Method, head: HeadSpec, shape: EncoderShape) -> dict[str, tuple[int, int]]:
+    """The rows of the table behind `count`.
+
+    Args:
+        method: The method.
+        head: The head.
+        shape: The encoder.
+
+    Returns:
+        Group -> (parameters, trained ones), in order: encoder, adapter per site, head per layer.
+    """
+    groups: dict[str, tuple[int, int]] = {}
+    for name, size in shape.parameter_groups().items():
+        if name == "pooler" and head.starts_from_pooler:
+            continue
+        is_trained = method.trains_encoder and (name != "pooler" or head.reads_frozen_pooler)
+        groups[f"encoder {name}"] = (size, size if is_trained else 0)
+    for spec in method.parameters(shape):
+        key = f"adapter {spec.site}"
+        groups[key] = (groups.get(key, (0, 0))[0] + spec.size,) * 2
+    for layer in head.layers:
+        out, inputs = head.layer_shape(layer)
+        groups[f"head {layer.key}"] = (out * (inputs + 1),) * 2
+    return groups
+
+
 def trainable_encoder(shape: EncoderShape, head: HeadSpec) -> int:
     """Encoder parameters that full fine-tuning trains: all, less a pooler that no head reads.
 
@@ -176,9 +202,10 @@ def require_fits(method: Mapping[str, Any], head: HeadSpec, shape: EncoderShape,
         return parameters
     options = [f"  {entry.as_flags()}  ({entry.parameters.trainable:,})" for entry in nearest(method, head, shape, budget)]
     advice = "Nearest settings that fit:\n" + "\n".join(options) if options else "No setting of this method fits: raise the budget or choose a smaller encoder."
+    table = "\n".join(f"  {name:<28}{trained:>12,}" for name, (_, trained) in parameter_groups(made, head, shape).items() if trained)
     raise BudgetError(
         f"budget: too many trainable parameters, got {parameters.trainable:,} (adapter {parameters.adapter:,} + head {parameters.head:,}); "
-        f"expected at most {budget.limit:,}. {advice}"
+        f"expected at most {budget.limit:,}. {advice}\nWhat would be trained:\n{table}"
     )
 
 

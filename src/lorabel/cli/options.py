@@ -167,5 +167,3 @@ def _plain(name: str, value: Any) -> Any:
 def _nest(path: str, value: Any) -> dict[str, Any]:
     nested: dict[str, Any] = reduce(lambda inner, part: {part: inner}, reversed(path.split(".")), value)
     return nested
-
-

@@ -273,7 +273,8 @@ def _settle_labels(coder: _Coder) -> tuple[LabelMap, NDArray[np.int64]]:
 def _check_labels(tables: dict[SplitName, _Table], labels: LabelMap) -> None:
     train = tables["train"].first_seen
     if len(train) < 2:
-        raise DataError(f"data: a single class, got {labels.names[0]!r} in every row; expected at least two. Check the label column (--label-column).")
+        place = next(iter(train.values()), "data")
+        raise DataError(f"{place}: a single class, got {labels.names[0]!r} in every row; expected at least two. Check the label column (--label-column).")
     unseen = [
         f"{place}: a label that the training split lacks, got {label!r}; expected one of the {len(train)} training labels."
         for name, table in tables.items()

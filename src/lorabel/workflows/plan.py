@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorabel.budget import Alternative, Budget, Parameters, count, nearest, parse_budget
+from lorabel.budget import Alternative, Budget, Parameters, count, nearest, parameter_groups, parse_budget
 from lorabel.config import RunConfig
 from lorabel.errors import ArtifactError
 from lorabel.families import EncoderShape, require_known_encoder, shape_from_config
-from lorabel.heads import HeadSpec, make_head, why_not_peft
+from lorabel.heads import make_head, why_not_peft
 from lorabel.methods.base import make_method
 
 BYTES_PER_PARAMETER = 4
@@ -86,7 +86,7 @@ def run_plan(config: RunConfig, classes: int) -> PlanResult:
     return PlanResult(
         encoder=name,
         parameters=parameters,
-        groups=_groups(config, head, shape),
+        groups=parameter_groups(method, head, shape),
         adapter_file_bytes=BYTES_PER_PARAMETER * parameters.trainable,
         full_model_bytes=BYTES_PER_PARAMETER * parameters.total,
         budget=budget,
@@ -139,21 +139,3 @@ def tensor_names(file: Path) -> list[str]:
             return [key for key in json.loads(opened.read(size)) if key != "__metadata__"]
     except (OSError, ValueError, struct.error) as error:
         raise ArtifactError(f"{file}: not a safetensors file, got {error}; expected one. Download it again.") from error
-
-
-def _groups(config: RunConfig, head: HeadSpec, shape: EncoderShape) -> dict[str, tuple[int, int]]:
-    """Parameters and trained parameters by group of layers."""
-    method = make_method(config.method)
-    groups: dict[str, tuple[int, int]] = {}
-    for name, size in shape.parameter_groups().items():
-        if name == "pooler" and head.starts_from_pooler:
-            continue
-        is_trained = method.trains_encoder and (name != "pooler" or head.reads_frozen_pooler)
-        groups[f"encoder {name}"] = (size, size if is_trained else 0)
-    for spec in method.parameters(shape):
-        key = f"adapter {spec.site}"
-        groups[key] = (groups.get(key, (0, 0))[0] + spec.size,) * 2
-    for layer in head.layers:
-        out, inputs = head.layer_shape(layer)
-        groups[f"head {layer.key}"] = (out * (inputs + 1),) * 2
-    return groups
