@@ -14,6 +14,7 @@ each feature uses one byte, so probabilities are rounded to 1/256 and the kept v
 import hashlib
 import math
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ from lorabel.models.attention import LengthGroup
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed integer
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+# More than any sequence has tokens, so that keys of different rows never meet.
+_TOKENS_PER_ROW = 1_000_003
 
 
 def stream_seed(*key: object) -> int:
@@ -79,14 +82,29 @@ class StepMasks:
         self._batch = batch
         self._seeds = seeds
         self._step = step
-        device = batch.input_ids.device
-        lengths = torch.tensor(batch.lengths, device=device)
-        rows = torch.as_tensor(batch.step_rows, device=device) + first_row  # (B,)
-        starts = torch.repeat_interleave(batch.cu_seqlens[:-1].to(device), lengths)
-        token = torch.arange(int(sum(batch.lengths)), device=device) - starts
-        self._pooled_keys = rows * 1_000_003  # (B,)
-        self._token_keys = torch.repeat_interleave(rows, lengths) * 1_000_003 + token + 1  # (T,)
-        self._token_members = [sum(batch.lengths[a:b]) for a, b in _spans(batch.member_sequences)]
+        self._first_row = first_row
+
+    @cached_property
+    def _sequence_rows(self) -> Tensor:
+        """Row of each sequence within its member's step (B,)."""
+        return torch.as_tensor(self._batch.step_rows, device=self._batch.input_ids.device) + self._first_row
+
+    @cached_property
+    def _pooled_keys(self) -> Tensor:
+        """Key of each pooled row (B,)."""
+        return self._sequence_rows * _TOKENS_PER_ROW
+
+    @cached_property
+    def _token_keys(self) -> Tensor:
+        """Key of each token (T,): never that of a pooled row."""
+        lengths = torch.tensor(self._batch.lengths, device=self._batch.input_ids.device)
+        starts = torch.repeat_interleave(self._batch.cu_seqlens[:-1], lengths)
+        token = torch.arange(len(starts), device=starts.device) - starts
+        return torch.repeat_interleave(self._pooled_keys, lengths) + token + 1
+
+    @cached_property
+    def _token_members(self) -> list[int]:
+        return [sum(self._batch.lengths[a:b]) for a, b in _spans(self._batch.member_sequences)]
 
     def rows(self, name: str, width: int, probability: float, *, pooled: bool) -> Tensor | None:
         """Factors (T, width), or (B, width) for pooled rows; None where the probability rounds to 0."""
