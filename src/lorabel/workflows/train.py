@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from torch import Tensor
 
 from lorabel.artifacts.checkpoints import Checkpoint, CheckpointStore
 from lorabel.artifacts.history import History
@@ -32,6 +33,7 @@ from lorabel.errors import ConfigError, StoppedError
 from lorabel.evaluation import accuracy_of, per_class_scores
 from lorabel.events import Evaluated, Event, EventSink, Note, Progress, StepDone, ignore
 from lorabel.inference.predictor import probabilities, table_logits
+from lorabel.losses.base import Loss
 from lorabel.models.checkpoint import load_weights
 from lorabel.training.estimate import estimate_seconds
 from lorabel.training.loop import LoopSettings, Position, Scores, Task, train
@@ -81,9 +83,11 @@ def run_train(config: RunConfig, out: Path, *, resume: bool = False, overwrite: 
     layout = RunLayout(out)
     _check_folder(layout, resume=resume, overwrite=overwrite)
     prepared = prepare(config, on_event)
+    weights = load_weights(prepared.source)
+    loss = _build_loss(prepared)
     with RunLock(layout.lock), stop_on_signals() as stop:
         checkpoint = _open_run(layout, config, resume=resume, overwrite=overwrite, on_event=on_event)
-        return _train_in(layout, prepared, checkpoint, stop, on_event)
+        return _train_in(layout, prepared, _Parts(weights, loss), checkpoint, stop, on_event)
 
 
 def _check_folder(layout: RunLayout, *, resume: bool, overwrite: bool) -> None:
@@ -132,9 +136,22 @@ def _remove_tree(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _train_in(layout: RunLayout, prepared: Prepared, checkpoint: Checkpoint | None, stop: StopRequest, on_event: EventSink) -> TrainResult:
-    weights = load_weights(prepared.source)
-    trainee = build_trainee(prepared, weights)
+@dataclass(frozen=True)
+class _Parts:
+    """What can still be wrong with settings or encoder is made before the run folder is."""
+
+    weights: Mapping[str, Tensor]
+    loss: Loss
+
+
+def _build_loss(prepared: Prepared) -> Loss:
+    return build_loss(prepared.config, prepared.data.splits["train"].labels, len(prepared.data.labels))
+
+
+def _train_in(
+    layout: RunLayout, prepared: Prepared, parts: _Parts, checkpoint: Checkpoint | None, stop: StopRequest, on_event: EventSink
+) -> TrainResult:
+    trainee = build_trainee(prepared, parts.weights)
     settings = loop_settings(prepared, trainee.learning_rate)
     _announce(prepared, settings, on_event)
     hooks = _RunHooks(layout, prepared, trainee, stop, on_event)
@@ -144,7 +161,7 @@ def _train_in(layout: RunLayout, prepared: Prepared, checkpoint: Checkpoint | No
     task = Task(
         trainee.bank,
         trainee.updater,
-        build_loss(prepared.config, labels, len(prepared.data.labels)),
+        parts.loss,
         _tables(prepared, on_event),
         labels,
         prepared.compute.device,
@@ -158,7 +175,7 @@ def _train_in(layout: RunLayout, prepared: Prepared, checkpoint: Checkpoint | No
             f"Stopped after step {position.step} of {settings.total_steps}; the state is saved. Go on with the same command and --resume.", stop.signal_number
         )
     hooks.take_best()
-    record = finish(layout, prepared, trainee, settings, position, weights, on_event)
+    record = finish(layout, prepared, trainee, settings, position, parts.weights, on_event)
     CheckpointStore(layout.checkpoints).clear()
     return TrainResult(layout.root, record)
 
