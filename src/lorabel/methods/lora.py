@@ -29,7 +29,7 @@ class Lora(SitedMethod):
 
     name: ClassVar[str] = "lora"
     paper: ClassVar[str] = "Hu et al. 2021, arXiv:2106.09685"
-    default_learning_rate: ClassVar[float] = 2e-3
+    default_learning_rate: ClassVar[float] = 1e-3
 
     rank: int = Field(default=8, ge=1, description="Rank R of the update.")
     alpha: float = Field(default=16.0, gt=0, description="Scaling numerator: the update is multiplied by alpha / rank.")
