@@ -42,7 +42,7 @@ class DataConfig(Section):
         ge=1,
         description="Rows of the validation split where one is made (default: 10 percent, at most 2000), or a stratified draw from the given one.",
     )
-    test_rows: int | None = Field(default=None, ge=1, description="Rows of the test split where one is made (default: 10 percent, at most 5000).")
+    test_rows: int | None = Field(default=None, ge=0, description="Rows of the test split where one is made (default: 10 percent, at most 5000); 0 for none.")
     split_seed: int = Field(default=0, ge=0, description="Seed of splits that are made and rows that are drawn.")
     max_length_tokens: int | None = Field(
         default=None, ge=4, description="Longest sequence in tokens; longer texts are cut and counted (default: 512 or what the encoder allows)."

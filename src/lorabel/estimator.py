@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lorabel.errors import ConfigError, DataError
+from lorabel.errors import ConfigError, DataError, first_of
 
 if TYPE_CHECKING:
     from lorabel.artifacts.records import RunRecord
@@ -26,10 +26,15 @@ class TextClassifier:
 
     Args:
         budget: Most trainable parameters, such as `1M`.
-        encoder: Short name, hub name or checkpoint folder.
+        encoder: Short name, hub name or checkpoint folder (default: the recipe's, which is the embedded one).
         method: Method options, such as `{"name": "lora", "rank": 8}`, or a method's name.
-        settings: Any other settings, nested as in a config file.
-        seed: Of everything random.
+        settings: Any other settings, nested as in a config file; where they name one of the arguments above too, they win.
+        seed: Of everything random (default: the recipe's).
+
+    Attributes:
+        classes_: The labels as given to `fit`, in the order of probabilities.
+        record_: The record of the training run.
+        predictor_: The loaded classifier.
 
     Example:
         >>> TextClassifier(budget="1M").fit(texts, labels).predict(["Shares fell again."])
@@ -38,10 +43,10 @@ class TextClassifier:
     def __init__(
         self,
         budget: str | None = None,
-        encoder: str = "minilm",
+        encoder: str | None = None,
         method: str | dict[str, Any] | None = None,
         settings: dict[str, Any] | None = None,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         self.budget = budget
         self.encoder = encoder
@@ -70,27 +75,62 @@ class TextClassifier:
         from lorabel.workflows.building import load_predictor
         from lorabel.workflows.train import run_train
 
-        texts, labels = [str(text) for text in X], np.asarray(y).tolist()
+        texts, labels = _checked_texts(X, "fit"), _checked_labels(y)
         if len(texts) != len(labels):
             raise DataError(f"fit: lengths differ, got {len(texts)} texts and {len(labels)} labels; expected one label per text. Check the arguments.")
-        method = {"name": self.method} if isinstance(self.method, str) else self.method
-        layers: list[dict[str, Any]] = [self.settings or {}, {"encoder": {"name": self.encoder}, "training": {"seed": self.seed}, "budget": self.budget}]
-        if method is not None:
-            layers.append({"method": method})
-        with tempfile.TemporaryDirectory() as folder:
-            data = Path(folder) / "data"
-            data.mkdir()
-            pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": [str(label) for label in labels]}), data / "train.parquet")
-            config = load_config(*layers, {"data": {"source": str(data / "train.parquet"), "test_rows": None}})
-            result = run_train(config, Path(folder) / "run")
-            kept = Path(tempfile.mkdtemp(prefix="lorabel-"))
-            shutil.copytree(result.run / "adapter", kept / "adapter")
-        self._folder = kept / "adapter"
+        kept = tempfile.TemporaryDirectory(prefix="lorabel-")
+        with tempfile.TemporaryDirectory(prefix="lorabel-") as folder:
+            data = Path(folder) / "data.parquet"
+            pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": [str(label) for label in labels]}), data)
+            # The caller's test rows are the caller's: no row given here is held back for one.
+            source = {"source": str(data), "text_columns": ["text"], "label_column": "label", "test_rows": 0}
+            result = run_train(load_config(*self._layers(), {"data": source, "final": False}), Path(folder) / "run")
+            self._folder = Path(shutil.copytree(result.run / "adapter", Path(kept.name) / "adapter"))
+        self._kept = kept  # Removed together with this object.
         self.record_: RunRecord = result.record
-        self.predictor_: Predictor = load_predictor(self._folder, check_canary=False)[0]
+        self.predictor_: Predictor = load_predictor(self._folder, encoder=self._encoder_folder(), check_canary=False)[0]
         by_text = {str(label): label for label in labels}
         self.classes_: NDArray[Any] = np.array([by_text[name] for name in self.predictor_.labels.names])
         return self
+
+    @classmethod
+    def load(cls, folder: str | Path, encoder: str | None = None) -> TextClassifier:
+        """A fitted classifier from an adapter folder, such as one written by `save` or by the command line.
+
+        Args:
+            folder: The adapter folder, or a run folder.
+            encoder: A checkpoint folder, where the adapter's encoder cannot be found by name.
+
+        Returns:
+            A classifier whose `classes_` are the label names, always strings.
+
+        Raises:
+            ArtifactError: Damaged, or another encoder than the adapter was trained on.
+        """
+        from lorabel.workflows.building import load_predictor
+
+        made = cls(encoder=encoder)
+        made.predictor_ = load_predictor(Path(folder), encoder=encoder)[0]
+        made.classes_ = np.array(made.predictor_.labels.names)
+        made._folder = Path(folder) if (Path(folder) / "lorabel.json").exists() else Path(folder) / "adapter"
+        return made
+
+    def _layers(self) -> list[dict[str, Any]]:
+        given: dict[str, Any] = {}
+        if self.budget is not None:
+            given["budget"] = self.budget
+        if self.encoder is not None:
+            given["encoder"] = {"name": self.encoder}
+        if self.seed is not None:
+            given["training"] = {"seed": self.seed}
+        if self.method is not None:
+            given["method"] = {"name": self.method} if isinstance(self.method, str) else self.method
+        return [given, self.settings or {}]
+
+    def _encoder_folder(self) -> str | None:
+        """The encoder to load again: a folder cannot be found by the name in the adapter."""
+        name = (self.settings or {}).get("encoder", {}).get("name", self.encoder)
+        return name if name is not None and Path(name).expanduser().is_dir() else None
 
     def predict(self, X: Sequence[str]) -> NDArray[Any]:  # noqa: N803
         """Most probable label of each text.
@@ -104,7 +144,8 @@ class TextClassifier:
         Raises:
             ConfigError: Not fitted.
         """
-        return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
+        chosen = self.predict_proba(X).argmax(axis=1)
+        return np.asarray(self.classes_[chosen])
 
     def predict_proba(self, X: Sequence[str]) -> NDArray[np.float64]:  # noqa: N803
         """Class probabilities (N, C), columns as in `classes_`.
@@ -117,16 +158,23 @@ class TextClassifier:
         """
         if not hasattr(self, "predictor_"):
             raise ConfigError("TextClassifier: not fitted, got a call before fit; expected fit first. Call fit(texts, labels).")
-        return self.predictor_.predict_proba([str(text) for text in X])
+        return self.predictor_.predict_proba(_checked_texts(X, "predict"))
 
     def score(self, X: Sequence[str], y: Sequence[Any]) -> float:  # noqa: N803
         """Accuracy on labelled texts.
 
         Args:
             X: N texts.
-            y: N labels.
+            y: N labels; compared as text, so that a loaded classifier scores integers too.
+
+        Raises:
+            DataError: Lengths differ.
+            ConfigError: Not fitted.
         """
-        return float((self.predict(X) == np.asarray(y)).mean())
+        found = self.predict(X)
+        if len(found) != len(y):
+            raise DataError(f"score: lengths differ, got {len(found)} texts and {len(y)} labels; expected one label per text. Check the arguments.")
+        return float(np.mean([str(one) == str(other) for one, other in zip(found, y, strict=True)]))
 
     def save(self, folder: str | Path) -> None:
         """Copy the trained adapter folder.
@@ -142,3 +190,21 @@ class TextClassifier:
         if Path(folder).exists():
             raise ConfigError(f"save: the folder exists, got {str(folder)!r}; expected a new one. Choose another name.")
         shutil.copytree(self._folder, folder)
+
+
+def _checked_texts(texts: Sequence[Any], where: str) -> list[str]:
+    if isinstance(texts, str):
+        raise DataError(f"{where}: a single string, got {texts[:40]!r}; expected a sequence of texts. Put it in a list.")
+    found = list(texts)
+    bad = [f"row {index} {text!r}" for index, text in enumerate(found) if not isinstance(text, str)]
+    if bad:
+        raise DataError(f"{where}: not a text, got {first_of(bad)}; expected strings. Remove or convert these rows.")
+    return [str(text) for text in found]
+
+
+def _checked_labels(labels: Sequence[Any]) -> list[Any]:
+    found = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
+    bad = [f"row {index} {label!r}" for index, label in enumerate(found) if label is None or label != label]
+    if bad:
+        raise DataError(f"fit: a missing label, got {first_of(bad)}; expected a string or an integer. Remove these rows.")
+    return found

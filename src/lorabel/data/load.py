@@ -297,7 +297,7 @@ def _make_splits(
     made: list[SplitName] = []
     for name, asked, most in (("test", config.test_rows, _MOST_TEST), ("validation", config.validation_rows, _MOST_VALIDATION)):
         split: SplitName = name  # type: ignore[assignment]
-        if split in texts:
+        if split in texts or asked == 0:
             continue
         rows = asked or max(len(labels), min(most, round(_MADE_SHARE * len(ids["train"]))))
         stay, carved = carve(keys["train"], ids["train"], rows, config.split_seed)

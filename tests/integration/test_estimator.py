@@ -1,0 +1,106 @@
+"""`TextClassifier`: the same core behind fit and predict."""
+
+import json
+
+import numpy as np
+import pytest
+
+import lorabel
+from lorabel import TextClassifier
+from lorabel.errors import BudgetError, ConfigError, DataError
+
+TEXTS = {"sport": "the team won the match", "money": "bank shares fell", "science": "new study finds a chip"}
+SETTINGS = {"training": {"num_epochs": 15, "batch_size": 8, "precision": "fp32", "threads": 1}, "optimizer": {"learning_rate": 0.01}}
+
+
+def rows(count, names=tuple(TEXTS)):
+    labels = [names[index % 3] for index in range(count)]
+    return [f"{list(TEXTS.values())[index % 3]} {index}" for index in range(count)], labels
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny_encoder):
+    return TextClassifier(budget="1M", encoder=str(tiny_encoder("bert")), settings=SETTINGS, seed=1).fit(*rows(60))
+
+
+def test_the_constructor_only_stores(tiny_encoder):
+    classifier = TextClassifier(budget="none such", encoder="nowhere", method="nothing", settings={"x": 1}, seed=-3)
+    assert (classifier.budget, classifier.encoder, classifier.method, classifier.settings, classifier.seed) == ("none such", "nowhere", "nothing", {"x": 1}, -3)
+    with pytest.raises(ConfigError):
+        classifier.fit(*rows(30))
+
+
+def test_it_learns_and_answers_with_the_labels_it_was_given(fitted):
+    texts, labels = rows(30)
+    assert fitted.score(texts, labels) > 0.8
+    assert list(fitted.classes_) == ["money", "science", "sport"]
+    assert set(fitted.predict(texts)) <= set(TEXTS)
+    probabilities = fitted.predict_proba(texts)
+    assert probabilities.shape == (30, 3)
+    assert np.allclose(probabilities.sum(axis=1), 1)
+    assert list(fitted.classes_[probabilities.argmax(axis=1)]) == list(fitted.predict(texts))
+
+
+def test_no_row_is_held_back_for_a_test_split(fitted):
+    counts = fitted.record_.data["rows"]
+    assert "test" not in counts
+    assert counts["train"] + counts["validation"] == 60
+    assert fitted.record_.seed == 1
+
+
+def test_save_and_load_answer_the_same(fitted, tiny_encoder, tmp_path):
+    texts, labels = rows(9)
+    fitted.save(tmp_path / "adapter")
+    loaded = TextClassifier.load(tmp_path / "adapter", encoder=str(tiny_encoder("bert")))
+    assert np.array_equal(loaded.predict_proba(texts), fitted.predict_proba(texts))
+    assert loaded.score(texts, labels) == fitted.score(texts, labels)
+    assert lorabel.load(tmp_path / "adapter", encoder=str(tiny_encoder("bert"))).predict(texts) == list(fitted.predict(texts))
+    loaded.save(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "lorabel.json").read_text())["labels"] == ["money", "science", "sport"]
+    with pytest.raises(ConfigError, match="the folder exists"):
+        fitted.save(tmp_path / "adapter")
+
+
+def test_integer_labels_come_back_as_integers_in_their_order(tiny_encoder):
+    texts, labels = rows(30, names=(10, 2, 33))
+    classifier = TextClassifier(encoder=str(tiny_encoder("bert")), settings={"training": {"num_epochs": 1, "precision": "fp32"}}).fit(texts, np.array(labels))
+    assert list(classifier.classes_) == [2, 10, 33]
+    assert classifier.predict(texts[:3]).dtype.kind == "i"
+
+
+def test_arguments_and_settings_reach_the_run(tiny_encoder):
+    settings = {"training": {"num_epochs": 1, "precision": "fp32", "seed": 5}, "head": {"kind": "linear"}}
+    classifier = TextClassifier(encoder=str(tiny_encoder("bert")), method={"name": "lora", "rank": 1, "targets": ["key"]}, settings=settings, seed=4).fit(*rows(30))
+    assert classifier.record_.seed == 5
+    assert classifier.record_.parameters.adapter == 2 * (32 + 32)
+    with pytest.raises(BudgetError):
+        TextClassifier(encoder=str(tiny_encoder("bert")), settings={"budget": "10"}).fit(*rows(30))
+    with pytest.raises(BudgetError):
+        TextClassifier(budget="10", encoder=str(tiny_encoder("bert"))).fit(*rows(30))
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "message"),
+    [
+        (["a", "b"], ["x"], "2 texts and 1 labels"),
+        ("hello", ["x"], "a single string"),
+        (["a", None, 3], ["x", "y", "x"], "row 1 None, row 2 3"),
+        (["a", "b"], ["x", None], "row 1 None"),
+        (["a", "b"], ["x", float("nan")], "row 1 nan"),
+        (["a", "b", "c"], ["x", "x", "x"], "a single class"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(texts, labels, message, tiny_encoder):
+    with pytest.raises(DataError, match=message):
+        TextClassifier(encoder=str(tiny_encoder("bert"))).fit(texts, labels)
+
+
+def test_nothing_works_before_fit(tmp_path):
+    for call in (lambda c: c.predict(["a"]), lambda c: c.predict_proba(["a"]), lambda c: c.score(["a"], ["x"]), lambda c: c.save(tmp_path / "x")):
+        with pytest.raises(ConfigError, match="not fitted"):
+            call(TextClassifier())
+
+
+def test_no_texts_no_answers(fitted):
+    assert fitted.predict_proba([]).shape == (0, 3)
+    assert list(fitted.predict([])) == []
