@@ -1,0 +1,66 @@
+"""What the README shows is what happens."""
+
+import re
+
+import pytest
+
+from lorabel import errors
+from lorabel.cli.main import _VERBS
+from tests.conftest import ROOT
+
+TEXT = (ROOT / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"```\w*\n(.*?)```", TEXT, flags=re.DOTALL)
+ONE_COMMAND = re.compile(rf"lorabel (?:{'|'.join(_VERBS)})\b(?:(?!   |#).)*")
+COMMANDS = [part.strip() for block in BLOCKS for line in block.splitlines() for part in ONE_COMMAND.findall(line)]
+
+
+def test_the_plan_shown_is_the_plan_printed(run_cli, monkeypatch):
+    (block,) = [block for block in BLOCKS if block.startswith("$ lorabel plan")]
+    command, _, shown = block.partition("\n")
+    done = run_cli(*command.split()[2:])
+    assert done.code == 0
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run_cli(*command.split()[2:]).out.strip() == shown.strip()
+
+
+def test_the_sentence_on_the_largest_ranks(run_cli):
+    plan = ("plan", "--encoder", "roberta-base", "--classes", "4", "--json")
+    for head, rank, targets in (("native", 11, "query,value"), ("linear", 27, "query,value"), ("linear", 6, "all-linear")):
+        assert run_cli(*plan, "--head", head, "--targets", targets, "--rank", rank).code == 0
+        assert run_cli(*plan, "--head", head, "--targets", targets, "--rank", rank + 1).code == 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_flag_shown_exists(command, run_cli):
+    _, verb, *words = command.split()
+    help_text = run_cli(verb, "--help").out
+    for word in words:
+        if re.fullmatch(r"--?[a-z][a-z-]*", word):
+            assert re.search(rf"(?<![\w-]){word}(?![\w-])", help_text), word
+
+
+def test_commands_were_found():
+    assert {command.split()[1] for command in COMMANDS} == set(_VERBS)
+
+
+def test_the_exit_codes_are_those_of_the_errors():
+    table = TEXT.partition("| exit code |")[2].partition("\n\n")[0]
+    shown = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", table, flags=re.MULTILINE) for code in row.split(",")}
+    raised = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.LorabelError)}
+    assert shown == raised | {0, 130, 143}
+
+
+def test_the_tree_names_what_is_there():
+    (tree,) = [block for block in BLOCKS if block.startswith("src/lorabel/")]
+    for line in tree.splitlines():
+        folder = ROOT / "src" / "lorabel" if line.startswith("  ") else ROOT
+        for name in line.strip().split("   ")[0].split():
+            assert (folder / name).exists(), name
+
+
+def test_links_lead_somewhere():
+    for document in ("README.md", "CONTRIBUTING.md", "docs/architecture.md"):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / document).read_text("utf-8")):
+            assert ((ROOT / document).parent / target).exists(), f"{document}: {target}"
+        for path in re.findall(r"`((?:tests|src|benchmarks|docs)/[\w/.]+)`", (ROOT / document).read_text("utf-8")):
+            assert (ROOT / path).exists(), f"{document}: {path}"
