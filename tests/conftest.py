@@ -12,7 +12,30 @@ import pytest_socket
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("LORABEL_DATA", ROOT.parent / "shared" / "data"))
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra")
-WORDS = ["the", "team", "won", "match", "shares", "fell", "bank", "rates", "storm", "hit", "coast", "new", "chip", "study", "finds", "##s", "a", ",", ".", "!", "na", "1"]
+WORDS = [
+    "the",
+    "team",
+    "won",
+    "match",
+    "shares",
+    "fell",
+    "bank",
+    "rates",
+    "storm",
+    "hit",
+    "coast",
+    "new",
+    "chip",
+    "study",
+    "finds",
+    "##s",
+    "a",
+    ",",
+    ".",
+    "!",
+    "na",
+    "1",
+]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

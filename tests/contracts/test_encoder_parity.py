@@ -30,7 +30,11 @@ def build(folder, dtype, head_kind="native", pooling="cls", classes=3):
 
 def head_tensors(head, model, dtype):
     state = model.state_dict()
-    return {f"head.{layer.key}.{part}": state[f"{layer.key}.{part}"].to(dtype)[None].clone().requires_grad_() for layer in head.layers for part in ("weight", "bias")}
+    return {
+        f"head.{layer.key}.{part}": state[f"{layer.key}.{part}"].to(dtype)[None].clone().requires_grad_()
+        for layer in head.layers
+        for part in ("weight", "bias")
+    }
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -134,10 +138,14 @@ def test_old_layer_norm_names_are_read(tiny_encoder, tmp_path):
     old = {key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor for key, tensor in tensors.items()}
     save_file(old, tmp_path / "model.safetensors", {"format": "pt"})
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
-    assert weights_digest(load_weights(resolve_encoder(EncoderConfig(name=str(tmp_path))))) == weights_digest(load_weights(resolve_encoder(EncoderConfig(name=str(folder)))))
+    assert weights_digest(load_weights(resolve_encoder(EncoderConfig(name=str(tmp_path))))) == weights_digest(
+        load_weights(resolve_encoder(EncoderConfig(name=str(folder))))
+    )
 
 
-@pytest.mark.parametrize(("change", "message"), [({"model_type": "gpt2"}, "bert, roberta"), ({"hidden_act": "swish"}, "gelu"), ({"num_attention_heads": 5}, "divisor")])
+@pytest.mark.parametrize(
+    ("change", "message"), [({"model_type": "gpt2"}, "bert, roberta"), ({"hidden_act": "swish"}, "gelu"), ({"num_attention_heads": 5}, "divisor")]
+)
 def test_unsupported_encoders_are_refused_with_what_is_supported(tiny_encoder, tmp_path, change, message):
     folder = tiny_encoder("bert")
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())

@@ -98,7 +98,11 @@ def test_only_declared_parameters_get_gradients_and_the_encoder_keeps_its_bytes(
 def test_two_steps_lower_the_loss(name, tiny_encoder):
     bank, arena = make_bank(name, tiny_encoder("electra"))
     if bank.method.trains_encoder:
-        updater = LibraryUpdater({**bank.encoder.train_all(load_weights(resolve_encoder(EncoderConfig(name=str(tiny_encoder("electra")))))), **arena.tensors}, OptimizerConfig(), 1e-3)
+        updater = LibraryUpdater(
+            {**bank.encoder.train_all(load_weights(resolve_encoder(EncoderConfig(name=str(tiny_encoder("electra")))))), **arena.tensors},
+            OptimizerConfig(),
+            1e-3,
+        )
     else:
         updater = ArenaUpdater(arena, OptimizerConfig(), 1e-2)
     batch = packed(sequences([3, 9, 20, 21]), 0, [0, 1, 2, 0])

@@ -70,7 +70,9 @@ def test_integer_labels_come_back_as_integers_in_their_order(tiny_encoder):
 
 def test_arguments_and_settings_reach_the_run(tiny_encoder):
     settings = {"training": {"num_epochs": 1, "precision": "fp32", "seed": 5}, "head": {"kind": "linear"}}
-    classifier = TextClassifier(encoder=str(tiny_encoder("bert")), method={"name": "lora", "rank": 1, "targets": ["key"]}, settings=settings, seed=4).fit(*rows(30))
+    classifier = TextClassifier(encoder=str(tiny_encoder("bert")), method={"name": "lora", "rank": 1, "targets": ["key"]}, settings=settings, seed=4).fit(
+        *rows(30)
+    )
     assert classifier.record_.seed == 5
     assert classifier.record_.parameters.adapter == 2 * (32 + 32)
     with pytest.raises(BudgetError):

@@ -20,7 +20,14 @@ def test_every_recipe_loads_and_survives_the_round_trip(name):
 
 def test_the_paper_recipe_holds_the_papers_settings():
     config = load_config({"recipe": "paper"})
-    assert make_method(config.method).model_dump() == {"targets": ("query", "value"), "layers": None, "rank": 8, "alpha": 16.0, "dropout": 0.1, "use_rslora": False}
+    assert make_method(config.method).model_dump() == {
+        "targets": ("query", "value"),
+        "layers": None,
+        "rank": 8,
+        "alpha": 16.0,
+        "dropout": 0.1,
+        "use_rslora": False,
+    }
     assert (config.encoder.name, config.encoder.dropout, config.head.kind, config.head.pooling) == ("roberta-base", True, "native", "cls")
     optimizer = config.optimizer
     assert (optimizer.name, optimizer.learning_rate, optimizer.betas, optimizer.weight_decay) == ("adamw", 5e-5, (0.9, 0.999), 0.01)
@@ -121,7 +128,9 @@ def test_what_is_no_assignment_is_refused(text):
         parse_assignment(text)
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"- a\n", "not a mapping"), (b"a: [", "cannot be read"), (b"\xff\xfe", "cannot be read"), (None, "cannot be read")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"- a\n", "not a mapping"), (b"a: [", "cannot be read"), (b"\xff\xfe", "cannot be read"), (None, "cannot be read")]
+)
 def test_a_file_that_holds_no_settings_is_refused(tmp_path, content, message):
     file = tmp_path / "settings.yaml"
     if content is not None:

@@ -10,6 +10,8 @@ Decisions:
 - The folder appears complete or not at all.
 """
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -75,6 +77,12 @@ class AdapterManifest(_Section):
     peft_reason: str | None
     canary: Canary
     files: dict[str, str] = Field(default_factory=dict)
+    digest: str = ""
+
+    def content_digest(self) -> str:
+        """SHA-256 over everything in the manifest but this digest, so that a changed label is seen as surely as a changed weight."""
+        content = self.model_dump(mode="json", exclude={"digest"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
     def encoder_shape(self) -> EncoderShape:
         """The encoder's shape.
@@ -138,6 +146,7 @@ def save_adapter(folder: Path, bundle: AdapterBundle, card: str) -> AdapterManif
             vouched.append(PEFT_CONFIG)
         write_text(temporary / CARD, card)
         written = manifest.model_copy(update={"files": {name: file_sha256(temporary / name) for name in vouched}})
+        written = written.model_copy(update={"digest": written.content_digest()})
         write_json(temporary / MANIFEST, written.model_dump(mode="json"))
         shutil.rmtree(folder, ignore_errors=True)
         os.rename(temporary, folder)
@@ -231,6 +240,10 @@ def _read_manifest(folder: Path) -> AdapterManifest:
         raise ArtifactError(
             f"{folder / MANIFEST}: not a valid manifest, got {first['msg'].lower()} at {'.'.join(map(str, first['loc']))}; expected the fields of one. Restore the file from a copy."
         ) from error
+    if manifest.content_digest() != manifest.digest:
+        raise ArtifactError(
+            f"{folder / MANIFEST}: damaged or changed, got another digest of its content; expected {manifest.digest[:16]!r}. Restore the file from a copy."
+        )
     if len(set(manifest.labels)) != len(manifest.labels):
         raise ArtifactError(f"{folder / MANIFEST}: a label twice, got {manifest.labels!r}; expected distinct labels. Restore the file from a copy.")
     return manifest

@@ -148,9 +148,7 @@ def _build_loss(prepared: Prepared) -> Loss:
     return build_loss(prepared.config, prepared.data.splits["train"].labels, len(prepared.data.labels))
 
 
-def _train_in(
-    layout: RunLayout, prepared: Prepared, parts: _Parts, checkpoint: Checkpoint | None, stop: StopRequest, on_event: EventSink
-) -> TrainResult:
+def _train_in(layout: RunLayout, prepared: Prepared, parts: _Parts, checkpoint: Checkpoint | None, stop: StopRequest, on_event: EventSink) -> TrainResult:
     trainee = build_trainee(prepared, parts.weights)
     settings = loop_settings(prepared, trainee.learning_rate)
     _announce(prepared, settings, on_event)

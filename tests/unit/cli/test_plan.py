@@ -4,7 +4,23 @@ import json
 
 import pytest
 
-PAPER = ("plan", "--encoder", "roberta-base", "--classes", "4", "--method", "lora", "--rank", "8", "--alpha", "16", "--targets", "query,value", "--head", "native")
+PAPER = (
+    "plan",
+    "--encoder",
+    "roberta-base",
+    "--classes",
+    "4",
+    "--method",
+    "lora",
+    "--rank",
+    "8",
+    "--alpha",
+    "16",
+    "--targets",
+    "query,value",
+    "--head",
+    "native",
+)
 
 
 def test_the_contracts_example_prints_exactly_one_json_object(run_cli):

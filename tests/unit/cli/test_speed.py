@@ -10,7 +10,24 @@ from lorabel.cli.main import _VERBS
 
 HEAVY = ("torch", "transformers", "tokenizers", "sklearn", "scipy", "pyarrow", "matplotlib", "numpy", "huggingface_hub", "safetensors", "pandas")
 HELPS = [("--help",), ("--version",), *((verb, "--help") for verb in _VERBS)]
-PLAN = ("plan", "--encoder", "roberta-base", "--classes", "4", "--method", "lora", "--rank", "8", "--alpha", "16", "--targets", "query,value", "--head", "native", "--json")
+PLAN = (
+    "plan",
+    "--encoder",
+    "roberta-base",
+    "--classes",
+    "4",
+    "--method",
+    "lora",
+    "--rank",
+    "8",
+    "--alpha",
+    "16",
+    "--targets",
+    "query,value",
+    "--head",
+    "native",
+    "--json",
+)
 
 
 def seconds(*words):

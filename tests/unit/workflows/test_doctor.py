@@ -18,7 +18,19 @@ def no_hub(monkeypatch):
 
 def test_facts_and_advice_without_a_hub(no_hub):
     result = run_doctor()
-    assert {"python", "packages", "cores", "memory_bytes", "free_disk_bytes", "cpu_instructions", "device", "precision", "embedded_encoder", "hub", "extras"} <= set(result.facts)
+    assert {
+        "python",
+        "packages",
+        "cores",
+        "memory_bytes",
+        "free_disk_bytes",
+        "cpu_instructions",
+        "device",
+        "precision",
+        "embedded_encoder",
+        "hub",
+        "extras",
+    } <= set(result.facts)
     assert result.facts["hub"] == "not reachable (Name or service not known)"
     assert any("--encoder DIR" in sentence for sentence in result.advice)
     assert "digest checked" in result.facts["embedded_encoder"]

@@ -1,0 +1,105 @@
+"""Splits: stratified, seeded, and no text in two; the ledger counts openings."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorabel.config import DataConfig
+from lorabel.data.augment import sentence_shuffle
+from lorabel.data.ledger import TestLedger
+from lorabel.data.load import load_data
+from lorabel.data.splits import carve, draw
+from lorabel.data.texts import normalise, text_keys
+from lorabel.errors import ArtifactError, DataError
+
+
+def test_equal_texts_are_equal_whatever_their_case_and_spaces():
+    keys = text_keys(["Hello  World", "hello world\n", "HELLO WORLD", "ﬁne", "fine", "other"])
+    assert keys[0] == keys[1] == keys[2]
+    assert keys[3] == keys[4]
+    assert len(set(keys.tolist())) == 3
+    assert normalise("  A\tb ") == "a b"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3)), min_size=20, max_size=200), st.integers(1, 20), st.integers(0, 5))
+def test_no_text_is_in_two_splits_and_no_row_is_lost(rows, size, seed):
+    keys = np.array([key for key, _ in rows], dtype=np.uint64)
+    labels = np.array([label for _, label in rows])
+    try:
+        stay, carved = carve(keys, labels, size, seed)
+    except DataError:
+        assert max(Counter(label for _, label in set(rows)).values()) < 2 or len(set(keys.tolist())) < 6
+        return
+    assert sorted([*stay, *carved]) == list(range(len(rows)))
+    assert not set(keys[stay].tolist()) & set(keys[carved].tolist())
+
+
+def test_carving_is_stratified_and_seeded():
+    keys, labels = np.arange(1000, dtype=np.uint64), np.repeat([0, 1], [900, 100])
+    _, carved = carve(keys, labels, 100, seed=3)
+    assert Counter(labels[carved].tolist()) == {0: 90, 1: 10}
+    assert np.array_equal(carved, carve(keys, labels, 100, seed=3)[1])
+    assert not np.array_equal(carved, carve(keys, labels, 100, seed=4)[1])
+
+
+def test_drawing_is_stratified_and_keeps_rare_classes():
+    labels = np.repeat([0, 1, 2], [800, 199, 1])
+    chosen = draw(labels, 10, seed=0)
+    assert len(chosen) == 10
+    assert Counter(labels[chosen].tolist()) == {0: 7, 1: 2, 2: 1}
+    assert len(draw(labels, 5000, seed=0)) == 1000
+
+
+def test_limit_rows_touches_the_training_split_alone(news_table):
+    whole = load_data(DataConfig(source=str(news_table)))
+    few = load_data(DataConfig(source=str(news_table), limit_rows=9))
+    assert len(few.splits["train"]) == 9
+    assert Counter(few.splits["train"].labels.tolist()) == {0: 3, 1: 3, 2: 3}
+    for name in ("validation", "test"):
+        assert few.splits[name].digest == whole.splits[name].digest
+
+
+def test_splits_that_are_made_are_said_and_grouped(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("text,label\n" + "".join(f"Story {i % 60},{'ab'[i % 2]}\n" for i in range(120)))
+    data = load_data(DataConfig(source=str(path)))
+    assert data.made_splits == ("test", "validation")
+    texts = {name: {normalise(text) for text in split.texts} for name, split in data.splits.items()}
+    assert not texts["train"] & texts["validation"]
+    assert not texts["train"] & texts["test"]
+    assert not texts["validation"] & texts["test"]
+    assert sum("were taken from the training split" in note for note in data.notes) == 2
+
+
+def test_conflicting_labels_and_overlap_are_counted(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\n" + "same,a\nsame,b\n" + "".join(f"t{i},{'ab'[i % 2]}\n" for i in range(20)))
+    (tmp_path / "test.csv").write_text("text,label\nSAME,a\nnew,b\n")
+    notes = load_data(DataConfig(source=str(tmp_path))).notes
+    assert "1 texts occur with more than one label." in notes
+    assert "1 test rows have a text that is also in the training split." in notes
+
+
+def test_the_ledger_counts_by_split_and_refuses_damage(tmp_path):
+    ledger = TestLedger(tmp_path)
+    assert ledger.count("x") == 0
+    assert [ledger.record("x", "train", "a"), ledger.record("y", "train", "b"), ledger.record("x", "evaluate", "a")] == [1, 1, 2]
+    lines = [json.loads(line) for line in ledger.path.read_text().splitlines()]
+    assert [line["verb"] for line in lines] == ["train", "train", "evaluate"]
+    with ledger.path.open("a") as file:
+        file.write("{torn\n")
+    with pytest.raises(ArtifactError, match="jsonl:4"):
+        ledger.count("x")
+
+
+def test_sentence_shuffle_keeps_the_sentences():
+    text = "One is here. Two follows! Is three last? Four."
+    shuffled = {sentence_shuffle(text, np.random.default_rng(seed)) for seed in range(20)}
+    assert len(shuffled) > 5
+    assert all(Counter(s.split()) == Counter(text.split()) for s in shuffled)
+    assert sentence_shuffle("Only one sentence", np.random.default_rng(0)) == "Only one sentence"
+    assert sentence_shuffle(text, np.random.default_rng(5)) == sentence_shuffle(text, np.random.default_rng(5))

@@ -1,0 +1,70 @@
+"""Scores equal scikit-learn's; intervals behave; comparisons are paired."""
+
+import numpy as np
+import pytest
+
+from lorabel.data.types import LabelMap
+from lorabel.evaluation import evaluate_probabilities
+from lorabel.stats import mean_and_spread, paired_bootstrap
+
+
+@pytest.mark.parametrize("classes", [2, 5, 77])
+def test_scores_equal_scikit_learn(classes):
+    from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
+
+    random = np.random.default_rng(classes)
+    true = random.integers(0, max(2, classes - 1), size=300)  # The last class never occurs, where there are many.
+    prob = random.dirichlet(np.ones(classes), size=300)
+    prob[np.arange(300), true] += random.random(300)
+    prob /= prob.sum(axis=1, keepdims=True)
+    found = evaluate_probabilities(true, prob, LabelMap(tuple(f"c{i:02}" for i in range(classes))))
+    guess, all_labels = prob.argmax(axis=1), list(range(classes))
+    assert found.accuracy == pytest.approx(accuracy_score(true, guess))
+    assert found.macro_f1 == pytest.approx(f1_score(true, guess, average="macro", labels=all_labels, zero_division=0))
+    assert found.loss == pytest.approx(log_loss(true, prob, labels=all_labels))
+    assert found.confusion_matrix == confusion_matrix(true, guess, labels=all_labels).tolist()
+    expected = precision_recall_fscore_support(true, guess, labels=all_labels, zero_division=0)
+    for index, scores in enumerate(found.per_class.values()):
+        assert (scores.precision, scores.recall, scores.f1, scores.support) == pytest.approx(tuple(column[index] for column in expected))
+
+
+def test_the_interval_of_accuracy_is_the_binomial_one():
+    true = np.zeros(2000, dtype=int)
+    prob = np.tile([0.9, 0.1], (2000, 1))
+    prob[:200] = [0.1, 0.9]
+    found = evaluate_probabilities(true, prob, LabelMap(("a", "b")))
+    half = 1.96 * (0.9 * 0.1 / 2000) ** 0.5
+    assert found.interval["accuracy"] == pytest.approx((0.9 - half, 0.9 + half), abs=0.0015)
+    assert found == evaluate_probabilities(true, prob, LabelMap(("a", "b")))
+
+
+def test_perfect_scores_have_a_point_interval():
+    found = evaluate_probabilities(np.array([0, 1, 1]), np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), LabelMap(("a", "b")))
+    assert (found.accuracy, found.macro_f1, found.loss) == (1, 1, 0)
+    assert found.interval == {"accuracy": (1, 1), "macro_f1": pytest.approx((0.5, 1), abs=0.51)}
+
+
+def test_empty_and_misshapen_input_is_refused():
+    with pytest.raises(ValueError, match="at least one row"):
+        evaluate_probabilities(np.zeros(0, dtype=int), np.zeros((0, 2)), LabelMap(("a", "b")))
+    with pytest.raises(ValueError, match="shapes do not fit"):
+        evaluate_probabilities(np.zeros(3, dtype=int), np.zeros((3, 3)), LabelMap(("a", "b")))
+
+
+def test_paired_comparison_sees_what_unpaired_would_not():
+    random = np.random.default_rng(0)
+    b = random.random(2000) < 0.9
+    a = b.copy()
+    a[np.flatnonzero(~b)[:40]] = True
+    found = paired_bootstrap(a, b)
+    assert found.mean == pytest.approx(0.02)
+    assert found.low > 0.012
+    assert found.p_value < 0.01
+    assert paired_bootstrap(b, b).p_value == 1
+    with pytest.raises(ValueError, match="same rows"):
+        paired_bootstrap(a, b[:5])
+
+
+def test_mean_and_spread():
+    assert mean_and_spread([1.0, 2.0, 3.0]) == (2.0, 1.0)
+    assert mean_and_spread([5.0]) == (5.0, 0.0)
