@@ -99,6 +99,14 @@ def test_evaluate_in_words_counts_the_opening(run_cli, run, with_encoder, table)
     assert "2 times so far" in run_cli("evaluate", run, table, *with_encoder).err
 
 
+def test_evaluate_without_data_takes_the_runs_own(run_cli, run, with_encoder, table, tmp_path):
+    named = run_cli("evaluate", run, table, *with_encoder, "--split", "validation", "--json")
+    for place in (run, run / "adapter"):
+        assert json.loads(run_cli("evaluate", place, *with_encoder, "--split", "validation", "--json").out) == json.loads(named.out)
+    shutil.copytree(run / "adapter", tmp_path / "alone" / "adapter")
+    fail(run_cli("evaluate", tmp_path / "alone" / "adapter", *with_encoder), 2, "lies in no run folder")
+
+
 def test_predict_csv_keeps_the_columns_and_adds_its_own(run_cli, run, with_encoder, tmp_path):
     source, output = tmp_path / "in.csv", tmp_path / "out.csv"
     source.write_text('id,text\n007,"the team won, again"\nNA,bank shares fell\n', encoding="utf-8")

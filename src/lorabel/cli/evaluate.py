@@ -12,7 +12,9 @@ from lorabel.config import DataConfig, Device, Precision
 
 def evaluate(
     adapter: Annotated[Path, Parameter(help="Adapter folder, or the run folder that holds it.")],
-    data: Annotated[str, Parameter(help="A file of labelled texts, a folder of splits, `sample`, or a data set name.")],
+    data: Annotated[
+        str | None, Parameter(help="A file of labelled texts, a folder of splits, `sample`, or a data set name (default: what the run was trained on).")
+    ] = None,
     *,
     split: Annotated[Literal["train", "validation", "test"], Parameter(help="Which split; a single file is taken as this split.")] = "test",
     text_column: Annotated[tuple[str, ...] | None, Parameter(help="Text columns (default: found).", negative=())] = None,
@@ -26,9 +28,11 @@ def evaluate(
 ) -> None:
     """Score an adapter on labelled texts, with intervals; opening a test split is counted."""
     from lorabel.cli.progress import ProgressPrinter
-    from lorabel.workflows.evaluate import run_evaluate
+    from lorabel.workflows.evaluate import data_of_run, run_evaluate
 
-    config = DataConfig(source=data, text_columns=text_column, label_column=label_column)
+    config = data_of_run(adapter) if data is None else DataConfig(source=data)
+    columns = {"text_columns": text_column, "label_column": label_column}
+    config = config.model_copy(update={name: value for name, value in columns.items() if value is not None})
     with ProgressPrinter(is_quiet=quiet) as show:
         result = run_evaluate(adapter, config, split=split, precision=precision, device=device, encoder=encoder, threads=threads, on_event=show)
     if json:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorabel.config import DataConfig, Precision
+from lorabel.artifacts.layout import RunLayout
+from lorabel.config import DataConfig, Precision, load_config, read_config_file
 from lorabel.data.ledger import TestLedger
 from lorabel.data.load import load_data, load_split
 from lorabel.data.packing import tokenise
@@ -80,6 +81,25 @@ def run_evaluate(
     )
     logits = table_logits(predictor.bank, table, lambda done: on_event(Progress("evaluating", done, len(table))))
     return EvaluateResult(evaluate_probabilities(chosen.labels, probabilities(logits, predictor.temperature), predictor.labels), split, openings)
+
+
+def data_of_run(adapter: Path) -> DataConfig:
+    """The data that an adapter was trained on, where it still lies in its run folder.
+
+    Args:
+        adapter: Adapter or run folder.
+
+    Returns:
+        The run's data settings.
+
+    Raises:
+        ConfigError: The adapter lies in no run folder.
+    """
+    path = adapter.resolve()
+    layouts = [layout for layout in (RunLayout(path), RunLayout(path.parent)) if layout.config.exists()]
+    if not layouts:
+        raise ConfigError(f"evaluate: no data, got {str(adapter)!r}, which lies in no run folder; expected labelled texts. Give a file, a folder or a data set name.")
+    return load_config(read_config_file(layouts[0].config)).data
 
 
 def ledger_folder(adapter: Path) -> Path:
