@@ -9,6 +9,10 @@
 # Arguments after the data are passed to both trainings. PYTHON and VENV choose the interpreter and the environment.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+  sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' run.sh
+  exit 0
+fi
 source scripts/install.sh
 install_lorabel "minilm"
 
@@ -25,8 +29,15 @@ mkdir -p "$out"
 # Full fine-tuning takes every setting but those of an adapter.
 full_args=()
 skip=0
+before=
 for word in "$@"; do
   if [[ $skip == 1 ]]; then skip=0; continue; fi
+  if [[ $before == --set && $word == method.* ]]; then
+    unset "full_args[$((${#full_args[@]} - 1))]"
+    before=
+    continue
+  fi
+  before=$word
   case $word in
     --method|--rank|--alpha|--targets|--layers|--dropout) skip=1 ;;
     --method=*|--rank=*|--alpha=*|--targets=*|--layers=*|--dropout=*|--rslora) ;;
