@@ -101,9 +101,10 @@ class CheckpointStore:
             raise ArtifactError(
                 f"{path}: another format or step, got version {manifest.get('version')}; expected {CHECKPOINT_VERSION}. It was written by another version."
             )
+        digests = manifest.get("sha256")
         for name in ("state.safetensors", "meta.json"):
             file = path / name
-            if not file.is_file() or file_sha256(file) != manifest.get("sha256", {}).get(name):
+            if not file.is_file() or not isinstance(digests, dict) or file_sha256(file) != digests.get(name):
                 raise ArtifactError(f"{file}: damaged, got another SHA-256; expected the one in the manifest. It cannot be used.")
         return Checkpoint(step, read_tensors(path / "state.safetensors"), read_json(path / "meta.json"))
 

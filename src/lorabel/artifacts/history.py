@@ -53,18 +53,22 @@ def read_history(path: Path) -> list[dict[str, Any]]:
         One mapping a line; a torn last line (the process died in the middle of it) is left out.
 
     Raises:
-        ArtifactError: A line before the last is not a JSON object.
+        ArtifactError: A line before the last is not a JSON object with its step.
     """
-    lines = path.read_text("utf-8").split("\n")
+    lines = path.read_bytes().split(b"\n")
     rows = []
     for number, line in enumerate(lines, 1):
         if not line:
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line.decode("utf-8"))
+            if type(row) is not dict or type(row.get("step")) is not int:
+                raise ValueError("not an object with a step")
         except ValueError as error:
             if number == len(lines):
                 break
-            raise ArtifactError(f"{path}:{number}: not JSON, got {line[:60]!r}; expected one object a line. Remove the damaged line.") from error
+            raise ArtifactError(
+                f"{path}:{number}: damaged line, got {line[:60].decode('utf-8', 'replace')!r}; expected one JSON object with its step. Remove the damaged line."
+            ) from error
         rows.append(row)
     return rows

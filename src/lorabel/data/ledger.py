@@ -67,9 +67,11 @@ class TestLedger:
         if not self.path.exists():
             return 0
         total = 0
-        for number, line in enumerate(self.path.read_text("utf-8").splitlines(), 1):
+        for number, line in enumerate(self.path.read_bytes().splitlines(), 1):
             try:
-                total += json.loads(line)["split"] == digest
+                total += json.loads(line.decode("utf-8"))["split"] == digest
             except (ValueError, KeyError, TypeError) as error:
-                raise ArtifactError(f"{self.path}:{number}: damaged line, got {line[:60]!r}; expected one JSON object. Repair or remove this line.") from error
+                raise ArtifactError(
+                    f"{self.path}:{number}: damaged line, got {line[:60].decode('utf-8', 'replace')!r}; expected one JSON object. Repair or remove this line."
+                ) from error
         return total

@@ -159,6 +159,7 @@ class LibraryUpdater:
                     for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
                     if f"optimizer.{key}.{name}" in state
                 }
+                self._optimizer.state.pop(tensor, None)
                 if kept:
                     self._optimizer.state[tensor] = kept
 
