@@ -32,6 +32,8 @@ def choose_columns(block: Block, where: str, text_columns: Sequence[str] | None,
     for name in [*(text_columns or ()), *([label_column] if label_column else [])]:
         if name not in names:
             raise DataError(unknown_name(f"{where}: column", name, names))
+    if label_column in (text_columns or ()):
+        raise DataError(f"{where}: one column as text and label, got {label_column!r}; expected two. Change --text-column or --label-column.")
     label = label_column or _find_label(block, names, text_columns or ())
     if label is None:
         raise DataError(

@@ -44,16 +44,19 @@ class TestLedger:
         line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), "split": digest, "verb": verb, "run": run})
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
+            with self.path.open("a+b") as file:
+                # Counted before the line is added and under the same lock: two processes never report one total, and a damaged ledger takes no more lines.
                 fcntl.flock(file, fcntl.LOCK_EX)
-                file.write(line + "\n")
+                file.seek(0)
+                total = self._count(file.read(), digest)
+                file.write(line.encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise StorageError(
                 f"{self.path}: cannot be written, got {error.strerror or error}; expected a writable folder. Free space or change permissions."
             ) from error
-        return self.count(digest)
+        return total + 1
 
     def count(self, digest: str) -> int:
         """Openings of one split so far.
@@ -62,14 +65,23 @@ class TestLedger:
             digest: Of the split.
 
         Raises:
-            ArtifactError: A line is not JSON.
+            ArtifactError: A line is not JSON, or the last one is cut short.
+            StorageError: It cannot be read.
         """
-        if not self.path.exists():
+        try:
+            return self._count(self.path.read_bytes(), digest)
+        except FileNotFoundError:
             return 0
+        except OSError as error:
+            raise StorageError(f"{self.path}: cannot be read, got {error.strerror or error}; expected a readable file. Change permissions.") from error
+
+    def _count(self, content: bytes, digest: str) -> int:
         total = 0
-        for number, line in enumerate(self.path.read_bytes().splitlines(), 1):
+        for number, line in enumerate(content.splitlines(keepends=True), 1):
             try:
                 total += json.loads(line.decode("utf-8"))["split"] == digest
+                if not line.endswith(b"\n"):
+                    raise ValueError("cut short")
             except (ValueError, KeyError, TypeError) as error:
                 raise ArtifactError(
                     f"{self.path}:{number}: damaged line, got {line[:60].decode('utf-8', 'replace')!r}; expected one JSON object. Repair or remove this line."

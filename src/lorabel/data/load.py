@@ -5,6 +5,8 @@ Everything that was chosen or made is said in a note and kept as a fact for the 
 """
 
 import hashlib
+import os
+import re
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,18 +31,27 @@ from lorabel.errors import DataError
 from lorabel.events import EventSink, Progress, ignore
 
 READERS = {".csv": read_delimited, ".tsv": read_delimited, ".jsonl": read_jsonl, ".ndjson": read_jsonl, ".parquet": read_parquet}
-_SPLIT_STEMS: dict[str, SplitName] = {"train": "train", "validation": "validation", "valid": "validation", "dev": "validation", "test": "test"}
+_SPLIT_STEMS: dict[str, SplitName] = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
 _ORDER: tuple[SplitName, ...] = ("train", "validation", "test")
 _MADE_SHARE, _MOST_VALIDATION, _MOST_TEST = 0.1, 2000, 5000
 
 
 @dataclass
 class _Table:
-    """One split as read: texts, label names by code, and where each label was first seen."""
+    """One split as read: texts, label names by code, where each label was first seen, and how many rows were left out."""
 
     texts: TextColumn
     codes: NDArray[np.int64]
     first_seen: dict[str, str]
+    dropped: int
 
 
 @dataclass
@@ -75,6 +86,7 @@ def load_data(config: DataConfig, *, on_event: EventSink = ignore) -> LabelledDa
             tables[name], columns = _read_split(files[name], config, coder, columns, on_event)
     assert columns is not None
     notes.append(f"Text from {' + '.join(columns[0])}, labels from {columns[1]}.")
+    notes += [f"{name}: {table.dropped:,} rows without text or label were left out." for name, table in tables.items() if table.dropped]
     labels, ids_of_code = _settle_labels(coder)
     _check_labels(tables, labels)
     splits, made = _make_splits(config, tables, ids_of_code, labels, notes)
@@ -85,6 +97,7 @@ def load_data(config: DataConfig, *, on_event: EventSink = ignore) -> LabelledDa
         "label_column": columns[1],
         "rows": {name: len(split) for name, split in splits.items()},
         "classes": {label: {name: int((split.labels == index).sum()) for name, split in splits.items()} for index, label in enumerate(labels.names)},
+        "dropped_rows": {name: table.dropped for name, table in tables.items()},
         "made_splits": list(made),
         "split_seed": config.split_seed,
         "split_digests": {name: split.digest for name, split in splits.items()},
@@ -136,14 +149,15 @@ def find_files(source: str) -> tuple[dict[SplitName, list[Path]], str | None]:
     if source == "sample" and not Path(source).exists():
         return {_SPLIT_STEMS[name]: [path] for name, path in sample_files().items()}, None
     path = Path(source).expanduser()
-    if path.is_dir():
+    # os.path answers "no" to names that no file can have, where Path raises.
+    if os.path.isdir(path):
         return _folder_files(path), None
-    if path.is_file():
+    if os.path.isfile(path):
         reader_of(path)
         return {"train": [path]}, None
-    if path.exists():
+    if os.path.exists(path):
         raise DataError(f"data.source: neither a file nor a folder, got {source!r}; expected one of these. Give a regular file.")
-    if source.startswith((".", "/", "~")) or any(suffix in READERS for suffix in path.suffixes):
+    if source.startswith((".", "/", "~")) or _kind(path) in READERS:
         raise DataError(f"data.source: no such file or folder, got {source!r}; expected one that exists. Check the path.")
     found, revision = hub_files(source)
     return {_SPLIT_STEMS[name]: paths for name, paths in found.items()}, revision
@@ -155,13 +169,20 @@ def reader_of(path: Path) -> Any:
     Raises:
         DataError: No reader for this kind of file.
     """
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
-    reader = READERS.get(suffixes[-1]) if suffixes else None
+    reader = READERS.get(_kind(path))
     if reader is None:
         raise DataError(f"{path}: unknown kind of file, got {path.suffix!r}; expected one of {', '.join(READERS)}, also with .gz. Rename or convert the file.")
     if reader is read_parquet and path.suffix.lower() == ".gz":
         raise DataError(f"{path}: a packed Parquet file, got {path.name!r}; expected Parquet as it is (it is packed inside). Unpack it first.")
     return reader
+
+
+def _kind(path: Path) -> str:
+    """The ending that tells what a file is, in lower case, `.gz` set aside."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] == ".gz":
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
 
 
 def read_blocks(path: Path) -> Iterator[Block]:
@@ -173,7 +194,7 @@ def _folder_files(folder: Path) -> dict[SplitName, list[Path]]:
     found: dict[SplitName, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         split = _SPLIT_STEMS.get(path.name.split(".")[0].lower())
-        if split is None or not path.is_file() or not any(suffix.lower() in READERS for suffix in path.suffixes):
+        if split is None or not path.is_file() or _kind(path) not in READERS:
             continue
         if split in found:
             raise DataError(f"{folder}: two files for one split, got {found[split][0].name} and {path.name}; expected one. Remove one of them.")
@@ -211,7 +232,7 @@ def _read_split(
     faults.raise_if_any()
     if columns is None or not codes:
         raise DataError(f"{paths[0]}: no rows, got an empty table; expected labelled texts. Check the file.")
-    table = _Table(TextColumn(pyarrow.chunked_array(chunks)), np.frombuffer(codes, dtype=np.int64).copy(), first_seen)
+    table = _Table(TextColumn(pyarrow.chunked_array(chunks)), np.frombuffer(codes, dtype=np.int64).copy(), first_seen, rows - len(codes))
     return table, columns
 
 
@@ -240,8 +261,8 @@ def _rows(block: Block, path: Path, columns: tuple[tuple[str, ...], str], config
             if not config.drop_empty:
                 what, value = ("empty text", text) if not text.strip() else ("missing label", label_value)
                 faults.add(where, what, value, "a text and a label")
-        elif "\0" in text:
-            faults.add(where, "a NUL character in the text", text, "text without NUL")
+        elif "\0" in text or "\0" in label:
+            faults.add(where, "a NUL character", text if "\0" in text else label, "text without NUL")
         else:
             yield line, text, label
 
@@ -264,8 +285,9 @@ def _label_text(value: object) -> str | None:
 def _settle_labels(coder: _Coder) -> tuple[LabelMap, NDArray[np.int64]]:
     """Class names in order (integers by value, others by text), and the class id of each code."""
     names = list(coder.codes)
-    are_integers = all(name.lstrip("-").isdecimal() for name in names)
-    ordered = sorted(names, key=int) if are_integers else sorted(names)
+    are_integers = all(_INTEGER.fullmatch(name) for name in names)
+    # "1" and "01" are two names of one value: the text decides between them, not which row came first.
+    ordered = sorted(names, key=lambda name: (int(name), name)) if are_integers else sorted(names)
     place = {name: index for index, name in enumerate(ordered)}
     return LabelMap(tuple(ordered)), np.array([place[name] for name in names], dtype=np.int64)
 
@@ -308,6 +330,9 @@ def _make_splits(
             f"No {split} split given: {len(carved):,} rows were taken from the training split (stratified, grouped by text, seed {config.split_seed})."
         )
     for split, limit in (("validation", config.validation_rows if "validation" not in made else None), ("train", config.limit_rows)):
+        present = len(np.unique(ids[split]))
+        if split == "train" and limit is not None and limit < present:
+            raise DataError(f"data.limit_rows: fewer rows than classes, got {limit}; expected at least {present}. Use --limit-rows {present} or more.")
         if limit is not None and limit < len(ids[split]):
             chosen = draw(ids[split], limit, config.split_seed)
             texts[split], ids[split] = texts[split].take(chosen), ids[split][chosen]

@@ -10,9 +10,11 @@ Decisions:
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 _TEXTS_PER_CHUNK = 4096
 # Batches sorted together: more give better matched lengths, fewer a more random order.
 _BATCHES_PER_RUN = 50
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 
 
 def tokenise(
@@ -96,36 +98,39 @@ def _tokenise(texts: Sequence[str], tokenizer: Tokenizer, max_length_tokens: int
 
 
 def _write_cache(folder: Path, table: TokenTable) -> None:
-    """Write to a temporary folder first: the cache is there whole or not at all."""
+    """Write to a temporary folder first: the cache is there whole or not at all. A write torn by a power cut fails its digest and is made again."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
-        np.save(temporary / "input_ids.npy", table.input_ids)
-        np.save(temporary / "offsets.npy", table.offsets)
-        facts = {
-            "rows": len(table),
-            "truncated_rows": table.truncated_rows,
-            "sha256": {name: _digest(temporary / name) for name in ("input_ids.npy", "offsets.npy")},
-        }
-        (temporary / "facts.json").write_text(json.dumps(facts))
-        if folder.exists():
-            _remove(folder)
         try:
+            _fill_cache(temporary, table)
+            shutil.rmtree(folder, ignore_errors=True)
             os.rename(temporary, folder)
-        except OSError:
-            # Another process was first, with the same content.
-            _remove(temporary)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return  # Another process was first, with the same content.
         raise StorageError(
             f"{folder}: the token cache cannot be written, got {error.strerror or error}; expected space. Free space, or set LORABEL_CACHE to another folder."
         ) from error
 
 
+def _fill_cache(folder: Path, table: TokenTable) -> None:
+    digests = {}
+    for name, array in (("input_ids.npy", table.input_ids), ("offsets.npy", table.offsets)):
+        np.save(folder / name, array)
+        digests[name] = _digest(folder / name)
+    facts = {"rows": len(table), "truncated_rows": table.truncated_rows, "sha256": digests}
+    (folder / "facts.json").write_text(json.dumps({"facts": facts, "sha256": _digest_of(facts)}))
+
+
 def _read_cache(folder: Path, rows: int, max_length_tokens: int) -> TokenTable | None:
     """The cached table, memory-mapped; None where it is damaged."""
     try:
-        facts = json.loads((folder / "facts.json").read_text())
-        if facts["rows"] != rows or any(_digest(folder / name) != digest for name, digest in facts["sha256"].items()):
+        stored = json.loads((folder / "facts.json").read_text())
+        facts = stored["facts"]
+        if stored["sha256"] != _digest_of(facts) or facts["rows"] != rows or any(_digest(folder / name) != digest for name, digest in facts["sha256"].items()):
             return None
         offsets = np.load(folder / "offsets.npy", allow_pickle=False)
         input_ids = np.load(folder / "input_ids.npy", mmap_mode="r", allow_pickle=False)
@@ -139,10 +144,8 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _remove(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()
+def _digest_of(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def plan_batches(lengths: NDArray[np.int64], batch_size: int, generator: np.random.Generator, group_by_length: bool) -> list[NDArray[np.int64]]:

@@ -16,26 +16,29 @@ def carve(keys: NDArray[np.uint64], labels: NDArray[np.int64], rows: int, seed: 
         seed: Equal seeds carve equal splits.
 
     Returns:
-        Rows that stay and rows that are carved out, each in the table's order.
+        Rows that stay, some of every class, and rows that are carved out, each in the table's order.
 
     Raises:
         DataError: Nothing would be left to train on.
     """
     generator = np.random.default_rng([seed, rows])
-    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
-    sizes = np.bincount(group)
-    quotas = _quotas(np.bincount(labels), rows)
+    _, first, group, sizes = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
+    by_group, ends = np.argsort(group, kind="stable"), np.cumsum(sizes)
+    remaining = np.bincount(labels)
     is_carved = np.zeros(len(first), dtype=bool)
-    for label, quota in enumerate(quotas):
-        groups = generator.permutation(np.flatnonzero(labels[first] == label))
-        if len(groups) < 2:
-            continue
+    for label, quota in enumerate(_quotas(remaining, rows)):
         taken = 0
-        for index in groups[:-1]:
+        for index in generator.permutation(np.flatnonzero(labels[first] == label)):
             if taken >= quota:
                 break
+            members = by_group[ends[index] - sizes[index] : ends[index]]
+            counts = np.bincount(labels[members], minlength=len(remaining))
+            # Texts can occur with several labels; none may lose its last training row.
+            if np.any((counts > 0) & (counts == remaining)):
+                continue
+            remaining -= counts
             is_carved[index] = True
-            taken += int(sizes[index])
+            taken += len(members)
     carved = is_carved[group]
     if carved.all() or not carved.any():
         raise DataError(

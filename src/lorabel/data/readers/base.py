@@ -8,6 +8,7 @@ Decisions:
 
 import gzip
 import hashlib
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ def open_bytes(path: Path) -> IO[bytes]:
         DataError: It cannot be opened.
     """
     try:
-        return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+        return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
     except OSError as error:
         raise DataError(f"{path}: cannot be opened, got {error.strerror or error}; expected a readable file. Check the path.") from error
 
@@ -112,7 +113,7 @@ def text_lines(path: Path) -> Iterator[str]:
             raise DataError(
                 f"{path}:{number}: bytes that are not UTF-8, got {bad!r} at offset {error.start} in the line; expected UTF-8 text. Convert the file to UTF-8."
             ) from error
-        except (EOFError, gzip.BadGzipFile, OSError) as error:
+        except (EOFError, zlib.error, OSError) as error:
             raise DataError(f"{path}: cannot be read to its end, got {error}; expected an intact file. Copy or download it again.") from error
 
 

@@ -36,17 +36,18 @@ def read_delimited(path: Path) -> Iterator[Block]:
         yield from _blocks(path, rows, header, consumed)
     except csv.Error as error:
         raise DataError(
-            f"{path}:{consumed.line}: bad quoting, got {error}; expected fields quoted with double quotes. Check the quotes near this line."
+            f"{path}:{consumed.row_start}: bad quoting in the row that starts here, got {error}; expected fields quoted with double quotes. Check its quotes."
         ) from error
 
 
 class _Counted:
-    """Lines with a running count, so that a row's first physical line is known."""
+    """Lines with a running count, and the line on which the row being read starts."""
 
     def __init__(self, first: str, rest: Iterator[str]) -> None:
         self._first: str | None = first
         self._rest = rest
         self.line = 0
+        self.row_start = 1
 
     def __iter__(self) -> "_Counted":
         return self
@@ -60,7 +61,7 @@ class _Counted:
 
 
 def _delimiter(path: Path, header: str) -> str:
-    if ".tsv" in path.suffixes:
+    if ".tsv" in [suffix.lower() for suffix in path.suffixes[-2:]]:
         return "\t"
     if "," in header:
         return ","
@@ -80,16 +81,16 @@ def _blocks(path: Path, rows: Iterator[list[str]], header: list[str], consumed: 
     names = [name.strip() for name in header]
     values: list[list[str]] = []
     lines: list[int] = []
-    start = consumed.line + 1
+    consumed.row_start = consumed.line + 1
     for row in rows:
         if row:
             if len(row) != len(names):
                 raise DataError(
-                    f"{path}:{start}: another number of fields, got {len(row)}; expected {len(names)} ({', '.join(names)}). Quote texts that hold the separator."
+                    f"{path}:{consumed.row_start}: another number of fields, got {len(row)}; expected {len(names)} ({', '.join(names)}). Quote texts that hold the separator."
                 )
             values.append(row)
-            lines.append(start)
-        start = consumed.line + 1
+            lines.append(consumed.row_start)
+        consumed.row_start = consumed.line + 1
         if len(lines) == ROWS_PER_BLOCK:
             yield _block(names, values, lines)
             values, lines = [], []

@@ -1,12 +1,15 @@
 """JSON Lines: one object a line."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lorabel.data.readers.base import ROWS_PER_BLOCK, Block, text_lines
 from lorabel.errors import DataError
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_jsonl(path: Path) -> Iterator[Block]:
@@ -16,23 +19,25 @@ def read_jsonl(path: Path) -> Iterator[Block]:
         path: The file.
 
     Yields:
-        Blocks; a key that a row lacks is None.
+        Blocks; a key that a row lacks is None, and keys keep their place from block to block.
 
     Raises:
         DataError: A line that is not a JSON object, or that has a key twice.
     """
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
+    names: dict[str, None] = {}
     for number, line in enumerate(text_lines(path), 1):
         if not line.strip():
             continue
         rows.append(_parse(path, number, line))
+        names.update(dict.fromkeys(rows[-1]))
         lines.append(number)
         if len(lines) == ROWS_PER_BLOCK:
-            yield _block(rows, lines)
+            yield _block(rows, lines, names)
             rows, lines = [], []
     if lines:
-        yield _block(rows, lines)
+        yield _block(rows, lines, names)
 
 
 def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
@@ -49,11 +54,19 @@ def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
         raise DataError(f"{path}:{number}: not JSON, got {line.strip()[:60]!r} ({error}); expected one object a line. Fix this line.") from error
     if not isinstance(row, dict):
         raise DataError(f'{path}:{number}: not an object, got {line.strip()[:60]!r}; expected an object such as {{"text": …, "label": …}}. Fix this line.')
+    if _SURROGATE.search(line):
+        _require_whole_characters(path, number, row)
     return row
 
 
-def _block(rows: list[dict[str, Any]], lines: list[int]) -> Block:
-    names: dict[str, None] = {}
-    for row in rows:
-        names.update(dict.fromkeys(row))
+def _require_whole_characters(path: Path, number: int, row: dict[str, Any]) -> None:
+    """JSON can spell half a character, which no file or tokenizer can hold."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start : error.end]
+        raise DataError(f"{path}:{number}: half of a surrogate pair, got {half!r}; expected whole characters. Fix this line.") from error
+
+
+def _block(rows: list[dict[str, Any]], lines: list[int], names: dict[str, None]) -> Block:
     return Block({name: [row.get(name) for row in rows] for name in names}, lines)

@@ -25,15 +25,40 @@ def read_parquet(path: Path) -> Iterator[Block]:
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
             names = class_names(file.schema_arrow)
+            _check_names(path, file.schema_arrow.names)
             line = 1
             for batch in file.iter_batches(batch_size=ROWS_PER_BLOCK):
-                columns = {name: _named(batch.column(name).to_pylist(), names.get(name)) for name in batch.schema.names}
+                columns = {name: _named(_values(path, line, name, batch.column(name)), names.get(name)) for name in batch.schema.names}
                 yield Block(columns, list(range(line, line + batch.num_rows)))
                 line += batch.num_rows
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read, got {error}; expected a Parquet file. Copy or download it again.") from error
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"{path}: a column name used twice, got {twice[0]!r}; expected distinct names. Rename one of them.")
+
+
+def _values(path: Path, first_line: int, name: str, column: Any) -> list[Any]:
+    """A column's values as Python objects.
+
+    Raises:
+        DataError: A value that Python cannot hold, such as text that is not UTF-8; the message names its row.
+    """
+    try:
+        return list(column.to_pylist())
+    except (ValueError, OverflowError):
+        for line, value in enumerate(column, first_line):
+            try:
+                value.as_py()
+            except (ValueError, OverflowError) as error:
+                shown = getattr(error, "object", str(error))[:60]
+                raise DataError(f"{path}:{line}: an unreadable value in column {name!r}, got {shown!r}; expected UTF-8 text. Fix this row.") from error
+        raise
 
 
 def class_names(schema: Any) -> dict[str, list[str]]:
