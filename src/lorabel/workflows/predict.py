@@ -115,7 +115,10 @@ def run_predict(
     rows = 0
     with _source_path(source) as path, _writer(output, kind) as writer:
         columns: tuple[str, ...] | None = None
+        names: list[str] = []
         for block in read_blocks(path):
+            names = names or list(block.columns)
+            _require_columns(block, names, source)
             columns = columns or choose_text_columns(block, source, text_columns)
             found = predictor.explain(_texts(block, source, columns))
             writer.write(_with_predictions(block, found, predictor.labels.names, prefix, source))
@@ -124,6 +127,15 @@ def run_predict(
             rows += len(block)
             on_event(Progress("predicting", rows, None))
     return PredictResult(rows, str(output) if output else None, counts)
+
+
+def _require_columns(block: Block, names: list[str], source: str) -> None:
+    """Rows of JSON may bring a key that the rows already written lack; a table has one set of columns."""
+    new = [name for name in block.columns if name not in names]
+    if new:
+        raise DataError(
+            f"{source}:{block.lines[0]}: a key in the rows from here on that no row before has, got {new[0]!r}; expected {', '.join(names)}. Give the first row all keys."
+        )
 
 
 def _texts(block: Block, source: str, columns: tuple[str, ...]) -> list[str]:
@@ -241,10 +253,15 @@ class _ParquetWriter:
         import pyarrow
         import pyarrow.parquet
 
-        table = pyarrow.table(columns)
-        if self._writer is None:
-            self._writer = pyarrow.parquet.ParquetWriter(self._path, table.schema)
-        self._writer.write_table(table.cast(self._writer.schema))
+        try:
+            table = pyarrow.table(columns)
+            if self._writer is None:
+                self._writer = pyarrow.parquet.ParquetWriter(self._path, table.schema)
+            self._writer.write_table(table.cast(self._writer.schema))
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, pyarrow.ArrowNotImplementedError) as error:
+            raise DataError(
+                f"predict: values that one Parquet column cannot hold, got {error}; expected one type in each column. Write .jsonl instead."
+            ) from error
 
     def close(self) -> None:
         if self._writer is None:

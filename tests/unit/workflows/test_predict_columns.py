@@ -1,0 +1,54 @@
+"""`predict` on long tables whose rows do not all look alike: columns stay in line, or the table is refused."""
+
+import csv
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lorabel.data.readers.base import ROWS_PER_BLOCK
+from lorabel.errors import DataError
+from lorabel.workflows import predict
+
+
+@pytest.fixture(autouse=True)
+def stub(monkeypatch):
+    """A predictor that calls everything `a`."""
+
+    def explain(texts):
+        return [SimpleNamespace(label="a", score=0.75, probabilities=np.array([0.75, 0.25])) for _ in texts]
+
+    predictor = SimpleNamespace(labels=SimpleNamespace(names=("a", "b")), explain=explain)
+    monkeypatch.setattr(predict, "load_predictor", lambda *_, **__: (predictor, None))
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_another_order_of_keys_stays_in_line(tmp_path):
+    rows = [{"id": "1", "text": "one"}] * ROWS_PER_BLOCK + [{"text": "two", "id": "2"}]
+    result = predict.run_predict(tmp_path, write(tmp_path / "in.jsonl", rows), tmp_path / "out.csv", threads=1)
+    with (tmp_path / "out.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert result.rows == len(found) == len(rows)
+    assert found[0] == {"id": "1", "text": "one", "predicted_label": "a", "score": "0.75", "prob_a": "0.75", "prob_b": "0.25"}
+    assert found[-1] == {"id": "2", "text": "two", "predicted_label": "a", "score": "0.75", "prob_a": "0.75", "prob_b": "0.25"}
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.parquet"])
+def test_a_key_that_comes_late_is_refused_and_nothing_is_left(tmp_path, name):
+    rows = [{"text": "one"}] * ROWS_PER_BLOCK + [{"text": "two", "late": 1}]
+    source = write(tmp_path / "in.jsonl", rows)
+    with pytest.raises(DataError, match=rf"in\.jsonl:{ROWS_PER_BLOCK + 1}: a key .* got 'late'; expected text"):
+        predict.run_predict(tmp_path, source, tmp_path / name, threads=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_mixed_types_in_a_parquet_column_are_refused(tmp_path):
+    source = write(tmp_path / "in.jsonl", [{"text": "one", "id": 1}, {"text": "two", "id": "x"}])
+    with pytest.raises(DataError, match=r"one type in each column\. Write \.jsonl"):
+        predict.run_predict(tmp_path, source, tmp_path / "out.parquet", threads=1)
+    assert predict.run_predict(tmp_path, source, tmp_path / "out.jsonl", threads=1).rows == 2
