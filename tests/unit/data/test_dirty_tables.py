@@ -100,22 +100,15 @@ def test_one_flipped_byte_of_a_packed_file_never_crashes(tmp_path):
     assert refused > 100
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(0, 2**32), st.integers(1, 255))
-def test_a_flipped_byte_of_a_checksummed_parquet_file_is_noticed_or_harmless(tmp_path, place, change):
-    rows = labelled()
+def test_a_flipped_byte_of_checksummed_parquet_text_is_always_noticed(tmp_path):
     path = tmp_path / "t.parquet"
-    table = pa.table({"text": [text for text, _ in rows], "label": [label for _, label in rows]})
-    parquet.write_table(table, path, write_page_checksum=True, compression="none", write_statistics=False, store_schema=False)
-    content = bytearray(path.read_bytes())
-    content[place % (len(content) // 2)] ^= change
-    path.write_bytes(content)
-    try:
-        found = [row[1:] for row in read(path)]
-    except DataError as error:
-        assert "t.parquet" in str(error)  # noqa: PT017 - both outcomes are right
-    else:
-        assert found == rows
+    table = pa.table({"text": [text for text, _ in labelled()], "label": [label for _, label in labelled()]})
+    parquet.write_table(table, path, write_page_checksum=True, compression="none", write_statistics=False)
+    content = path.read_bytes()
+    for place in range(content.index(b"text 0"), content.index(b"text 19") + 7):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x01]) + content[place + 1 :])
+        with pytest.raises(DataError, match=r"t\.parquet: cannot be read"):
+            read(path)
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,8 @@ def test_all_shards_are_read_in_order(fake_hub):
     fake_hub.repositories["a/b", None] = ["data/train-00001-of-00002.parquet", "data/train-00000-of-00002.parquet", "data/test-00000-of-00001.parquet"]
     files, _ = hub.hub_files("a/b")
     assert [path.name for path in files["train"]] == ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]
+    # Every file is asked for at the revision that goes into the record, not at a branch that moves.
+    assert all("sha-of-None" in path.parts for paths in files.values() for path in paths)
 
 
 def test_the_converted_copy_is_read_where_there_is_no_parquet(fake_hub):

@@ -1,8 +1,10 @@
 """The ledger: each opening gets its own total, and a damaged ledger takes no more lines."""
 
+import fcntl
 import json
 import subprocess
 import sys
+import threading
 from datetime import datetime
 
 import pytest
@@ -27,6 +29,19 @@ def test_processes_at_once_each_get_their_own_total(tmp_path):
     totals = [int(total) for worker in workers for total in worker.communicate(timeout=60)[0].split()]
     assert sorted(totals) == list(range(1, 81))
     assert TestLedger(tmp_path).count("x") == 80
+
+
+def test_an_opening_waits_for_the_one_being_written(tmp_path):
+    ledger, totals = TestLedger(tmp_path), []
+    writer = threading.Thread(target=lambda: totals.append(ledger.record("x", "evaluate", "b")))
+    with ledger.path.open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        writer.start()
+        writer.join(0.3)
+        assert writer.is_alive()
+        other.write(GOOD)
+    writer.join(10)
+    assert totals == [2]
 
 
 @pytest.mark.parametrize("last", [GOOD[:30], GOOD[:-1], b"\n", b"\xff\xfe\n", b"[]\n", b'"x"\n', b"{}\n", b"null\n"])

@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -60,6 +60,8 @@ def test_no_damage_changes_the_tokens(tokenizer, tmp_path, name, damage, place, 
         del content[place:]
     elif damage == "zero":
         content[place:] = bytes(len(content) - place)
+    # Zeros over zeros are no damage.
+    assume(damage == "remove" or content != path.read_bytes())
     path.write_bytes(content)
     if damage == "remove":
         path.unlink()
