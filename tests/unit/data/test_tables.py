@@ -68,11 +68,12 @@ def test_any_text_survives_csv_tsv_jsonl_and_parquet(tmp_path, rows):
 def test_any_bytes_are_read_or_refused_with_a_place(tmp_path, content):
     path = tmp_path / "x.csv"
     path.write_bytes(b"text,label\n" + content)
+    message = ""
     try:
         list(read_blocks(path))
     except DataError as error:
-        assert "x.csv:" in str(error)
-        assert "got" in str(error)
+        message = str(error)
+    assert message == "" or ("x.csv:" in message and "got" in message)
 
 
 def test_byte_order_mark_and_gzip(tmp_path):
