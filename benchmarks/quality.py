@@ -23,7 +23,7 @@ METHODS = ("lora", "full", "head_only", "tfidf")
 CELLS = RESULTS / "quality"
 
 
-def run_cell(folder: Path, name: str, method: str, seed: int) -> dict:
+def run_cell(folder: Path, name: str, method: str, seed: int, threads: int | None) -> dict:
     """Train and test one cell; keeps which test rows were right, as hexadecimal bits, for paired comparisons."""
     from lorabel.config import DataConfig, load_config
     from lorabel.data.load import load_data
@@ -43,7 +43,7 @@ def run_cell(folder: Path, name: str, method: str, seed: int) -> dict:
         from lorabel.workflows.train import run_train
 
         settings = {} if method == "lora" else {"method": {"name": method}}
-        config = load_config(settings, {"data": {"source": str(folder / name)}, "training": {"seed": seed}})
+        config = load_config(settings, {"data": {"source": str(folder / name)}, "training": {"seed": seed, "threads": threads}})
         with tempfile.TemporaryDirectory() as out:
             record = run_train(config, Path(out) / "run").record
             predictor, _ = load_predictor(Path(out) / "run" / "adapter")
@@ -143,6 +143,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="*", default=list(SETS))
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=None)
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads of a cell; two processes of one thread each finish more cells an hour than one of two")
     parser.add_argument("--max-minutes", type=float, default=1e9)
     parser.add_argument("--data")
     parser.add_argument("--table-only", action="store_true")
@@ -151,7 +152,7 @@ def main() -> None:
     folder = data_folder(arguments.data)
     if arguments.cell:
         name, method, seed = arguments.cell
-        save_json(CELLS / f"{name}-{method}-{seed}.json", run_cell(folder, name, method, int(seed)))
+        save_json(CELLS / f"{name}-{method}-{seed}.json", run_cell(folder, name, method, int(seed), arguments.threads))
         return
     deadline = time.monotonic() + 60 * arguments.max_minutes
     cells = [(n, m, s) for s in range(3) for n in arguments.sets for m in arguments.methods if s < min(wanted(n, m), arguments.seeds or 99)]
@@ -160,6 +161,7 @@ def main() -> None:
             continue
         started = time.monotonic()
         command = [sys.executable, __file__, "--data", str(folder), "--cell", name, method, str(seed)]
+        command += ["--threads", str(arguments.threads)] if arguments.threads else []
         subprocess.run(command, check=True)
         print(
             f"{name} {method} seed {seed}: {100 * json.loads((CELLS / f'{name}-{method}-{seed}.json').read_text())['accuracy']:.2f} %, {time.monotonic() - started:.0f} s",

@@ -15,5 +15,5 @@ class Full(Method):
 
     name: ClassVar[str] = "full"
     paper: ClassVar[str] = "Devlin et al. 2018, arXiv:1810.04805"
-    default_learning_rate: ClassVar[float] = 5e-5
+    default_learning_rate: ClassVar[float] = 1e-4
     trains_encoder: ClassVar[bool] = True
