@@ -1,5 +1,7 @@
 """Ragged batches for parity tests, in our form and in the reference library's."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -12,10 +14,10 @@ def sequences(lengths: list[int], seed: int = 0) -> list[list[int]]:
     return [random.integers(5, 60, size=length).tolist() for length in lengths]
 
 
-def packed(rows: list[list[int]], first_position: int, labels: list[int] | None = None) -> PackedBatch:
+def packed(rows: list[list[int]], first_position: int, labels: list[int] | None = None, places: Sequence[int] | None = None) -> PackedBatch:
     offsets = np.cumsum([0, *map(len, rows)])
     table = TokenTable(np.array([token for row in rows for token in row], dtype=np.int32), offsets, 0, 512)
-    return pack(table, np.arange(len(rows)), None if labels is None else np.array(labels), first_position)
+    return pack(table, np.arange(len(rows)), None if labels is None else np.array(labels), first_position, None if places is None else np.array(places))
 
 
 def padded(rows: list[list[int]], pad: int) -> dict[str, torch.Tensor]:

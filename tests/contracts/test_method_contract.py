@@ -151,12 +151,12 @@ def test_dropout_masks_depend_on_seed_step_site_and_row_alone():
     whole = packed(rows, 0)
     masks = StepMasks(whole, [5], 3).rows("layers.0.query", 20, 0.3, pooled=False)
     by_row = {int(row): part for row, part in zip(whole.rows, masks.split(list(whole.lengths)), strict=True)}
-    # Cut into two micro-batches, and packed in another order.
-    for start in (0, 2):
-        part = packed(rows[start : start + 2], 0)
-        drawn = StepMasks(part, [5], 3, first_row=start).rows("layers.0.query", 20, 0.3, pooled=False)
+    # Cut into micro-batches or shares, and packed in another order.
+    for places in ([0, 1], [2, 3], [3, 0], [1, 2]):
+        part = packed([rows[place] for place in places], 0, places=places)
+        drawn = StepMasks(part, [5], 3).rows("layers.0.query", 20, 0.3, pooled=False)
         for row, mask in zip(part.rows, drawn.split(list(part.lengths)), strict=True):
-            assert torch.equal(mask, by_row[int(row) + start])
+            assert torch.equal(mask, by_row[places[int(row)]])
     # In a bank beside a member with another seed.
     twice = bank_batch(2, 4, 0)
     joint = StepMasks(twice, [9, 5], 3).rows("layers.0.query", 20, 0.3, pooled=False)
@@ -184,8 +184,8 @@ def test_accumulated_micro_batches_with_dropout_give_the_gradient_of_the_whole_s
         bank, arena = make_bank("lora", tiny_encoder("bert"), options=options)
         disturb(arena)
         for start in range(0, 4, size):
-            batch = packed(rows[start : start + size], 0, labels[start : start + size])
-            loss = torch.nn.functional.cross_entropy(bank.logits(batch, StepMasks(batch, [0], 0, start)), batch.labels, reduction="sum") / 4
+            batch = packed(rows[start : start + size], 0, labels[start : start + size], places=range(start, start + size))
+            loss = torch.nn.functional.cross_entropy(bank.logits(batch, StepMasks(batch, [0], 0)), batch.labels, reduction="sum") / 4
             loss.backward()
         grads.append(arena.grads.clone())
     assert (grads[0] - grads[1]).abs().max() <= 1e-12

@@ -56,18 +56,30 @@ def test_every_family_trains_and_the_adapter_answers_as_evaluated(family, tiny_e
     assert sorted(path.suffix for path in (result.run / "figures").iterdir()) == [".png"] * 4 + [".svg"] * 4
 
 
-def test_the_same_command_gives_the_same_bits(tiny_encoder, news_table, tmp_path):
-    config = config_for(tiny_encoder, news_table, DROPOUT, {"data": {"augmentation": "sentence_shuffle"}})
+@pytest.mark.parametrize("threads", [1, 2], ids=["one worker", "two workers"])
+def test_the_same_command_gives_the_same_bits(threads, tiny_encoder, news_table, tmp_path):
+    layers = DROPOUT, {"training": {"threads": threads, "batch_size": 16, "gradient_accumulation_steps": 1}}
+    config = config_for(tiny_encoder, news_table, *layers, {"data": {"augmentation": "sentence_shuffle"}})
     first, second = (run_train(config, tmp_path / name) for name in ("a", "b"))
     assert equal(weights(first.run), weights(second.run))
-    other = run_train(config_for(tiny_encoder, news_table, DROPOUT, {"training": {"seed": 1}}), tmp_path / "c")
+    other = run_train(config_for(tiny_encoder, news_table, *layers, {"training": {"seed": 1}}), tmp_path / "c")
     assert not equal(weights(first.run), weights(other.run))
+
+
+def test_two_workers_learn_what_one_learns(tiny_encoder, news_table, tmp_path):
+    settings = {"loss": {"class_weights": "balanced"}, "training": {"batch_size": 16}}
+    found = []
+    for threads in (1, 2):
+        config = config_for(tiny_encoder, news_table, DROPOUT, settings, {"training": {"threads": threads}})
+        found.append(weights(run_train(config, tmp_path / str(threads)).run))
+    assert all(np.abs(found[0][name] - found[1][name]).max() < 1e-4 for name in found[0])
 
 
 @pytest.mark.parametrize("method", [DROPOUT, {"method": {"name": "full"}, "optimizer": {"learning_rate": 1e-3}}], ids=["lora", "full"])
 @pytest.mark.parametrize("stop_after", [1, 5])
 def test_resume_is_bit_identical(method, stop_after, tiny_encoder, news_table, tmp_path, monkeypatch):
-    config = config_for(tiny_encoder, news_table, method, {"training": {"evaluate_every_steps": 2}})
+    two_workers = {"evaluate_every_steps": 2, "threads": 2, "batch_size": 16, "gradient_accumulation_steps": 1}
+    config = config_for(tiny_encoder, news_table, method, {"training": two_workers})
     straight = run_train(config, tmp_path / "straight")
     assert straight.record.training.steps == 12
     real, steps = loop._optimiser_step, []

@@ -171,7 +171,9 @@ def plan_batches(lengths: NDArray[np.int64], batch_size: int, generator: np.rand
     return [batches[index] for index in generator.permutation(len(batches))]
 
 
-def pack(table: TokenTable, rows: NDArray[np.int64], labels: NDArray[np.int64] | None, first_position: int) -> PackedBatch:
+def pack(
+    table: TokenTable, rows: NDArray[np.int64], labels: NDArray[np.int64] | None, first_position: int, places: NDArray[np.int64] | None = None
+) -> PackedBatch:
     """Lay sequences end to end, shortest first.
 
     Args:
@@ -179,9 +181,10 @@ def pack(table: TokenTable, rows: NDArray[np.int64], labels: NDArray[np.int64] |
         rows: (B,) rows to take.
         labels: (B,) their class ids, or None.
         first_position: Position id of a sequence's first token.
+        places: (B,) place of each row in the member's optimiser step, which keys its dropout masks (default: its place in `rows`).
 
     Returns:
-        One member's batch; `step_rows` is each sequence's place in `rows`.
+        One member's batch.
     """
     import torch
 
@@ -200,5 +203,5 @@ def pack(table: TokenTable, rows: NDArray[np.int64], labels: NDArray[np.int64] |
         labels=None if labels is None else torch.from_numpy(labels[order]),
         rows=rows,
         member_sequences=(len(rows),),
-        step_rows=order,
+        step_rows=order if places is None else places[order],
     )

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from lorabel.data.packing import pack, tokenise
 from lorabel.data.types import LabelMap, TokenTable
 from lorabel.models.bank import Bank
+from lorabel.models.crew import crew_for_rows
 
 # Enough rows to fill two cores' products, few enough to stay in their caches; measured on the embedded encoder.
 TOKENS_PER_BATCH = 2048
@@ -127,13 +128,19 @@ def table_logits(bank: Bank, table: TokenTable, on_rows: Callable[[int], None] |
         (N, C) in the table's order.
     """
     out = np.zeros((len(table), bank.head.classes))
-    done = 0
-    with torch.inference_mode():
-        for rows in _batches(table.lengths):
+
+    def run(rows: NDArray[np.int64]) -> int:
+        with torch.inference_mode():
             batch = pack(table, rows, None, bank.encoder.shape.first_position).to(bank.encoder.device)
             # Packing sorts within the batch; `batch.rows` says which row each result belongs to.
             out[batch.rows] = bank.logits(batch).double().cpu().numpy()
-            done += len(rows)
+        return len(rows)
+
+    batches = list(_batches(table.lengths))
+    done = 0
+    with crew_for_rows(len(batches), bank.encoder.device, 1) as crew:
+        for count in crew.map(run, batches):
+            done += count
             if on_rows is not None:
                 on_rows(done)
     return out

@@ -7,18 +7,20 @@ Decisions:
 - The order of rows is a function of (seed, epoch), so a position is a step number and nothing more, and resuming needs no generator state.
 - Rows are grouped into optimiser steps first and cut into micro-batches second: how a step is cut changes neither its rows nor its dropout masks.
 - The loss of a step is a mean over its rows (weighted, where classes have weights), whatever the micro-batches: the normaliser is known before the first of them runs.
+- On a CPU the rows of a micro-batch are shared out over worker threads; each takes the gradients of its own rows, and they are added in a fixed order.
 - A step whose loss or gradient is not finite is skipped and counted; after too many in a row the run stops and names the rows.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lorabel.config import ScheduleConfig
 from lorabel.data.packing import pack, plan_batches
@@ -27,10 +29,14 @@ from lorabel.errors import DataError
 from lorabel.events import Evaluated, EventSink, Note, StepDone
 from lorabel.losses.base import Loss
 from lorabel.models.bank import Bank
+from lorabel.models.crew import Crew, crew_for_rows, deal
 from lorabel.training.precision import LossScale
 from lorabel.training.randomness import StepMasks, numpy_generator
 from lorabel.training.schedules import learning_rate_factor
-from lorabel.training.updates import Updater
+from lorabel.training.updates import Updater, add_grads
+
+# A worker's share below this many rows costs more in small operations than it saves in waiting.
+_ROWS_PER_WORKER = 8
 
 
 @dataclass(frozen=True)
@@ -185,14 +191,20 @@ def train(task: Task, settings: LoopSettings, position: Position, hooks: Hooks, 
     scale = LossScale(task.bank.encoder.dtype == torch.float16)
     if position.loss_scale:
         scale.restore(position.loss_scale)
-    meter = _Meter()
     if position.evaluation_due:
         position = _evaluate_and_save(position, settings, hooks, on_event)
+    with crew_for_rows(settings.batch_size, task.device, _ROWS_PER_WORKER) as crew:
+        return _steps(task, settings, position, hooks, on_event, scale, crew)
+
+
+def _steps(task: Task, settings: LoopSettings, position: Position, hooks: Hooks, on_event: EventSink, scale: LossScale, crew: Crew) -> Position:
+    """All steps still to be done."""
+    meter = _Meter()
     for rows, table in _rows_from(task, settings, position.step):
         if position.is_finished or position.evaluation_due:
             break
         started = time.perf_counter()
-        outcome = _optimiser_step(task, settings, position.step, rows, table, scale)
+        outcome = _optimiser_step(task, settings, position.step, rows, table, scale, crew)
         position = _advance(position, settings, outcome, rows, scale, time.perf_counter() - started, on_event)
         meter.add(len(rows), time.perf_counter() - started)
         if position.step % settings.log_every_steps == 0 or position.step == settings.total_steps:
@@ -230,27 +242,38 @@ def _rows_from(task: Task, settings: LoopSettings, step: int) -> Iterator[tuple[
         done = 0
 
 
-def _optimiser_step(task: Task, settings: LoopSettings, step: int, rows: NDArray[np.int64], table: TokenTable, scale: LossScale) -> _Outcome:
+def _optimiser_step(
+    task: Task, settings: LoopSettings, step: int, rows: NDArray[np.int64], table: TokenTable, scale: LossScale, crew: Crew
+) -> _Outcome:
     """Forward and backward of all micro-batches of one step, then the update."""
     task.updater.zero_grad()
-    labels = torch.from_numpy(task.labels[rows])
-    normaliser = task.loss.normaliser(labels)
-    total, tokens = 0.0, 0
-    first_position = task.bank.encoder.shape.first_position
-    for start in range(0, len(rows), settings.batch_size):
-        part = rows[start : start + settings.batch_size]
-        batch = pack(table, part, task.labels[part], first_position).to(task.device)
+    normaliser = task.loss.normaliser(torch.from_numpy(task.labels[rows]))
+    lengths = table.offsets[rows + 1] - table.offsets[rows]
+    leaves = list(task.updater.tensors.values())
+
+    def run_share(places: NDArray[np.int64]) -> tuple[float, Sequence[Tensor | None]]:
+        part = rows[places]
+        batch = pack(table, part, task.labels[part], task.bank.encoder.shape.first_position, places).to(task.device)
         assert batch.labels is not None
-        logits = task.bank.logits(batch, StepMasks(batch, settings.seeds, step, start))
+        logits = task.bank.logits(batch, StepMasks(batch, settings.seeds, step))
         loss = task.loss.rows(logits, batch.labels).sum() / normaliser
-        (loss * scale.value if scale.value != 1.0 else loss).backward()  # type: ignore[no-untyped-call]
-        total += loss.item()
-        tokens += sum(batch.lengths)
+        scaled = loss * scale.value if scale.value != 1.0 else loss
+        if crew.workers > 1:
+            return loss.item(), torch.autograd.grad(scaled, leaves, allow_unused=True)
+        scaled.backward()  # type: ignore[no-untyped-call]
+        return loss.item(), ()
+
+    total = 0.0
+    for start in range(0, len(rows), settings.batch_size):
+        shares = [start + places for places in deal(lengths[start : start + settings.batch_size], crew.workers)]
+        for loss, grads in crew.map(run_share, shares):
+            total += loss
+            add_grads(leaves, grads)
     factor = learning_rate_factor(settings.schedule, step, settings.total_steps, settings.steps_per_epoch)
     norm = task.updater.update(factor, settings.max_grad_norm, 1.0 / scale.value, is_allowed=math.isfinite(total))
     is_finite = math.isfinite(total) and math.isfinite(norm)
     excused = scale.update(is_finite)
-    return _Outcome(total, norm, settings.learning_rate * factor, tokens, is_finite, excused)
+    return _Outcome(total, norm, settings.learning_rate * factor, int(lengths.sum()), is_finite, excused)
 
 
 def _advance(

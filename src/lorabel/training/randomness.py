@@ -75,19 +75,17 @@ class StepMasks:
         batch: The micro-batch.
         seeds: One seed per member.
         step: Optimiser step, from 0.
-        first_row: Rows of the same step in earlier micro-batches.
     """
 
-    def __init__(self, batch: PackedBatch, seeds: Sequence[int], step: int, first_row: int = 0) -> None:
+    def __init__(self, batch: PackedBatch, seeds: Sequence[int], step: int) -> None:
         self._batch = batch
         self._seeds = seeds
         self._step = step
-        self._first_row = first_row
 
     @cached_property
     def _sequence_rows(self) -> Tensor:
         """Row of each sequence within its member's step (B,)."""
-        return torch.as_tensor(self._batch.step_rows, device=self._batch.input_ids.device) + self._first_row
+        return torch.as_tensor(self._batch.step_rows, device=self._batch.input_ids.device)
 
     @cached_property
     def _pooled_keys(self) -> Tensor:

@@ -7,7 +7,7 @@ optimiser does it, on float32 master weights. Both answer the same few questions
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -162,6 +162,22 @@ class LibraryUpdater:
                 self._optimizer.state.pop(tensor, None)
                 if kept:
                     self._optimizer.state[tensor] = kept
+
+
+def add_grads(leaves: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
+    """Add one share's gradients to the leaves' own.
+
+    Args:
+        leaves: Trained tensors.
+        grads: One per leaf, None where the share does not reach it; or none at all, where backward has added them already.
+    """
+    for leaf, grad in zip(leaves, grads, strict=len(grads) > 0):
+        if grad is None:
+            continue
+        if leaf.grad is None:
+            leaf.grad = grad
+        else:
+            leaf.grad.add_(grad)
 
 
 def takes_decay(name: str) -> bool:
