@@ -55,8 +55,8 @@ def bank_batch(members, rows_per_member, first_position):
     one = packed(rows, first_position, list(range(rows_per_member)))
     tokens = int(one.cu_seqlens[-1])
     return PackedBatch(
-        one.input_ids.repeat(members),
-        one.position_ids.repeat(members),
+        one.input_ids[:tokens].repeat(members),
+        one.position_ids[:tokens].repeat(members),
         torch.cat([one.cu_seqlens[:-1] + k * tokens for k in range(members)] + [torch.tensor([members * tokens])]),
         one.lengths * members,
         one.labels.repeat(members) % 3,
@@ -146,22 +146,42 @@ def test_a_broken_member_changes_no_bit_of_the_others(name, tiny_encoder):
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+def of_sequences(batch, factors):
+    return factors[: sum(batch.lengths)].split(list(batch.lengths))
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_the_tail_of_a_run_reaches_neither_answers_nor_gradients(name, tiny_encoder):
+    batch = packed(sequences([3, 9, 9]), 0, [0, 1, 2])
+    assert batch.tail == 3
+    found = []
+    for token in (0, 7):
+        bank, arena = make_bank(name, tiny_encoder("bert"))
+        disturb(arena)
+        batch.input_ids[-3:] = token
+        logits = bank.logits(batch, StepMasks(batch, [0], 0))
+        torch.nn.functional.cross_entropy(logits, batch.labels).backward()
+        found.append((logits.detach(), arena.grads.clone()))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def test_dropout_masks_depend_on_seed_step_site_and_row_alone():
     rows = sequences([3, 7, 11, 6])
     whole = packed(rows, 0)
     masks = StepMasks(whole, [5], 3).rows("layers.0.query", 20, 0.3, pooled=False)
-    by_row = {int(row): part for row, part in zip(whole.rows, masks.split(list(whole.lengths)), strict=True)}
+    by_row = {int(row): part for row, part in zip(whole.rows, of_sequences(whole, masks), strict=True)}
     # Cut into micro-batches or shares, and packed in another order.
     for places in ([0, 1], [2, 3], [3, 0], [1, 2]):
         part = packed([rows[place] for place in places], 0, places=places)
         drawn = StepMasks(part, [5], 3).rows("layers.0.query", 20, 0.3, pooled=False)
-        for row, mask in zip(part.rows, drawn.split(list(part.lengths)), strict=True):
+        for row, mask in zip(part.rows, of_sequences(part, drawn), strict=True):
             assert torch.equal(mask, by_row[places[int(row)]])
     # In a bank beside a member with another seed.
     twice = bank_batch(2, 4, 0)
     joint = StepMasks(twice, [9, 5], 3).rows("layers.0.query", 20, 0.3, pooled=False)
     alone = StepMasks(bank_batch(1, 4, 0), [5], 3).rows("layers.0.query", 20, 0.3, pooled=False)
-    assert torch.equal(joint[len(alone) :], alone)
+    tokens = sum(bank_batch(1, 4, 0).lengths)
+    assert torch.equal(joint[tokens : 2 * tokens], alone[:tokens])
     for other in (StepMasks(whole, [6], 3), StepMasks(whole, [5], 4)):
         assert not torch.equal(other.rows("layers.0.query", 20, 0.3, pooled=False), masks)
     assert not torch.equal(StepMasks(whole, [5], 3).rows("layers.0.value", 20, 0.3, pooled=False), masks)

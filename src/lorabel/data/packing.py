@@ -171,6 +171,12 @@ def plan_batches(lengths: NDArray[np.int64], batch_size: int, generator: np.rand
     return [batches[index] for index in generator.permutation(len(batches))]
 
 
+def round_up(tokens: int) -> int:
+    """The number of tokens a run is filled up to: at most sixteen different numbers between a power of two and the next, so at most 1/16 more tokens."""
+    step = max(8, (1 << max(tokens, 1).bit_length() - 1) // 16)
+    return -(-tokens // step) * step
+
+
 def pack(
     table: TokenTable, rows: NDArray[np.int64], labels: NDArray[np.int64] | None, first_position: int, places: NDArray[np.int64] | None = None
 ) -> PackedBatch:
@@ -195,9 +201,10 @@ def pack(
     np.cumsum(lengths, out=cu_seqlens[1:])
     within = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
     input_ids = table.input_ids[np.repeat(table.offsets[rows], lengths) + within].astype(np.int64)
+    tail = round_up(len(input_ids)) - len(input_ids)
     return PackedBatch(
-        input_ids=torch.from_numpy(input_ids),
-        position_ids=torch.from_numpy(within + first_position),
+        input_ids=torch.from_numpy(np.pad(input_ids, (0, tail))),
+        position_ids=torch.from_numpy(np.pad(within + first_position, (0, tail), constant_values=first_position)),
         cu_seqlens=torch.from_numpy(cu_seqlens),
         lengths=tuple(lengths.tolist()),
         labels=None if labels is None else torch.from_numpy(labels[order]),

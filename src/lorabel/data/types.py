@@ -112,7 +112,10 @@ class TokenTable:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """B sequences as a flat run of T tokens, never padded, sorted by member and then by length.
+    """B sequences as a flat run of T tokens, sorted by member and then by length; sequences are never padded.
+
+    The run may end in a short tail of tokens that belong to no sequence: T is rounded up, because product kernels are built for one number of rows and are used again
+    only where that number comes back. The tail is computed along with the rest and read by nobody.
 
     Attributes:
         input_ids: (T,) int64.
@@ -133,6 +136,11 @@ class PackedBatch:
     rows: NDArray[np.int64]
     member_sequences: tuple[int, ...]
     step_rows: NDArray[np.int64]
+
+    @property
+    def tail(self) -> int:
+        """Tokens at the end that belong to no sequence."""
+        return len(self.input_ids) - sum(self.lengths)
 
     def to(self, device: torch.device) -> PackedBatch:
         """The batch on a device; itself where it is there already."""

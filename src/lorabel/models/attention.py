@@ -82,11 +82,16 @@ def _make_group(first: int, row: int, lengths: Sequence[int], device: torch.devi
     return LengthGroup(first, len(lengths), rows, longest, index.to(device), mask[:, None, None, :].to(device))
 
 
+def _end(groups: Sequence[LengthGroup]) -> int:
+    """Where the last sequence ends; rows after it belong to none."""
+    return groups[-1].rows.stop if groups else 0
+
+
 def self_attention(qkv: Tensor, groups: Sequence[LengthGroup], num_heads: int, masks: Sequence[Tensor] | None = None) -> Tensor:
     """softmax(q kᵀ / √d) v within each sequence.
 
     Args:
-        qkv: (T, 3 · D): queries, keys and values side by side.
+        qkv: (T, 3 · D): queries, keys and values side by side; rows after the last group give zeros.
         groups: Of the batch.
         num_heads: H; d = D / H.
         masks: One (n · H, L, L) tensor of dropout factors per group, or None.
@@ -124,6 +129,7 @@ class _SelfAttention(torch.autograd.Function):
         width = qkv.shape[1] // 3
         scale = 1.0 / math.sqrt(width // num_heads)
         out = qkv.new_empty(qkv.shape[0], width)
+        out[_end(groups) :] = 0
         saved: list[Tensor] = []
         for index, group in enumerate(groups):
             split = _heads_apart(qkv[group.rows], group, 3, num_heads)  # (3, nH, L, d)
@@ -144,6 +150,7 @@ class _SelfAttention(torch.autograd.Function):
         (grad,) = grads
         saved = ctx.saved_tensors
         out = grad.new_empty(grad.shape[0], 3 * grad.shape[1])
+        out[_end(ctx.groups) :] = 0
         for index, group in enumerate(ctx.groups):
             split, weights = saved[2 * index], saved[2 * index + 1]
             query, key, value = split

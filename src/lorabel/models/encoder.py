@@ -130,12 +130,12 @@ class PackedEncoder:
         return _mean_per_sequence(hidden, batch)
 
     def encode(self, batch: PackedBatch, adapters: Adapters, masks: MaskSource | None = None) -> Tensor:
-        """All hidden states of the last layer (T, D)."""
+        """Hidden states of the last layer for the tokens of all sequences, (sum of lengths, D)."""
         step = self._step(batch, adapters, masks)
         hidden = self._embed(batch, masks)
         for layer in range(self.shape.num_layers):
             hidden = self._layer(layer, hidden, step)
-        return hidden
+        return hidden[: len(hidden) - batch.tail]
 
     def _step(self, batch: PackedBatch, adapters: Adapters, masks: MaskSource | None) -> _Step:
         groups = group_by_length(batch.lengths, self.device, self.dtype)
@@ -252,6 +252,7 @@ def _mean_per_sequence(hidden: Tensor, batch: PackedBatch) -> Tensor:
     """Mean over each sequence's tokens, (T, D) -> (B, D), summed in float32 or wider."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
     lengths = torch.tensor(batch.lengths, device=hidden.device)
+    hidden = hidden[: len(hidden) - batch.tail]
     owner = torch.repeat_interleave(torch.arange(len(batch.lengths), device=hidden.device), lengths)
     sums = hidden.new_zeros(len(batch.lengths), hidden.shape[1], dtype=wide).index_add(0, owner, hidden.to(wide))
     return (sums / lengths[:, None]).to(hidden.dtype)
@@ -262,4 +263,5 @@ def _tokens_per_member(batch: PackedBatch) -> tuple[int, ...]:
     for sequences in batch.member_sequences:
         tokens.append(sum(batch.lengths[first : first + sequences]))
         first += sequences
+    tokens[-1] += batch.tail
     return tuple(tokens)

@@ -98,11 +98,14 @@ class StepMasks:
         lengths = torch.tensor(self._batch.lengths, device=self._batch.input_ids.device)
         starts = torch.repeat_interleave(self._batch.cu_seqlens[:-1], lengths)
         token = torch.arange(len(starts), device=starts.device) - starts
-        return torch.repeat_interleave(self._pooled_keys, lengths) + token + 1
+        keys = torch.repeat_interleave(self._pooled_keys, lengths) + token + 1
+        return torch.cat([keys, keys.new_zeros(self._batch.tail)])
 
     @cached_property
     def _token_members(self) -> list[int]:
-        return [sum(self._batch.lengths[a:b]) for a, b in _spans(self._batch.member_sequences)]
+        tokens = [sum(self._batch.lengths[a:b]) for a, b in _spans(self._batch.member_sequences)]
+        tokens[-1] += self._batch.tail
+        return tokens
 
     def rows(self, name: str, width: int, probability: float, *, pooled: bool) -> Tensor | None:
         """Factors (T, width), or (B, width) for pooled rows; None where the probability rounds to 0."""

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from lorabel.data.packing import pack, plan_batches, tokenise
+from lorabel.data.packing import pack, plan_batches, round_up, tokenise
 from lorabel.data.types import TokenTable
 from lorabel.events import Note
 
@@ -97,3 +97,10 @@ def test_packs_hold_exactly_the_rows(lengths, first_position, seed):
         assert batch.position_ids[span].tolist() == list(range(first_position, first_position + lengths[row]))
         assert int(batch.labels[index]) == row * 10
         assert rows[batch.step_rows[index]] == row
+    assert len(batch.input_ids) == len(batch.position_ids) == sum(batch.lengths) + batch.tail == round_up(sum(batch.lengths))
+
+
+def test_runs_are_filled_up_to_few_numbers_of_tokens():
+    filled = [round_up(tokens) for tokens in range(8193)]
+    assert all(0 <= full - tokens <= max(7, tokens / 16) for tokens, full in enumerate(filled))
+    assert len(set(filled)) < 120
