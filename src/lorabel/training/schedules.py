@@ -1,4 +1,4 @@
-"""Learning-rate schedules: pure functions of the step.
+"""How long a run is and how its learning rate moves: pure functions of the settings, the step and the size of the table.
 
 Linear and cosine fall to 0 at the last step, as the reference library's do; step multiplies by a factor every so many epochs; all warm up linearly from 0.
 """
@@ -6,6 +6,9 @@ Linear and cosine fall to 0 at the last step, as the reference library's do; ste
 import math
 
 from lorabel.config import ScheduleConfig
+
+# Chosen on validation splits together with the default recipe; see benchmarks/choose_recipe.py.
+_LEAST_EPOCHS, _MOST_EPOCHS, _ENOUGH_TOKENS = 3, 6, 1_000_000
 
 
 def warmup_steps(schedule: ScheduleConfig, total_steps: int) -> int:
@@ -37,3 +40,14 @@ def learning_rate_factor(schedule: ScheduleConfig, step: int, total_steps: int, 
     if schedule.name == "linear":
         return max(0.0, 1.0 - progress)
     return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+
+def default_num_epochs(tokens: int) -> int:
+    """Passes over the training rows where the settings name none.
+
+    Three, and up to six until a million tokens are read: few or short texts give few updates in three passes, and more passes over them cost next to nothing.
+
+    Args:
+        tokens: Tokens of the training split, at least 1.
+    """
+    return min(_MOST_EPOCHS, max(_LEAST_EPOCHS, math.ceil(_ENOUGH_TOKENS / tokens)))

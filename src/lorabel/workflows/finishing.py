@@ -139,6 +139,7 @@ def _plan(prepared: Prepared, settings: LoopSettings) -> dict[str, Any]:
         "precision": prepared.compute.precision,
         "device": str(prepared.compute.device),
         "threads": prepared.threads,
+        "num_epochs": settings.num_epochs,
         "total_steps": settings.total_steps,
         "steps_per_epoch": settings.steps_per_epoch,
         "warmup_steps": warmup_steps(settings.schedule, settings.total_steps),

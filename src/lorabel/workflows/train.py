@@ -38,6 +38,7 @@ from lorabel.models.checkpoint import load_weights
 from lorabel.training.estimate import estimate_seconds
 from lorabel.training.loop import LoopSettings, Position, Scores, Task, train
 from lorabel.training.randomness import numpy_generator
+from lorabel.training.schedules import default_num_epochs
 from lorabel.workflows.building import Trainee, build_loss, build_trainee
 from lorabel.workflows.finishing import finish
 from lorabel.workflows.preparation import Prepared, prepare
@@ -183,9 +184,10 @@ def loop_settings(prepared: Prepared, learning_rate: float) -> LoopSettings:
     config = prepared.config.training
     rows = len(prepared.data.splits["train"])
     steps_per_epoch = -(-rows // (config.batch_size * config.gradient_accumulation_steps))
-    total = steps_per_epoch * config.num_epochs
+    num_epochs = config.num_epochs or default_num_epochs(int(prepared.tables["train"].lengths.sum()))
+    total = steps_per_epoch * num_epochs
     return LoopSettings(
-        num_epochs=config.num_epochs,
+        num_epochs=num_epochs,
         steps_per_epoch=steps_per_epoch,
         batch_size=config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation_steps,

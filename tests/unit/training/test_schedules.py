@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lorabel.config import ScheduleConfig
-from lorabel.training.schedules import learning_rate_factor, warmup_steps
+from lorabel.training.schedules import default_num_epochs, learning_rate_factor, warmup_steps
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "constant"])
@@ -33,3 +33,8 @@ def test_step_drops_after_each_span():
 def test_warmup_by_ratio_and_by_steps():
     assert warmup_steps(ScheduleConfig(warmup_ratio=0.1), 25) == 3
     assert warmup_steps(ScheduleConfig(warmup_ratio=0.1, warmup_steps=0), 25) == 0
+
+
+@pytest.mark.parametrize(("tokens", "epochs"), [(1, 6), (100_000, 6), (166_667, 6), (200_000, 5), (250_001, 4), (300_000, 4), (334_000, 3), (3_000_000, 3)])
+def test_small_tables_are_passed_over_more_often(tokens, epochs):
+    assert default_num_epochs(tokens) == epochs
