@@ -60,6 +60,36 @@ def test_head_dropout_falls_back_to_the_hidden_dropout():
     assert shape_from_config({**BERT, "hidden_dropout_prob": 0.25, "classifier_dropout": 0.4}).head_dropout == 0.4
 
 
+SIZES = {
+    family: {key: value for key, value in BERT.items() if key != "model_type"}
+    if family != "distilbert"
+    else {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "vocab_size": 60, "max_position_embeddings": 48}
+    for family in FAMILIES
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_configuration_leaves_out_is_what_the_reference_library_takes(family):
+    from transformers import AutoConfig
+
+    theirs = AutoConfig.for_model(family, **SIZES[family]).to_dict()
+    shape = shape_from_config({"model_type": family, **SIZES[family]})
+    assert shape.pad_token_id == theirs["pad_token_id"]
+    assert shape.token_types == theirs.get("type_vocab_size", 0)
+    assert shape.embedding_size == theirs.get("embedding_size", 32)
+    assert shape.norm_eps == theirs.get("layer_norm_eps", 1e-12)
+    assert shape.hidden_dropout == theirs.get("hidden_dropout_prob", theirs.get("dropout"))
+    assert shape.attention_dropout == theirs.get("attention_probs_dropout_prob", theirs.get("attention_dropout"))
+    assert shape.head_dropout == theirs.get("seq_classif_dropout", theirs.get("hidden_dropout_prob"))
+
+
+@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if not family.has_pooler])
+def test_a_pooler_that_no_head_of_the_family_reads_is_not_counted(family):
+    config = {"model_type": family, **SIZES[family]}
+    assert shape_from_config(config, has_pooler=True) == shape_from_config(config)
+    assert "pooler" not in shape_from_config(config, has_pooler=True).parameter_groups()
+
+
 def test_roberta_positions_start_after_padding_and_cost_two_tokens_of_length():
     shape = KNOWN_ENCODERS["roberta-base"].shape
     assert (shape.first_position, shape.max_length_tokens) == (2, 512)
