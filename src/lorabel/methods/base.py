@@ -144,12 +144,14 @@ class Method(BaseModel):
     def smaller(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
         """Options near the given ones whose adapter has at most `limit` parameters, best first; empty where none exists.
 
+        A method that cannot shrink offers its options as they are, where they fit: a smaller head may be all it takes.
+
         Args:
             options: The options that were too large.
             shape: The encoder.
             limit: Largest number of adapter parameters.
         """
-        return []
+        return [dict(options)] if cls(**options).adapter_size(shape) <= limit else []
 
     def adapter_size(self, shape: EncoderShape) -> int:
         """Number of adapter parameters of one member: the sum over `parameters`."""
