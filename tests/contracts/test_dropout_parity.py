@@ -10,8 +10,8 @@ from lorabel.config import EncoderConfig, load_config
 from lorabel.heads import make_head
 from lorabel.methods.base import make_method
 from lorabel.models.bank import Bank
-from lorabel.models.checkpoint import load_weights, resolve_encoder
-from lorabel.models.encoder import PackedEncoder
+from lorabel.models.checkpoint import canonical_tensors, load_weights, resolve_encoder
+from lorabel.models.encoder import PackedEncoder, split_queries_keys_values
 from lorabel.workflows.building import head_dropout
 from tests.conftest import FAMILIES
 from tests.contracts.batches import packed, padded, sequences
@@ -72,21 +72,28 @@ def folder_with_dropout(family, tiny_encoder, folder):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_paper_recipes_dropout_is_the_references(family, tiny_encoder, tmp_path, monkeypatch):
+def test_the_paper_recipes_dropout_is_the_references_in_logits_and_gradients(family, tiny_encoder, tmp_path, monkeypatch):
     source = resolve_encoder(EncoderConfig(name=str(folder_with_dropout(family, tiny_encoder, tmp_path))))
-    config = load_config({"recipe": "paper"})
-    head = make_head(source.shape, "native", "cls", 3)
+    config, weights, head = load_config({"recipe": "paper"}), load_weights(source), make_head(source.shape, "native", "cls", 3)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path, attn_implementation="eager", dtype=torch.float64).train()
     state = model.state_dict()
     tensors = {f"head.{layer.key}.{part}": state[f"{layer.key}.{part}"][None] for layer in head.layers for part in ("weight", "bias")}
-    encoder = PackedEncoder(source.shape, load_weights(source), dtype=torch.float64, device=torch.device("cpu"), dropout=config.encoder.dropout)
-    bank = Bank(encoder, make_method({"name": "head_only"}), head, tensors, head_dropout(config, source.shape.head_dropout))
-    rows = sequences([TOKENS] * SEQUENCES)
-    recorder = Recorder()
-    ours = bank.logits(packed(rows, source.shape.first_position), recorder)
+    encoder = PackedEncoder(source.shape, weights, dtype=torch.float64, device=torch.device("cpu"), dropout=config.encoder.dropout)
+    leaves = encoder.train_all(weights)
+    bank = Bank(encoder, make_method({"name": "full"}), head, tensors, head_dropout(config, source.shape.head_dropout))
+    rows, labels = sequences([TOKENS] * SEQUENCES), [0, 2]
+    batch, recorder = packed(rows, source.shape.first_position, labels), Recorder()
+    ours = bank.logits(batch, recorder)
     dropout, left = replayed(recorder.drawn)
     monkeypatch.setattr(torch.nn.functional, "dropout", dropout)
     theirs = model(**padded(rows, source.shape.pad_token_id)).logits
     assert next(left, None) is None
     assert (ours - theirs).abs().max() <= 1e-10
-    assert (ours - bank.logits(packed(rows, source.shape.first_position))).abs().max() > 1e-3
+    assert (ours - bank.logits(batch)).abs().max() > 1e-3
+    torch.nn.functional.cross_entropy(ours, batch.labels).backward()
+    torch.nn.functional.cross_entropy(theirs, torch.tensor(labels)).backward()
+    wanted = dict(model.named_parameters())
+    found = split_queries_keys_values({name: leaf.grad if leaf.grad is not None else torch.zeros_like(leaf) for name, leaf in leaves.items()})
+    for name, (key, _) in canonical_tensors(source.shape).items():
+        grad = wanted[f"{source.shape.names.prefix}.{key}"].grad
+        assert (found[name] - (0 if grad is None else grad)).abs().max() <= 1e-10, name
