@@ -49,7 +49,7 @@ class Family:
         native_head: The family's own classification head, input side first.
         pooler_is_frozen: True where the native head reads the checkpoint's frozen pooler.
         dropout_after_attention: False where the family has no dropout between attention output and its residual.
-        config_keys: Field of `EncoderShape` -> key in the family's `config.json` where it differs from the common one.
+        config_keys: Field of `EncoderShape` -> key in the family's `config.json` where it differs from the common one; empty where the family has no such setting.
         head_dropout_keys: Keys of `config.json` that hold the head's dropout, first present one wins.
         defaults: Field of `EncoderShape` -> the reference library's value where `config.json` is silent and the common one differs.
         auto_class: Sequence-classification class of the reference library, for the model card.
@@ -154,6 +154,7 @@ FAMILIES: dict[str, Family] = {
                 "activation": "activation",
                 "hidden_dropout": "dropout",
                 "attention_dropout": "attention_dropout",
+                "norm_eps": "",
             },
             head_dropout_keys=("seq_classif_dropout",),
             defaults={"head_dropout": 0.2},
@@ -299,7 +300,7 @@ def shape_from_config(config: Mapping[str, object], *, has_pooler: bool | None =
         The shape.
 
     Raises:
-        ConfigError: Unsupported family or activation, a missing or non-positive size, relative positions, or heads that do not divide the width.
+        ConfigError: Unsupported family or activation, a missing or non-positive size, relative positions, a decoder, or heads that do not divide the width.
     """
     if not isinstance(config, Mapping):
         raise ConfigError(f"{where}: not a configuration, got {type(config).__name__}; expected a JSON object. Check that this is a checkpoint folder.")
@@ -328,6 +329,8 @@ def shape_from_config(config: Mapping[str, object], *, has_pooler: bool | None =
         )
     if config.get("position_embedding_type", "absolute") != "absolute":
         raise ConfigError(f"{where}: unsupported position embedding, got {config['position_embedding_type']!r}; expected 'absolute'. Use another encoder.")
+    if config.get("is_decoder"):
+        raise ConfigError(f"{where}: a decoder, got is_decoder {config['is_decoder']!r}; expected an encoder that sees the whole text. Use another encoder.")
     given = next((config[key] for key in family.head_dropout_keys if config.get(key) is not None), None)
     if given is not None:
         values["head_dropout"] = float(str(given))

@@ -30,6 +30,7 @@ def without(key):
         ({**BERT, "num_hidden_layers": 0}, "num_hidden_layers is missing or not a positive integer, got 0"),
         ({**BERT, "hidden_act": "silu"}, "unsupported activation, got 'silu'"),
         ({**BERT, "position_embedding_type": "relative_key"}, "unsupported position embedding, got 'relative_key'"),
+        ({**BERT, "is_decoder": True}, "a decoder, got is_decoder True"),
         ({**BERT, "num_attention_heads": 5}, "got 5 heads for width 32"),
     ],
 )
