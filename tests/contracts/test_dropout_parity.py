@@ -51,6 +51,8 @@ def replayed(drawn):
     left = iter(drawn)
 
     def dropout(x, p=0.5, training=True, inplace=False):
+        if p == 0:
+            return x
         probability, mask = next(left)
         assert training
         assert p == probability
@@ -97,3 +99,37 @@ def test_the_paper_recipes_dropout_is_the_references_in_logits_and_gradients(fam
     for name, (key, _) in canonical_tensors(source.shape).items():
         grad = wanted[f"{source.shape.names.prefix}.{key}"].grad
         assert (found[name] - (0 if grad is None else grad)).abs().max() <= 1e-10, name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_adapters_dropout_is_the_common_librarys(family, tiny_encoder, tmp_path, monkeypatch):
+    from peft import LoraConfig, get_peft_model
+
+    source = resolve_encoder(EncoderConfig(name=str(tiny_encoder(family))))
+    # One site per product: queries, keys and values share one mask here, where the common library draws three.
+    method = make_method({"name": "lora", "rank": 3, "dropout": 0.3, "targets": ("query", "attention_output", "ffn_up", "ffn_down")})
+    off = dict.fromkeys(PROBABILITIES[family], 0.0)
+    base = AutoModelForSequenceClassification.from_pretrained(source.folder, attn_implementation="eager", dtype=torch.float64, **off)
+    options = {key: value for key, value in method.peft_config(source.shape).items() if key != "peft_type"}
+    model = get_peft_model(base, LoraConfig(task_type="SEQ_CLS", **options)).double().train()
+    state, tensors, head = dict(model.named_parameters()), {}, make_head(source.shape, "native", "cls", 3)
+    for spec in method.parameters(source.shape):
+        key = f"base_model.model.{source.shape.names.prefix}.{method.peft_key(spec, source.shape)}".replace(".weight", ".default.weight")
+        with torch.no_grad():
+            state[key].normal_(std=0.3, generator=torch.Generator().manual_seed(len(tensors)))
+        tensors[spec.name] = state[key].detach()[None].clone()
+    plain = base.state_dict()
+    for name in (f"{layer.key}.{part}" for layer in head.layers for part in ("weight", "bias")):
+        (key,) = [key for key in plain if "modules_to_save" in key and key.replace(".modules_to_save.default", "") == name]
+        tensors[f"head.{name}"] = plain[key][None].clone()
+    encoder = PackedEncoder(source.shape, load_weights(source), dtype=torch.float64, device=torch.device("cpu"))
+    rows = sequences([TOKENS] * SEQUENCES)
+    recorder, batch, bank = Recorder(), packed(rows, source.shape.first_position), Bank(encoder, method, head, tensors)
+    ours = bank.logits(batch, recorder)
+    dropout, left = replayed(recorder.drawn)
+    monkeypatch.setattr(torch.nn.functional, "dropout", dropout)
+    theirs = model(**padded(rows, source.shape.pad_token_id)).logits
+    assert next(left, None) is None
+    assert len(recorder.drawn) == 4 * source.shape.num_layers
+    assert (ours - theirs).abs().max() <= 1e-10
+    assert (ours - bank.logits(batch)).abs().max() > 1e-3

@@ -1,6 +1,7 @@
 """Losses and head dropout from settings; an adapter that no longer answers as it did is refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ import torch
 from lorabel.artifacts.adapter import AdapterManifest
 from lorabel.config import load_config
 from lorabel.errors import ArtifactError, ConfigError
+from lorabel.models.checkpoint import load_weights
 from lorabel.workflows import building
-from lorabel.workflows.building import build_loss, head_dropout, load_predictor
+from lorabel.workflows.building import build_loss, build_trainee, head_dropout, load_predictor
+from lorabel.workflows.preparation import prepare
 from lorabel.workflows.train import run_train
 
 LABELS = np.array([0, 0, 0, 1, 2, 2])
@@ -73,3 +76,24 @@ def test_canary_logits_that_cannot_be_compared_are_refused(logits, adapter, tiny
     (adapter / "lorabel.json").write_text(json.dumps(manifest))
     with pytest.raises(ArtifactError, match="does not answer as it did when it was saved"):
         load_predictor(adapter, encoder=str(tiny_encoder("bert")))
+
+
+def test_another_tokenizer_is_refused(adapter, tiny_encoder, tmp_path):
+    folder = tmp_path / "encoder"
+    shutil.copytree(tiny_encoder("bert"), folder)
+    load_predictor(adapter, encoder=str(folder))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["normalizer"]["lowercase"] = False
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(ArtifactError, match="trained with another tokenizer"):
+        load_predictor(adapter, encoder=str(folder))
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("is_on", [True, False])
+def test_the_encoders_dropout_reaches_the_encoder_and_the_head(method, is_on, tiny_encoder, news_table):
+    settings = {"method": {"name": method}, "encoder": {"name": str(tiny_encoder("bert")), "dropout": is_on}, "data": {"source": str(news_table)}}
+    prepared = prepare(load_config(settings), lambda event: None)
+    bank = build_trainee(prepared, load_weights(prepared.source)).bank
+    assert bank.encoder.dropout is is_on
+    assert bank.head_dropout == (0.1 if is_on else 0.0)
