@@ -6,6 +6,7 @@ Trainable parameters are adapter + head; the total counts each parameter once. O
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from lorabel.errors import BudgetError, ConfigError
@@ -102,7 +103,8 @@ def parse_budget(text: str | None, total: int) -> Budget:
     match = re.fullmatch(r"([0-9][0-9_,]*\.?[0-9]*)\s*([kKmMbB]?|%)", text.strip())
     if match is None:
         raise ConfigError(f"budget: not a number of parameters, got {text!r}; expected something like 1M, 300k, 999999 or 0.5%. Use 1M to start.")
-    number, unit = float(match[1].replace(",", "").replace("_", "")), match[2].lower()
+    # Decimal, because 2.01 × 1,000,000 is 2,009,999.9… in binary.
+    number, unit = Decimal(match[1].replace(",", "").replace("_", "")), match[2].lower()
     limit = int(number * total / 100) if unit == "%" else int(number * _UNITS[unit])
     if limit < 1:
         raise ConfigError(f"budget: allows nothing, got {text!r}; expected at least 1 parameter. Use 1M to start.")

@@ -10,7 +10,7 @@ Decisions:
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -20,6 +20,7 @@ from lorabel.registry import unknown_name
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+AveragingFactor = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -76,7 +77,7 @@ class OptimizerConfig(Section):
     name: Literal["adamw", "sgd"] = Field(default="adamw", description="Update rule.")
     learning_rate: float | None = Field(default=None, gt=0, description="Peak learning rate (default: the method's own).")
     head_learning_rate: float | None = Field(default=None, gt=0, description="Peak learning rate of the head (default: the same).")
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="AdamW's averaging factors.")
+    betas: tuple[AveragingFactor, AveragingFactor] = Field(default=(0.9, 0.999), description="AdamW's averaging factors.")
     eps: float = Field(default=1e-8, gt=0, description="AdamW's epsilon.")
     weight_decay: float = Field(default=0.01, ge=0, description="Decoupled weight decay; biases and norms take none.")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="SGD's momentum.")

@@ -49,8 +49,9 @@ class Family:
         native_head: The family's own classification head, input side first.
         pooler_is_frozen: True where the native head reads the checkpoint's frozen pooler.
         dropout_after_attention: False where the family has no dropout between attention output and its residual.
-        config_keys: Field of `EncoderShape` -> key in the family's `config.json` where it differs from the common one.
+        config_keys: Field of `EncoderShape` -> key in the family's `config.json` where it differs from the common one; empty where the family has no such setting.
         head_dropout_keys: Keys of `config.json` that hold the head's dropout, first present one wins.
+        defaults: Field of `EncoderShape` -> the reference library's value where `config.json` is silent and the common one differs.
         auto_class: Sequence-classification class of the reference library, for the model card.
     """
 
@@ -67,6 +68,7 @@ class Family:
     dropout_after_attention: bool = True
     config_keys: Mapping[str, str] = field(default_factory=dict)
     head_dropout_keys: tuple[str, ...] = ("classifier_dropout", "hidden_dropout_prob")
+    defaults: Mapping[str, int | float] = field(default_factory=dict)
 
 
 _BERT_LINEARS = {
@@ -100,6 +102,7 @@ def _roberta_like(name: str) -> Family:
         embeddings=_BERT_EMBEDDINGS,
         native_head=_ROBERTA_HEAD,
         positions_follow_padding=True,
+        defaults={"pad_token_id": 1},
     )
 
 
@@ -151,8 +154,10 @@ FAMILIES: dict[str, Family] = {
                 "activation": "activation",
                 "hidden_dropout": "dropout",
                 "attention_dropout": "attention_dropout",
+                "norm_eps": "",
             },
             head_dropout_keys=("seq_classif_dropout",),
+            defaults={"head_dropout": 0.2},
         ),
         Family(
             name="electra",
@@ -165,6 +170,7 @@ FAMILIES: dict[str, Family] = {
                 HeadLayer("classifier.dense", to_classes=False, activation="gelu"),
                 HeadLayer("classifier.out_proj", to_classes=True),
             ),
+            defaults={"embedding_size": 128},
         ),
     )
 }
@@ -287,14 +293,14 @@ def shape_from_config(config: Mapping[str, object], *, has_pooler: bool | None =
 
     Args:
         config: Parsed `config.json`.
-        has_pooler: Whether the checkpoint holds a pooler; None takes the family's habit.
+        has_pooler: Whether the checkpoint holds a pooler, which only counts where the family's heads read it; None takes the family's habit.
         where: File name for messages.
 
     Returns:
         The shape.
 
     Raises:
-        ConfigError: Unsupported family or activation, a missing or non-positive size, relative positions, or heads that do not divide the width.
+        ConfigError: Unsupported family or activation, a missing or non-positive size, relative positions, a decoder, or heads that do not divide the width.
     """
     if not isinstance(config, Mapping):
         raise ConfigError(f"{where}: not a configuration, got {type(config).__name__}; expected a JSON object. Check that this is a checkpoint folder.")
@@ -305,7 +311,7 @@ def shape_from_config(config: Mapping[str, object], *, has_pooler: bool | None =
             "Use an encoder of one of these families."
         )
     keys = {**_COMMON_KEYS, **family.config_keys}
-    values = {name: config[key] for name, key in keys.items() if config.get(key) is not None}
+    values = {**family.defaults, **{name: config[key] for name, key in keys.items() if config.get(key) is not None}}
     for name in _REQUIRED:
         if not isinstance(values.get(name), int) or int(str(values[name])) < 1:
             raise ConfigError(
@@ -323,13 +329,14 @@ def shape_from_config(config: Mapping[str, object], *, has_pooler: bool | None =
         )
     if config.get("position_embedding_type", "absolute") != "absolute":
         raise ConfigError(f"{where}: unsupported position embedding, got {config['position_embedding_type']!r}; expected 'absolute'. Use another encoder.")
-    head_dropout = next((config[key] for key in family.head_dropout_keys if config.get(key) is not None), 0.1)
-    shape = EncoderShape(
-        family=family.name,
-        has_pooler=family.has_pooler if has_pooler is None else has_pooler,
-        head_dropout=float(str(head_dropout)),
-        **values,  # type: ignore[arg-type]
-    )
+    if config.get("is_decoder"):
+        raise ConfigError(f"{where}: a decoder, got is_decoder {config['is_decoder']!r}; expected an encoder that sees the whole text. Use another encoder.")
+    given = next((config[key] for key in family.head_dropout_keys if config.get(key) is not None), None)
+    if given is not None:
+        values["head_dropout"] = float(str(given))
+    # A pooler that no head of the family reads (RoBERTa checkpoints carry one) is no part of the encoder.
+    has_pooler = family.has_pooler and has_pooler is not False
+    shape = EncoderShape(family=family.name, has_pooler=has_pooler, **values)  # type: ignore[arg-type]
     if shape.hidden_size % shape.num_heads:
         raise ConfigError(
             f"{where}: heads do not divide the width, got {shape.num_heads} heads for width {shape.hidden_size}; expected a divisor. Check the file."

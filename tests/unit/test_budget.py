@@ -155,7 +155,8 @@ def test_the_largest_settings_under_a_million_on_roberta_base(head, options, exp
 
 @pytest.mark.parametrize(
     ("text", "limit"),
-    [(None, 999_999), ("1M", 1_000_000), ("300k", 300_000), ("999999", 999_999), ("1_000", 1_000), ("1.5M", 1_500_000), ("0.5%", 5_000), (" 1 m ", 1_000_000)],
+    [(None, 999_999), ("1M", 1_000_000), ("300k", 300_000), ("999999", 999_999), ("1_000", 1_000), ("1.5M", 1_500_000), ("0.5%", 5_000), (" 1 m ", 1_000_000)]
+    + [("2.01M", 2_010_000), ("1.001k", 1_001), ("8.29M", 8_290_000)],
 )
 def test_budgets_are_read(text, limit):
     assert parse_budget(text, 1_000_000).limit == limit
@@ -197,6 +198,14 @@ def test_a_native_head_that_alone_exceeds_the_budget_leads_to_the_linear_one():
     assert "1,840,132" in str(caught.value)
     assert caught.value.exit_code == 2
     assert {entry.head for entry in nearest({"name": "lora"}, head, shape, parse_budget(None, 0))} == {"linear"}
+
+
+def test_a_method_without_an_adapter_is_led_to_the_smaller_head_too():
+    shape = KNOWN_ENCODERS["roberta-large"].shape
+    head = make_head(shape, "native", "cls", 4)
+    with pytest.raises(BudgetError, match=r"--method head_only --head linear  \(4,100\)"):
+        require_fits({"name": "head_only"}, head, shape, parse_budget(None, 0))
+    assert nearest({"name": "full"}, head, shape, parse_budget(None, 0)) == []
 
 
 def test_full_fine_tuning_is_a_baseline_and_passes_the_gate():

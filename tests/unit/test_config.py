@@ -96,6 +96,8 @@ def test_all_faults_are_reported_together_with_their_fields():
         ({"recipe": "papr"}, "recipe: unknown name, got 'papr'; expected one of default, paper. Did you mean 'paper'"),
         ({"encoder": "minilm"}, "encoder: "),
         ({"optimizer": {"learning_rate": -1}}, "optimizer.learning_rate: "),
+        ({"optimizer": {"betas": [1.0, 0.999]}}, "optimizer.betas.0: "),
+        ({"optimizer": {"betas": [0.9, -0.1]}}, "optimizer.betas.1: "),
         ({"schedule": {"warmup_ratio": 1.0}}, "schedule.warmup_ratio: "),
         ({"method": "lora"}, "method: "),
     ],

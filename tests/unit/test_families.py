@@ -30,6 +30,7 @@ def without(key):
         ({**BERT, "num_hidden_layers": 0}, "num_hidden_layers is missing or not a positive integer, got 0"),
         ({**BERT, "hidden_act": "silu"}, "unsupported activation, got 'silu'"),
         ({**BERT, "position_embedding_type": "relative_key"}, "unsupported position embedding, got 'relative_key'"),
+        ({**BERT, "is_decoder": True}, "a decoder, got is_decoder True"),
         ({**BERT, "num_attention_heads": 5}, "got 5 heads for width 32"),
     ],
 )
@@ -58,6 +59,36 @@ def test_distilbert_uses_its_own_keys_and_has_no_token_types():
 def test_head_dropout_falls_back_to_the_hidden_dropout():
     assert shape_from_config({**BERT, "hidden_dropout_prob": 0.25, "classifier_dropout": None}).head_dropout == 0.25
     assert shape_from_config({**BERT, "hidden_dropout_prob": 0.25, "classifier_dropout": 0.4}).head_dropout == 0.4
+
+
+SIZES = {
+    family: {key: value for key, value in BERT.items() if key != "model_type"}
+    if family != "distilbert"
+    else {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "vocab_size": 60, "max_position_embeddings": 48}
+    for family in FAMILIES
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_configuration_leaves_out_is_what_the_reference_library_takes(family):
+    from transformers import AutoConfig
+
+    theirs = AutoConfig.for_model(family, **SIZES[family]).to_dict()
+    shape = shape_from_config({"model_type": family, **SIZES[family]})
+    assert shape.pad_token_id == theirs["pad_token_id"]
+    assert shape.token_types == theirs.get("type_vocab_size", 0)
+    assert shape.embedding_size == theirs.get("embedding_size", 32)
+    assert shape.norm_eps == theirs.get("layer_norm_eps", 1e-12)
+    assert shape.hidden_dropout == theirs.get("hidden_dropout_prob", theirs.get("dropout"))
+    assert shape.attention_dropout == theirs.get("attention_probs_dropout_prob", theirs.get("attention_dropout"))
+    assert shape.head_dropout == theirs.get("seq_classif_dropout", theirs.get("hidden_dropout_prob"))
+
+
+@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if not family.has_pooler])
+def test_a_pooler_that_no_head_of_the_family_reads_is_not_counted(family):
+    config = {"model_type": family, **SIZES[family]}
+    assert shape_from_config(config, has_pooler=True) == shape_from_config(config)
+    assert "pooler" not in shape_from_config(config, has_pooler=True).parameter_groups()
 
 
 def test_roberta_positions_start_after_padding_and_cost_two_tokens_of_length():

@@ -144,12 +144,14 @@ class Method(BaseModel):
     def smaller(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
         """Options near the given ones whose adapter has at most `limit` parameters, best first; empty where none exists.
 
+        A method that cannot shrink offers its options as they are, where they fit: a smaller head may be all it takes.
+
         Args:
             options: The options that were too large.
             shape: The encoder.
             limit: Largest number of adapter parameters.
         """
-        return []
+        return [dict(options)] if cls(**options).adapter_size(shape) <= limit else []
 
     def adapter_size(self, shape: EncoderShape) -> int:
         """Number of adapter parameters of one member: the sum over `parameters`."""
@@ -172,13 +174,15 @@ class SitedMethod(Method):
         return [part.strip() for part in given.split(",")] if isinstance(given, str) else given
 
     def model_post_init(self, _context: object) -> None:
-        """Expand shortcuts and refuse unknown sites, so that `targets` always holds plain site names in encoder order."""
+        """Expand shortcuts and refuse unknown sites and empty choices, so that `targets` always holds plain site names in encoder order."""
         asked = [site for target in self.targets for site in TARGET_SHORTCUTS.get(target, (target,))]
         unknown = [site for site in asked if site not in LINEAR_SITES]
         if unknown:
             raise ValueError(unknown_name("method.targets", unknown[0], [*LINEAR_SITES, *TARGET_SHORTCUTS]))
         if not asked:
             raise ValueError("method.targets: empty, got (); expected at least one site. Use query,value to start.")
+        if self.layers is not None and not self.layers:
+            raise ValueError("method.layers: empty, got (); expected at least one layer. Leave it out to adapt all of them.")
         object.__setattr__(self, "targets", tuple(site for site in LINEAR_SITES if site in asked))
 
     def chosen_layers(self, shape: EncoderShape) -> Sequence[int]:

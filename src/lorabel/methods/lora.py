@@ -3,7 +3,8 @@
 Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", equation 3: h = W₀x + (α/r)·B·A·x, B starts at zero.
 Rank-stabilised scaling α/√r: Kalajdzievski 2023, "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA".
 
-Departures: none in the arithmetic. A starts uniform in ±1/√D_in (what the common library draws), where the paper says Gaussian.
+Departures: none in the arithmetic. A starts uniform in ±1/√D_in (what the common library draws), where the paper says Gaussian. Query, key and value of a layer
+read one input and share its dropout mask, where the common library draws one for each.
 """
 
 from __future__ import annotations

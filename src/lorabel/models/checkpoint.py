@@ -25,7 +25,7 @@ from torch import Tensor
 
 from lorabel.config import EncoderConfig
 from lorabel.errors import ArtifactError, ConfigError, MissingExtraError
-from lorabel.families import FAMILIES, KNOWN_ENCODERS, LINEAR_SITES, NORM_SITES, EncoderShape, KnownEncoder, known_encoder, shape_from_config
+from lorabel.families import KNOWN_ENCODERS, LINEAR_SITES, NORM_SITES, EncoderShape, KnownEncoder, known_encoder, shape_from_config
 
 HUB_TIMEOUT_S = 5.0
 _HUB_FILES = [
@@ -136,10 +136,7 @@ def _source_from_folder(folder: Path, name: str, revision: str | None) -> Encode
     config = _read_json(folder / "config.json")
     keys = [key for file in weight_files(folder) for key in _keys(file)]
     has_pooler = any(key.endswith("pooler.dense.weight") for key in keys)
-    shape = shape_from_config(
-        config, has_pooler=has_pooler and FAMILIES.get(str(config.get("model_type")), FAMILIES["bert"]).has_pooler, where=str(folder / "config.json")
-    )
-    return EncoderSource(name, folder, revision, shape)
+    return EncoderSource(name, folder, revision, shape_from_config(config, has_pooler=has_pooler, where=str(folder / "config.json")))
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -155,7 +155,8 @@ def _spans(counts: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _threshold(probability: float) -> int:
-    return round(probability * 256)
+    """Bytes below this are dropped; at most 255, so that something is always kept."""
+    return min(round(probability * 256), 255)
 
 
 def _mix(x: Tensor) -> Tensor:

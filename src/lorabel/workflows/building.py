@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from lorabel.artifacts.canary import CANARY_SENTENCES
 from lorabel.config import EncoderConfig, Precision, RunConfig
 from lorabel.data.packing import tokenise
 from lorabel.data.types import LabelMap
-from lorabel.errors import ArtifactError
+from lorabel.errors import ArtifactError, ConfigError
 from lorabel.heads import HeadSpec, make_head
 from lorabel.inference.predictor import Predictor, table_logits
 from lorabel.losses.base import Loss
@@ -110,6 +111,9 @@ def build_loss(config: RunConfig, labels: NDArray[np.int64], classes: int) -> Lo
         config: The settings.
         labels: Class ids of the training rows.
         classes: C.
+
+    Raises:
+        ConfigError: Not one positive weight per class.
     """
     weights = config.loss.class_weights
     values: tuple[float, ...] | None = None
@@ -120,9 +124,10 @@ def build_loss(config: RunConfig, labels: NDArray[np.int64], classes: int) -> Lo
     elif weights != "none":
         values = tuple(float(weight) for weight in weights)
         if len(values) != classes:
-            from lorabel.errors import ConfigError
-
             raise ConfigError(f"loss.class_weights: one weight per class, got {len(values)}; expected {classes}. List them in label order.")
+        bad = [weight for weight in values if not 0 < weight < math.inf]
+        if bad:
+            raise ConfigError(f"loss.class_weights: not a weight, got {bad[0]:g}; expected positive numbers. Drop the rows of a class that should not count.")
     loss: Loss = LOSSES.get(config.loss.name)(config.loss.label_smoothing, values)
     return loss
 
@@ -217,11 +222,17 @@ def canary_logits(
 
 def _check_canary(folder: Path, bundle: AdapterBundle, source: EncoderSource, weights: Mapping[str, Tensor], method: Method, head: HeadSpec) -> None:
     manifest = bundle.manifest
-    found = np.array(canary_logits(source, weights, method, head, bundle.tensors, manifest.max_length_tokens))
-    stored = np.array(manifest.canary.logits)
-    drift = float(np.abs(found - stored).max()) if found.shape == stored.shape else float("inf")
-    if not drift <= CANARY_TOLERANCE * max(1.0, float(np.abs(stored).max())):
+    found = canary_logits(source, weights, method, head, bundle.tensors, manifest.max_length_tokens)
+    drift = _drift(np.array(found), manifest.canary.logits)
+    if not drift <= CANARY_TOLERANCE * max(1.0, float(np.abs(found).max())):
         raise ArtifactError(
             f"{folder}: the adapter does not answer as it did when it was saved, got canary logits that differ by {drift:.2g}; expected at most {CANARY_TOLERANCE:g}. "
             "Train again, or check the installed versions with lorabel doctor."
         )
+
+
+def _drift(found: NDArray[np.float64], stored: list[list[float]]) -> float:
+    """Largest difference between two tables of logits; infinite where their shapes differ or a value is not finite."""
+    if [len(row) for row in stored] != [found.shape[1]] * len(found) or not np.isfinite(stored).all():
+        return math.inf
+    return float(np.abs(found - np.array(stored)).max())

@@ -73,6 +73,20 @@ def test_a_folder_without_a_pooler_is_seen_in_the_header(tiny_encoder, tmp_path)
     assert run_plan(load_config({"encoder": {"name": str(tmp_path)}, "head": {"kind": "linear"}}), 3).fits
 
 
+def test_a_roberta_folder_that_carries_a_pooler_counts_as_one_without(tiny_encoder, tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = tiny_encoder("roberta")
+    pooler = {"roberta.pooler.dense.weight": torch.zeros(32, 32), "roberta.pooler.dense.bias": torch.zeros(32)}
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    save_file({**load_file(folder / "model.safetensors"), **pooler}, tmp_path / "model.safetensors")
+    found, expected = (run_plan(load_config({"encoder": {"name": str(path)}}), 3) for path in (tmp_path, folder))
+    assert found.parameters == expected.parameters
+    with pytest.raises(ConfigError, match="the roberta family has no pooler"):
+        run_plan(load_config({"encoder": {"name": str(tmp_path)}, "head": {"kind": "native-pooler"}}), 3)
+
+
 def test_a_configuration_alone_is_enough(tiny_encoder, tmp_path):
     (tmp_path / "config.json").write_text((tiny_encoder("bert") / "config.json").read_text())
     assert run_plan(load_config({"encoder": {"name": str(tmp_path)}}), 3).fits
