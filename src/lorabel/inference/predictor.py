@@ -133,7 +133,7 @@ def table_logits(bank: Bank, table: TokenTable, on_rows: Callable[[int], None] |
         with torch.inference_mode():
             batch = pack(table, rows, None, bank.encoder.shape.first_position).to(bank.encoder.device)
             # Packing sorts within the batch; `batch.rows` says which row each result belongs to.
-            out[batch.rows] = bank.logits(batch).double().cpu().numpy()
+            out[batch.rows] = bank.logits(batch).cpu().double().numpy()
         return len(rows)
 
     batches = list(_batches(table.lengths))

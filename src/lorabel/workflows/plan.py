@@ -81,7 +81,7 @@ def run_plan(config: RunConfig, classes: int) -> PlanResult:
     method = make_method(config.method)
     head = make_head(shape, config.head.kind, config.head.pooling, classes)
     parameters = count(method, head, shape)
-    budget = parse_budget(config.budget, shape.parameter_count + head.parameter_count)
+    budget = parse_budget(config.budget, parameters.encoder + parameters.head)
     fits = budget.fits(parameters)
     return PlanResult(
         encoder=name,

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from lorabel.budget import Budget, Parameters, parse_budget, require_fits
+from lorabel.budget import Budget, Parameters, count, parse_budget, require_fits
 from lorabel.config import RunConfig
 from lorabel.data.load import load_data
 from lorabel.data.packing import tokenise
@@ -78,7 +78,8 @@ def prepare(config: RunConfig, on_event: EventSink) -> Prepared:
     for note in data.notes:
         on_event(Note(note))
     head = make_head(source.shape, config.head.kind, config.head.pooling, len(data.labels))
-    budget = parse_budget(config.budget, source.shape.parameter_count + head.parameter_count)
+    counts = count(method, head, source.shape)
+    budget = parse_budget(config.budget, counts.encoder + counts.head)
     parameters = require_fits(config.method, head, source.shape, budget)
     threads = set_threads(config.training.threads)
     tokenizer, digest = load_tokenizer(source.folder)

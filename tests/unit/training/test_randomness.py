@@ -12,9 +12,9 @@ from lorabel.training.randomness import StepMasks, initial_head_tensor, initial_
 CPU, HEADS = torch.device("cpu"), 4
 
 
-def attention_masks(batch, probability, *, seed=0, step=0, first_row=0, pooled=False):
+def attention_masks(batch, probability, *, seed=0, step=0, pooled=False):
     groups = group_by_length(batch.lengths, CPU, torch.float32)
-    masks = StepMasks(batch, [seed], step, first_row).attention("layers.0.attention", groups, HEADS, probability, pooled=pooled)
+    masks = StepMasks(batch, [seed], step).attention("layers.0.attention", groups, HEADS, probability, pooled=pooled)
     return [
         mask.view(group.count, HEADS, -1, group.longest)[i, :, : length if not pooled else 1, :length]
         for group, mask in zip(groups, masks, strict=True)
@@ -43,10 +43,10 @@ def test_attention_factors_depend_on_the_row_in_the_step_alone():
     rows = sequences([3, 9, 9, 10, 26, 40])
     whole = packed(rows, 0)
     wanted = dict(zip(whole.rows.tolist(), attention_masks(whole, 0.4), strict=True))
-    for start in (0, 3):
-        part = packed(rows[start : start + 3], 0)
-        for row, mask in zip(part.rows, attention_masks(part, 0.4, first_row=start), strict=True):
-            assert torch.equal(mask, wanted[int(row) + start])
+    for places in ([0, 1, 2], [3, 4, 5], [5, 0, 3]):
+        part = packed([rows[place] for place in places], 0, places=places)
+        for row, mask in zip(part.rows, attention_masks(part, 0.4), strict=True):
+            assert torch.equal(mask, wanted[places[int(row)]])
     for row, mask in zip(whole.rows, attention_masks(whole, 0.4, pooled=True), strict=True):
         assert torch.equal(mask, wanted[int(row)][:, :1])
     for other in ({"seed": 1}, {"step": 1}):

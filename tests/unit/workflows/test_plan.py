@@ -106,3 +106,9 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path, content):
         (tmp_path / "config.json").write_text(content)
     with pytest.raises((ArtifactError, ConfigError), match=r"config\.json"):
         encoder_shape(str(tmp_path))
+
+
+def test_a_percentage_is_of_encoder_and_head_whatever_the_head_took_from_the_encoder():
+    for head in ("native", "native-pooler"):
+        result = run_plan(load_config({"encoder": {"name": "minilm"}, "head": {"kind": head}, "budget": "50%"}), 4)
+        assert result.budget.limit == (result.parameters.encoder + result.parameters.head) // 2
