@@ -107,6 +107,23 @@ def test_evaluate_without_data_takes_the_runs_own(run_cli, run, with_encoder, ta
     fail(run_cli("evaluate", tmp_path / "alone" / "adapter", *with_encoder), 2, "lies in no run folder")
 
 
+def test_evaluate_without_data_scores_only_rows_that_were_held_back(run_cli, with_encoder, tmp_path):
+    file = tmp_path / "one.csv"
+    file.write_text("text,label\n" + "".join(f"the team won {n},sport\nbank shares fell {n},money\n" for n in range(20)))
+    trained = run_cli("train", file, "--out", tmp_path / "runs" / "one", *with_encoder, "--epochs", "1", "--final", "--json")
+    record = json.loads(trained.out)
+    done = run_cli("evaluate", tmp_path / "runs" / "one", *with_encoder, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert found["n"] == record["data"]["rows"]["test"] == 4
+    assert found["accuracy"] == record["metrics"]["test"]["accuracy"]
+    assert found["test_openings"] == 2
+    assert "holds the rows this adapter was trained on" in run_cli("evaluate", tmp_path / "runs" / "one", file, *with_encoder).err
+    fail(run_cli("evaluate", tmp_path / "runs" / "one", *with_encoder, "--text-column", "text"), 2, "columns without data")
+    file.write_text(file.read_text().replace("won", "lost"))
+    fail(run_cli("evaluate", tmp_path / "runs" / "one", *with_encoder, "--quiet"), 2, "not what the run was trained with")
+
+
 def test_predict_csv_keeps_the_columns_and_adds_its_own(run_cli, run, with_encoder, tmp_path):
     source, output = tmp_path / "in.csv", tmp_path / "out.csv"
     source.write_text('id,text\n007,"the team won, again"\nNA,bank shares fell\n', encoding="utf-8")
