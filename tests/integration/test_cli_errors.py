@@ -294,6 +294,8 @@ def test_a_clash_of_columns_names_prefix(run_cli, run, with_encoder, tmp_path):
 def test_predict_needs_one_input_and_json_needs_an_output(run_cli, run, tmp_path):
     fail(run_cli("predict", run), 2, "--text")
     fail(run_cli("predict", run, "a.csv", "--text", "x"), 2, "both")
+    fail(run_cli("predict", run, "--text", "x", "-o", tmp_path / "o.csv"), 2, "--output")
+    fail(run_cli("predict", run, "--text", " "), 2, "empty text")
     fail(run_cli("predict", run, "a.csv", "--json"), 2, "-o")
     (tmp_path / "a.csv").write_text("text\nhello\n")
     fail(run_cli("predict", run, tmp_path / "a.csv", "-o", tmp_path / "a.xlsx"), 2, ".csv")
