@@ -248,6 +248,7 @@ def test_a_folder_that_is_no_run_is_never_removed(run_cli, with_encoder, table, 
 
 def test_an_unwritable_place_exits_74(run_cli, run, with_encoder, table, tmp_path):
     (tmp_path / "file").write_text("")
+    fail(run_cli("train", table, "--out", tmp_path / "file", *with_encoder, "--quiet"), 2, "--out: a file has this name")
     fail(run_cli("train", table, "--out", tmp_path / "file" / "run", *with_encoder, "--quiet"), 74)
     (tmp_path / "in.csv").write_text("text\nhello\n")
     fail(run_cli("predict", run, tmp_path / "in.csv", "-o", tmp_path / "file" / "out.csv", *with_encoder, "--quiet"), 74)

@@ -6,7 +6,7 @@ from lorabel.data.readers.base import Block
 from lorabel.errors import DataError
 from lorabel.registry import unknown_name
 
-_TEXT_NAMES = (
+TEXT_NAMES = (
     "text", "sentence", "content", "review", "question", "query", "utterance", "document", "body", "message", "comment", "tweet", "headline", "title", "description",
 )  # fmt: skip
 _LABEL_NAMES = ("label", "labels", "category", "class", "target", "intent", "topic", "sentiment", "label_text", "coarse_label", "y")
@@ -55,7 +55,7 @@ def choose_text_columns(block: Block, where: str, text_columns: Sequence[str] | 
                 raise DataError(unknown_name(f"{where}: column", name, list(block.columns)))
         return tuple(text_columns)
     lowered = {name.lower(): name for name in reversed(names)}
-    for known in _TEXT_NAMES:
+    for known in TEXT_NAMES:
         if known in lowered:
             return (lowered[known],)
     texts = [name for name in names if _is_text(block.columns[name])]
@@ -63,7 +63,7 @@ def choose_text_columns(block: Block, where: str, text_columns: Sequence[str] | 
         return (names[0],)
     if not texts:
         raise DataError(
-            f"{where}: no text column can be told, got columns {', '.join(block.columns)}; expected one named like {', '.join(_TEXT_NAMES[:4])}. Use --text-column NAME."
+            f"{where}: no text column can be told, got columns {', '.join(block.columns)}; expected one named like {', '.join(TEXT_NAMES[:4])}. Use --text-column NAME."
         )
     return (max(texts, key=lambda name: sum(len(value) for value in block.columns[name] if isinstance(value, str))),)
 
@@ -75,7 +75,7 @@ def _find_label(block: Block, names: Sequence[str], text_columns: Sequence[str])
         if known in lowered:
             return lowered[known]
     few = [name for name in free if _distinct(block.columns[name]) <= max(2, len(block) * _MOST_CLASSES_SHARE)]
-    few = [name for name in few if name.lower() not in _TEXT_NAMES]
+    few = [name for name in few if name.lower() not in TEXT_NAMES]
     return few[0] if len(few) == 1 else None
 
 

@@ -93,6 +93,8 @@ def run_train(config: RunConfig, out: Path, *, resume: bool = False, overwrite: 
 def _check_folder(layout: RunLayout, *, resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite: contradict each other, got both; expected one. Choose to go on or to start again.")
+    if layout.root.exists() and not layout.root.is_dir():
+        raise ConfigError(f"--out: a file has this name, got {str(layout.root)!r}; expected a folder to make. Choose another name.")
     exists = layout.root.exists() and any(path.name != ".lock" for path in layout.root.iterdir())
     if exists and not (resume or overwrite):
         raise ConfigError(

@@ -237,3 +237,40 @@ def test_files_of_a_folder_are_told_by_their_endings(tmp_path):
 def test_a_path_that_is_not_there_is_not_looked_for_on_the_hub(source):
     with pytest.raises(DataError, match="no such file or folder"):
         load(source)
+
+
+def test_more_held_back_rows_than_there_are_is_an_error(tmp_path):
+    file = tmp_path / "t.csv"
+    file.write_text("text,label\n" + "".join(f"text {n},{n % 2}\n" for n in range(20)))
+    assert len(load_data(DataConfig(source=str(file), test_rows=0, validation_rows=18)).splits["train"]) == 2
+    with pytest.raises(DataError, match=r"data\.validation_rows: .* got 19; expected at most 18, .* Use --validation-rows 2\."):
+        load_data(DataConfig(source=str(file), test_rows=0, validation_rows=19))
+    with pytest.raises(DataError, match=r"data\.test_rows: .* got 500; expected at most 18"):
+        load_data(DataConfig(source=str(file), test_rows=500))
+
+
+def test_a_first_row_in_the_place_of_the_header_is_seen(tmp_path):
+    file = tmp_path / "t.csv"
+    file.write_text("shares fell,money\n" + "".join(f"text {n},{['money', 'sport'][n % 2]}\n" for n in range(20)))
+    with pytest.raises(DataError, match=r"t\.csv:1: the header names the label column like one of its labels, got 'money'"):
+        load_data(DataConfig(source=str(file)))
+    assert len(load_data(DataConfig(source=str(file), label_column="money")).labels) == 2
+    file.write_text("text,money\n" + "".join(f"text {n},{['money', 'sport'][n % 2]}\n" for n in range(20)))
+    assert len(load_data(DataConfig(source=str(file))).labels) == 2
+
+
+def test_advice_fits_the_fault(tmp_path):
+    file = tmp_path / "t.jsonl"
+    file.write_text('{"text": "a", "label": 0.5}\n')
+    with pytest.raises(DataError, match=r"unusable label.* Fix these rows\.$"):
+        load_data(DataConfig(source=str(file)))
+    file.write_text('{"text": "a", "label": ""}\n')
+    with pytest.raises(DataError, match=r"missing label.*--drop-empty"):
+        load_data(DataConfig(source=str(file)))
+
+
+def test_a_label_seen_only_in_test_is_named_with_those_of_training(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"text {n},{n % 2}\n" for n in range(20)))
+    (tmp_path / "test.csv").write_text("text,label\na,1\nb,7\n")
+    with pytest.raises(DataError, match=r"test\.csv:3: .* got '7'; expected one of 0, 1\. Correct the label"):
+        load_data(DataConfig(source=str(tmp_path)))
