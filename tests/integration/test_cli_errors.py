@@ -183,8 +183,23 @@ def test_report_of_several_runs(run_cli, run, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "other" in page
     assert not re.search(r"""(src|href)=["']https?:|url\(["']?https?:|@import""", page), "the page must not fetch anything"
+    assert "2 runs side by side" in page
+    assert page.count("<h2>Parameters</h2>") == 2, "each run is described"
+    assert "not scored on the same rows" not in page + done.err
     rows = json.loads(run_cli("report", run, other, "--out", tmp_path / "r.html", "--json").out)["rows"]
     assert [row["run"] for row in rows] == ["run", "other"]
+
+
+def test_a_report_says_when_runs_cannot_be_compared(run_cli, run, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    record = json.loads((other / "record.json").read_text())
+    record["data"]["split_digests"]["validation"] = "0" * 64
+    (other / "record.json").write_text(json.dumps(record))
+    done = run_cli("report", run, other, "--out", tmp_path / "report.html")
+    assert done.code == 0, done.err
+    assert "not scored on the same rows" in done.err
+    assert "not scored on the same rows" in (tmp_path / "report.html").read_text()
 
 
 def test_a_report_needs_no_model(run_cli, run, tmp_path):

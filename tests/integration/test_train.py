@@ -290,7 +290,7 @@ def test_report_of_two_runs(tiny_encoder, news_table, tmp_path):
     runs = [run_train(config_for(tiny_encoder, news_table, {"method": {"name": name}}), tmp_path / name).run for name in ("lora", "head_only")]
     result = run_report(runs, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert "Side by side" in page
+    assert "2 runs side by side" in page
     assert "head_only" in page
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace("http://creativecommons.org", "")
     assert len(result.rows) == 2
