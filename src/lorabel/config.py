@@ -34,7 +34,9 @@ class DataConfig(Section):
     source: str = Field(
         default="sample", description="A CSV, TSV, JSONL or Parquet file (also .gz), a folder of splits, `sample`, or a data set name on the hub."
     )
-    text_columns: tuple[str, ...] | None = Field(default=None, description="Text columns, joined with a space; found by name, then by type, if not given.")
+    text_columns: tuple[str, ...] | None = Field(
+        default=None, description="Text columns, joined with a space, such as title,body; found by name, then by type, if not given."
+    )
     label_column: str | None = Field(default=None, description="Label column; found by name, then by type, if not given.")
     limit_rows: int | None = Field(default=None, ge=2, description="Train on this many rows, drawn stratified; validation and test stay whole.")
     validation_rows: int | None = Field(

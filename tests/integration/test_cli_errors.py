@@ -69,6 +69,12 @@ def test_train_prints_exactly_one_json_object(run_cli, with_encoder, table, tmp_
     assert "trainable parameters" in done.err
 
 
+def test_train_without_data_says_what_it_trains_on(run_cli, with_encoder, table, tmp_path):
+    fast = (*with_encoder, "--epochs", "1", "--limit-rows", "8")
+    assert "trains on the bundled sample" in run_cli("train", "--out", tmp_path / "a", *fast).err
+    assert "bundled sample" not in run_cli("train", "--out", tmp_path / "b", *fast, "--set", f"data.source={table}").err
+
+
 def test_train_in_words_names_what_came_out(run_cli, with_encoder, table, tmp_path):
     done = run_cli("train", table, "--out", tmp_path / "run", *with_encoder, "--epochs", "1")
     assert done.code == 0

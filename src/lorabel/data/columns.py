@@ -29,6 +29,7 @@ def choose_columns(block: Block, where: str, text_columns: Sequence[str] | None,
         DataError: A named column is missing, or none can be told.
     """
     names = list(block.columns)
+    text_columns = _apart(text_columns, names)
     for name in [*(text_columns or ()), *([label_column] if label_column else [])]:
         if name not in names:
             raise DataError(unknown_name(f"{where}: column", name, names))
@@ -49,6 +50,7 @@ def choose_text_columns(block: Block, where: str, text_columns: Sequence[str] | 
         DataError: A named column is missing, or none can be told.
     """
     names = [name for name in block.columns if name != exclude]
+    text_columns = _apart(text_columns, list(block.columns))
     if text_columns:
         for name in text_columns:
             if name not in block.columns:
@@ -66,6 +68,24 @@ def choose_text_columns(block: Block, where: str, text_columns: Sequence[str] | 
             f"{where}: no text column can be told, got columns {', '.join(block.columns)}; expected one named like {', '.join(TEXT_NAMES[:4])}. Use --text-column NAME."
         )
     return (max(texts, key=lambda name: sum(len(value) for value in block.columns[name] if isinstance(value, str))),)
+
+
+def other_text_columns(block: Block, chosen: Sequence[str], label: str | None) -> tuple[str, ...]:
+    """Columns that by their names hold text too and were not chosen.
+
+    Args:
+        block: The first rows of the table.
+        chosen: The text columns in use.
+        label: The label column, where there is one.
+    """
+    return tuple(name for name in block.columns if name.lower() in TEXT_NAMES and name not in (*chosen, label))
+
+
+def _apart(given: Sequence[str] | None, names: Sequence[str]) -> list[str] | None:
+    """`title,body` names two columns, unless a column is called just that."""
+    if given is None:
+        return None
+    return [part for name in given for part in ([name] if name in names or "," not in name else [piece.strip() for piece in name.split(",")])]
 
 
 def _find_label(block: Block, names: Sequence[str], text_columns: Sequence[str]) -> str | None:

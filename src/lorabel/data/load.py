@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorabel.config import DataConfig
-from lorabel.data.columns import TEXT_NAMES, choose_columns
+from lorabel.data.columns import TEXT_NAMES, choose_columns, other_text_columns
 from lorabel.data.readers.base import Block, Faults, sha256_of
 from lorabel.data.readers.delimited import read_delimited
 from lorabel.data.readers.hub import hub_files
@@ -28,7 +28,7 @@ from lorabel.data.splits import carve, draw
 from lorabel.data.texts import TextColumn, text_keys
 from lorabel.data.types import LabelledData, LabelMap, Split, SplitName
 from lorabel.errors import DataError, first_of
-from lorabel.events import EventSink, Progress, ignore
+from lorabel.events import EventSink, Note, Progress, ignore
 
 READERS = {".csv": read_delimited, ".tsv": read_delimited, ".jsonl": read_jsonl, ".ndjson": read_jsonl, ".parquet": read_parquet}
 _SPLIT_STEMS: dict[str, SplitName] = {
@@ -39,6 +39,8 @@ _SPLIT_STEMS: dict[str, SplitName] = {
     "dev": "validation",
     "test": "test",
 }
+# Data-set libraries cut a long split into train-00000-of-00004.parquet and so on.
+_PART = re.compile(r"-[0-9]{5}-of-([0-9]{5})$")
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _ORDER: tuple[SplitName, ...] = ("train", "validation", "test")
 _MADE_SHARE, _MOST_VALIDATION, _MOST_TEST = 0.1, 2000, 5000
@@ -85,12 +87,7 @@ def load_data(config: DataConfig, *, on_event: EventSink = ignore) -> LabelledDa
         if name in files:
             tables[name], columns = _read_split(files[name], config, coder, columns, on_event)
     assert columns is not None
-    is_named = config.label_column or config.text_columns or columns[0][0].lower() in TEXT_NAMES
-    if not is_named and columns[1] in coder.codes:
-        raise DataError(
-            f"{files['train'][0]}:1: the header names the label column like one of its labels, got {columns[1]!r}; expected column names, not a first row. "
-            "Put a line such as text,label first, or confirm with --label-column."
-        )
+    _check_header(files["train"][0], config, columns, coder)
     notes.append(f"Text from {' + '.join(columns[0])}, labels from {columns[1]}.")
     notes += [f"{name}: {table.dropped:,} rows without text or label were left out." for name, table in tables.items() if table.dropped]
     labels, ids_of_code = _settle_labels(coder)
@@ -199,12 +196,17 @@ def read_blocks(path: Path) -> Iterator[Block]:
 def _folder_files(folder: Path) -> dict[SplitName, list[Path]]:
     found: dict[SplitName, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        split = _SPLIT_STEMS.get(path.name.split(".")[0].lower())
+        stem = path.name.split(".")[0].lower()
+        split = _SPLIT_STEMS.get(_PART.sub("", stem))
         if split is None or not path.is_file() or _kind(path) not in READERS:
             continue
-        if split in found:
+        if split in found and not (_PART.search(stem) and _PART.search(found[split][0].name.split(".")[0])):
             raise DataError(f"{folder}: two files for one split, got {found[split][0].name} and {path.name}; expected one. Remove one of them.")
-        found[split] = [path]
+        found.setdefault(split, []).append(path)
+    for paths in found.values():
+        part = _PART.search(paths[0].name.split(".")[0].lower())
+        if part and len(paths) != int(part[1]):
+            raise DataError(f"{folder}: some parts of a split are missing, got {len(paths)} like {paths[0].name}; expected {int(part[1])}. Copy them all.")
     if "train" not in found:
         raise DataError(
             f"{folder}: no training split, got {sorted(p.name for p in folder.iterdir())[:8]}; expected train.csv, .tsv, .jsonl or .parquet. Add it."
@@ -226,6 +228,9 @@ def _read_split(
         for block in read_blocks(path):
             if columns is None:
                 columns = choose_columns(block, str(path), config.text_columns, config.label_column)
+                unused = other_text_columns(block, *columns)
+                if unused and config.text_columns is None:
+                    on_event(Note(f"Not read as text: {', '.join(unused)}. Columns are joined with --text-column {','.join((*columns[0], *unused))}."))
             _require_columns(block, path, columns)
             texts: list[str] = []
             for line, text, label in _rows(block, path, columns, config, faults):
@@ -287,6 +292,16 @@ def _label_text(value: object) -> str | None:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return None
+
+
+def _check_header(file: Path, config: DataConfig, columns: tuple[tuple[str, ...], str], coder: _Coder) -> None:
+    """A table without a header has its first row in the place of one, which shows where labels repeat."""
+    is_named = config.label_column or config.text_columns or columns[0][0].lower() in TEXT_NAMES
+    if not is_named and columns[1] in coder.codes:
+        raise DataError(
+            f"{file}:1: the header names the label column like one of its labels, got {columns[1]!r}; expected column names, not a first row. "
+            "Put a line such as text,label first, or confirm with --label-column."
+        )
 
 
 def _settle_labels(coder: _Coder) -> tuple[LabelMap, NDArray[np.int64]]:

@@ -16,6 +16,7 @@ from lorabel.config import DataConfig
 from lorabel.data.load import load_data, read_blocks
 from lorabel.data.readers.base import ROWS_PER_BLOCK
 from lorabel.errors import DataError
+from lorabel.events import Note
 
 ODDITIES = ["NA", "null", "1.0", "2024-01-01", "a\rb", "a\r\nb", "a\nb", '"', '""', "'", "a,b", "a;b", "\t"]
 ODDITIES += ["\ufeff", "\x1a", "\u2028", "\x85", "e\u0301", "🙂", "\\N", "\\u0041", "=1+1"]
@@ -274,3 +275,28 @@ def test_a_label_seen_only_in_test_is_named_with_those_of_training(tmp_path):
     (tmp_path / "test.csv").write_text("text,label\na,1\nb,7\n")
     with pytest.raises(DataError, match=r"test\.csv:3: .* got '7'; expected one of 0, 1\. Correct the label"):
         load_data(DataConfig(source=str(tmp_path)))
+
+
+def test_a_split_in_parts_is_read_in_order_and_whole(tmp_path):
+    for part in range(2):
+        rows = "".join(f"text {part} {n},{n % 2}\n" for n in range(10))
+        (tmp_path / f"train-0000{part}-of-00002.csv").write_text("text,label\n" + rows)
+    train = load_data(DataConfig(source=str(tmp_path), test_rows=0, validation_rows=2)).splits["train"]
+    assert len(train) == 18
+    assert list(train.texts) == sorted(train.texts)
+    (tmp_path / "train-00001-of-00002.csv").unlink()
+    with pytest.raises(DataError, match=r"some parts of a split are missing, got 1 like train-00000-of-00002\.csv; expected 2"):
+        load_data(DataConfig(source=str(tmp_path)))
+
+
+def test_text_that_is_left_out_is_said(tmp_path):
+    file = tmp_path / "t.csv"
+    file.write_text("Title,Description,Class Index\n" + "".join(f"title {n},more {n},{n % 2}\n" for n in range(20)))
+    events = []
+    load_data(DataConfig(source=str(file)), on_event=events.append)
+    assert Note("Not read as text: Description. Columns are joined with --text-column Title,Description.") in events
+    events.clear()
+    found = load_data(DataConfig(source=str(file), text_columns=("Title,Description",)), on_event=events.append)
+    assert found.facts["text_columns"] == ["Title", "Description"]
+    assert found.splits["train"].texts[0].count("more") == 1
+    assert not [event for event in events if isinstance(event, Note)]
