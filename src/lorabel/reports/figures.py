@@ -3,8 +3,10 @@
 Drawn with the object interface (no global state) and without dates or random ids, so that the same record gives the same bytes.
 """
 
+import contextlib
 import io
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -34,6 +36,7 @@ _STYLE: Any = {
     "axes.titlelocation": "left",
     "svg.hashsalt": "lorabel",
     "svg.fonttype": "none",
+    "text.parse_math": False,  # Names of classes and runs are the user's: "$5 or $6" is no formula.
 }
 
 
@@ -182,16 +185,25 @@ def report_figure(result: EvalResult, split: str) -> Figure:
 def png_bytes(figure: Figure) -> bytes:
     """The figure as PNG, without a date."""
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
+    with _missing_glyphs():
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 
 def svg_bytes(figure: Figure) -> bytes:
     """The figure as SVG, without a date or random ids."""
     buffer = io.BytesIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE), _missing_glyphs():
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})  # type: ignore[no-untyped-call]
     return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _missing_glyphs() -> Iterator[None]:
+    """The bundled font lacks scripts such as Chinese: a box in a PNG, the reader's own font in an SVG, and nothing to tell the user for each glyph."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
 
 
 def _axes(title: str, x: str, y: str, height: float = 3.8) -> tuple[Figure, Axes]:
@@ -227,7 +239,8 @@ def _smoothed(values: Sequence[float]) -> list[float]:
 
 
 def _short(label: str) -> str:
-    """Long names lose their middle: what tells classes apart is often at the end."""
+    """A name on one line; long ones lose their middle: what tells classes apart is often at the end."""
+    label = " ".join(label.split())
     if len(label) <= _LONGEST_LABEL:
         return label
     tail = (_LONGEST_LABEL - 1) // 2

@@ -61,6 +61,25 @@ def test_long_names_that_differ_at_the_end_stay_different():
     assert max(map(len, shown)) <= 22
 
 
+def test_names_are_never_read_as_formulas_or_split_over_lines():
+    names = ["$\\bad{x}$", "$5 or $6", "two\nlines"]
+    drawn = figures.draw_run_figures(history(), scores(names), "test") | figures.draw_comparison_figures(
+        {"$\\frac{$": scores("ab")}, {"$\\frac{$": history()}, "test"
+    )
+    for figure in drawn.values():
+        figures.png_bytes(figure)
+        assert figures.svg_bytes(figure).startswith(b"<?xml")
+    assert ">two lines</text>" in figures.svg_bytes(drawn["confusion_matrix"]).decode()
+    assert ">$5 or $6</text>" in figures.svg_bytes(drawn["confusion_matrix"]).decode()
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_in_any_script_are_kept_and_cause_no_warning():
+    drawn = figures.draw_run_figures(history(), scores(["日本語", "sport"]), "test")
+    figures.png_bytes(drawn["confusion_matrix"])
+    assert "日本語" in figures.svg_bytes(drawn["confusion_matrix"]).decode()
+
+
 def test_every_png_has_150_dots_per_inch_and_the_same_bytes_again():
     first, second = (figures.draw_run_figures(history(), scores("abc"), "test") for _ in range(2))
     for name, figure in first.items():
