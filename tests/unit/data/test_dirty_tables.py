@@ -300,3 +300,12 @@ def test_text_that_is_left_out_is_said(tmp_path):
     assert found.facts["text_columns"] == ["Title", "Description"]
     assert found.splits["train"].texts[0].count("more") == 1
     assert not [event for event in events if isinstance(event, Note)]
+
+
+def test_line_ends_and_quotes_that_csv_cannot_hold_are_named(tmp_path):
+    (tmp_path / "mac.csv").write_bytes(b"text,label\ra,x\rb,y\r")
+    with pytest.raises(DataError, match=r"mac\.csv:1: lines that end in a carriage return alone"):
+        load_data(DataConfig(source=str(tmp_path / "mac.csv")))
+    (tmp_path / "raw.tsv").write_text('text\tlabel\nfine\tx\n"so he said\ty\n')
+    with pytest.raises(DataError, match=r"raw\.tsv:3: bad quoting .* its own quotation marks doubled; or give the table as JSON Lines"):
+        load_data(DataConfig(source=str(tmp_path / "raw.tsv")))
