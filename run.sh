@@ -8,6 +8,7 @@
 #
 # Arguments after the data are passed to both trainings. PYTHON and VENV choose the interpreter and the environment.
 set -euo pipefail
+called_from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then
   sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' run.sh
@@ -21,6 +22,8 @@ if [[ $# -gt 0 && $1 != -* ]]; then
   data=$1
   shift
 fi
+# A table is named as seen from where the script was called.
+if [[ $called_from != "$PWD" && $data != /* && -e $called_from/$data ]]; then data=$called_from/$data; fi
 name=$(basename "$data")
 name=${name%%.*}
 out=runs/$name
@@ -45,8 +48,10 @@ for word in "$@"; do
   esac
 done
 
-# A run that was stopped goes on; a finished one is made again.
+# A run that was stopped goes on; a finished one is made again; with --overwrite both are.
+words=" $* "
 mode_of() {
+  if [[ $words == *" --overwrite "* ]]; then return; fi
   if [[ -f $1/record.json ]]; then echo --overwrite
   elif [[ -d $1/checkpoints ]]; then echo --resume
   elif [[ -f $1/config.yaml ]]; then echo --overwrite

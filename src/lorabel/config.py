@@ -35,7 +35,9 @@ class DataConfig(Section):
     source: str = Field(
         default="sample", description="A CSV, TSV, JSONL or Parquet file (also .gz), a folder of splits, `sample`, or a data set name on the hub."
     )
-    text_columns: tuple[str, ...] | None = Field(default=None, description="Text columns, joined with a space; found by name, then by type, if not given.")
+    text_columns: tuple[str, ...] | None = Field(
+        default=None, description="Text columns, joined with a space, such as title,body; found by name, then by type, if not given."
+    )
     label_column: str | None = Field(default=None, description="Label column; found by name, then by type, if not given.")
     limit_rows: int | None = Field(default=None, ge=2, description="Train on this many rows, drawn stratified; validation and test stay whole.")
     validation_rows: int | None = Field(
@@ -252,15 +254,29 @@ def load_config(*layers: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(merge(base, merged))
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(fault) for fault in error.errors())) from error
+        # A value that fits none of several forms has one fault for each form; the first is enough.
+        explained = dict(reversed([_explain(fault) for fault in error.errors()]))
+        raise ConfigError("\n".join(reversed(explained.values()))) from error
 
 
-def _explain(fault: Any) -> str:
+def _explain(fault: Any) -> tuple[str, str]:
+    """A setting's path, and what is wrong with it."""
     path = [str(part) for part in fault["loc"]]
-    where = ".".join(path)
     if fault["type"] == "extra_forbidden":
-        return unknown_name(where, path[-1], _known_fields(path[:-1]))
-    return f"{where}: {fault['msg'][0].lower()}{fault['msg'][1:]}, got {fault['input']!r}; expected a value as described by --help. Change this setting."
+        where = ".".join(path)
+        return where, unknown_name(where, path[-1], _known_fields(path[:-1]))
+    model: Any = RunConfig
+    known, meaning = [], "a section of settings"
+    for part in path:
+        if part not in getattr(model, "model_fields", {}):
+            break
+        known.append(part)
+        meaning, model = model.model_fields[part].description or meaning, model.model_fields[part].annotation
+    where = ".".join(known)
+    return (
+        where,
+        f"{where}: {fault['msg'][0].lower()}{fault['msg'][1:]}, got {fault['input']!r}; expected a value for: {meaning.removesuffix('.')}. Change this setting.",
+    )
 
 
 def _known_fields(path: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ The constructor only stores; `fit` checks, builds the same settings and calls th
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -84,7 +85,10 @@ class TextClassifier:
             pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": [str(label) for label in labels]}), data)
             # The caller's test rows are the caller's: no row given here is held back for one.
             source = {"source": str(data), "text_columns": ["text"], "label_column": "label", "test_rows": 0}
-            result = run_train(load_config(*self._layers(), {"data": source, "final": False}), Path(folder) / "run")
+            try:
+                result = run_train(load_config(*self._layers(), {"data": source, "final": False}), Path(folder) / "run")
+            except DataError as error:
+                raise DataError(_in_words_of_fit(str(error), data)) from error
             self._folder = Path(shutil.copytree(result.run / "adapter", Path(kept.name) / "adapter"))
         self._kept = kept  # Removed together with this object.
         self.record_: RunRecord = result.record
@@ -190,6 +194,12 @@ class TextClassifier:
         if Path(folder).exists():
             raise ConfigError(f"save: the folder exists, got {str(folder)!r}; expected a new one. Choose another name.")
         shutil.copytree(self._folder, folder)
+
+
+def _in_words_of_fit(message: str, file: Path) -> str:
+    """A fault of the table, told to a caller who gave lists and no flags."""
+    message = re.sub(re.escape(str(file)) + r":([0-9]+)", lambda found: f"fit: row {int(found[1]) - 1}", message).replace(str(file), "fit")
+    return message.replace("pass --drop-empty", 'pass settings={"data": {"drop_empty": True}}').replace(" (--label-column)", "")
 
 
 def _checked_texts(texts: Sequence[Any], where: str) -> list[str]:

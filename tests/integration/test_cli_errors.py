@@ -69,6 +69,12 @@ def test_train_prints_exactly_one_json_object(run_cli, with_encoder, table, tmp_
     assert "trainable parameters" in done.err
 
 
+def test_train_without_data_says_what_it_trains_on(run_cli, with_encoder, table, tmp_path):
+    fast = (*with_encoder, "--epochs", "1", "--limit-rows", "8")
+    assert "trains on the bundled sample" in run_cli("train", "--out", tmp_path / "a", *fast).err
+    assert "bundled sample" not in run_cli("train", "--out", tmp_path / "b", *fast, "--set", f"data.source={table}").err
+
+
 def test_train_in_words_names_what_came_out(run_cli, with_encoder, table, tmp_path):
     done = run_cli("train", table, "--out", tmp_path / "run", *with_encoder, "--epochs", "1")
     assert done.code == 0
@@ -105,6 +111,23 @@ def test_evaluate_without_data_takes_the_runs_own(run_cli, run, with_encoder, ta
         assert json.loads(run_cli("evaluate", place, *with_encoder, "--split", "validation", "--json").out) == json.loads(named.out)
     shutil.copytree(run / "adapter", tmp_path / "alone" / "adapter")
     fail(run_cli("evaluate", tmp_path / "alone" / "adapter", *with_encoder), 2, "lies in no run folder")
+
+
+def test_evaluate_without_data_scores_only_rows_that_were_held_back(run_cli, with_encoder, tmp_path):
+    file = tmp_path / "one.csv"
+    file.write_text("text,label\n" + "".join(f"the team won {n},sport\nbank shares fell {n},money\n" for n in range(20)))
+    trained = run_cli("train", file, "--out", tmp_path / "runs" / "one", *with_encoder, "--epochs", "1", "--final", "--json")
+    record = json.loads(trained.out)
+    done = run_cli("evaluate", tmp_path / "runs" / "one", *with_encoder, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert found["n"] == record["data"]["rows"]["test"] == 4
+    assert found["accuracy"] == record["metrics"]["test"]["accuracy"]
+    assert found["test_openings"] == 2
+    assert "holds the rows this adapter was trained on" in run_cli("evaluate", tmp_path / "runs" / "one", file, *with_encoder).err
+    fail(run_cli("evaluate", tmp_path / "runs" / "one", *with_encoder, "--text-column", "text"), 2, "columns without data")
+    file.write_text(file.read_text().replace("won", "lost"))
+    fail(run_cli("evaluate", tmp_path / "runs" / "one", *with_encoder, "--quiet"), 2, "not what the run was trained with")
 
 
 def test_predict_csv_keeps_the_columns_and_adds_its_own(run_cli, run, with_encoder, tmp_path):
@@ -166,8 +189,23 @@ def test_report_of_several_runs(run_cli, run, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "other" in page
     assert not re.search(r"""(src|href)=["']https?:|url\(["']?https?:|@import""", page), "the page must not fetch anything"
+    assert "2 runs side by side" in page
+    assert page.count("<h2>Parameters</h2>") == 2, "each run is described"
+    assert "not scored on the same rows" not in page + done.err
     rows = json.loads(run_cli("report", run, other, "--out", tmp_path / "r.html", "--json").out)["rows"]
     assert [row["run"] for row in rows] == ["run", "other"]
+
+
+def test_a_report_says_when_runs_cannot_be_compared(run_cli, run, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    record = json.loads((other / "record.json").read_text())
+    record["data"]["split_digests"]["validation"] = "0" * 64
+    (other / "record.json").write_text(json.dumps(record))
+    done = run_cli("report", run, other, "--out", tmp_path / "report.html")
+    assert done.code == 0, done.err
+    assert "not scored on the same rows" in done.err
+    assert "not scored on the same rows" in (tmp_path / "report.html").read_text()
 
 
 def test_a_report_needs_no_model(run_cli, run, tmp_path):
@@ -231,6 +269,7 @@ def test_a_folder_that_is_no_run_is_never_removed(run_cli, with_encoder, table, 
 
 def test_an_unwritable_place_exits_74(run_cli, run, with_encoder, table, tmp_path):
     (tmp_path / "file").write_text("")
+    fail(run_cli("train", table, "--out", tmp_path / "file", *with_encoder, "--quiet"), 2, "--out: a file has this name")
     fail(run_cli("train", table, "--out", tmp_path / "file" / "run", *with_encoder, "--quiet"), 74)
     (tmp_path / "in.csv").write_text("text\nhello\n")
     fail(run_cli("predict", run, tmp_path / "in.csv", "-o", tmp_path / "file" / "out.csv", *with_encoder, "--quiet"), 74)
@@ -277,6 +316,8 @@ def test_a_clash_of_columns_names_prefix(run_cli, run, with_encoder, tmp_path):
 def test_predict_needs_one_input_and_json_needs_an_output(run_cli, run, tmp_path):
     fail(run_cli("predict", run), 2, "--text")
     fail(run_cli("predict", run, "a.csv", "--text", "x"), 2, "both")
+    fail(run_cli("predict", run, "--text", "x", "-o", tmp_path / "o.csv"), 2, "--output")
+    fail(run_cli("predict", run, "--text", " "), 2, "empty text")
     fail(run_cli("predict", run, "a.csv", "--json"), 2, "-o")
     (tmp_path / "a.csv").write_text("text\nhello\n")
     fail(run_cli("predict", run, tmp_path / "a.csv", "-o", tmp_path / "a.xlsx"), 2, ".csv")

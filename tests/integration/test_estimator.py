@@ -106,3 +106,17 @@ def test_nothing_works_before_fit(tmp_path):
 def test_no_texts_no_answers(fitted):
     assert fitted.predict_proba([]).shape == (0, 3)
     assert list(fitted.predict([])) == []
+
+
+def test_faults_name_the_callers_rows_not_a_file_or_a_flag(tiny_encoder):
+    classifier = TextClassifier(encoder=str(tiny_encoder("bert")), settings=SETTINGS)
+    texts, labels = rows(30)
+    texts[7] = " "
+    with pytest.raises(DataError, match=r"^fit: row 7: empty text, got ' '; expected a text and a label\. ") as caught:
+        classifier.fit(texts, labels)
+    assert "--" not in str(caught.value)
+    assert "settings=" in str(caught.value)
+    with pytest.raises(DataError, match=r"^fit: row 0: a single class, got 'x' in every row; .* Check the label column\.$"):
+        classifier.fit(rows(30)[0], ["x"] * 30)
+    with pytest.raises(DataError, match=r"^fit: no rows, got an empty table"):
+        classifier.fit([], [])

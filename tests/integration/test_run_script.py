@@ -22,10 +22,10 @@ def script(tmp_path):
     stamp = subprocess.run("cat pyproject.toml constraints.txt | cksum", shell=True, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     (tmp_path / ".venv" / ".lorabel-installed-minilm").write_text(stamp)
 
-    def run(*words):
+    def run(*words, cwd=tmp_path):
         (tmp_path / "calls").unlink(missing_ok=True)
         environment = {name: value for name, value in os.environ.items() if name not in ("VENV", "PYTHON")}
-        done = subprocess.run(["bash", "run.sh", *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(["bash", tmp_path / "run.sh", *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=30)
         assert done.returncode == 0, done.stderr
         calls = tmp_path / "calls"
         return calls.read_text().splitlines() if calls.exists() else done.stdout
@@ -63,6 +63,20 @@ def test_a_finished_run_is_made_again_and_a_stopped_one_goes_on(script):
     lora, full, _ = script()
     assert lora == "train sample --out runs/sample/lora --final --overwrite"
     assert full == "train sample --out runs/sample/full --final --resume --method full"
+
+
+def test_overwrite_makes_a_stopped_run_again(script):
+    (script.folder / "runs/sample/lora/checkpoints").mkdir(parents=True)
+    lora, full, _ = script("--overwrite")
+    assert lora == "train sample --out runs/sample/lora --final --overwrite"
+    assert full == "train sample --out runs/sample/full --final --overwrite --method full"
+
+
+def test_a_table_is_found_from_where_the_script_is_called(script, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "mine.csv").touch()
+    assert script("mine.csv", cwd=elsewhere)[0] == f"train {elsewhere}/mine.csv --out runs/mine/lora --final"
+    assert script("ag_news", cwd=elsewhere)[0] == "train ag_news --out runs/ag_news/lora --final"
 
 
 def test_help_installs_and_runs_nothing(script):

@@ -15,6 +15,7 @@ from lorabel.config import load_config
 from lorabel.errors import BusyError, ConfigError, DataError
 from lorabel.events import Evaluated, Progress, StepDone
 from lorabel.training import loop
+from lorabel.workflows import preparation
 from lorabel.workflows.evaluate import run_evaluate
 from lorabel.workflows.predict import load, run_predict
 from lorabel.workflows.report import run_report
@@ -100,6 +101,32 @@ def test_resume_is_bit_identical(method, stop_after, tiny_encoder, news_table, t
     timing = {"seconds", "samples_per_second"}
     plain = [[{key: value for key, value in row.items() if key not in timing} for row in rows] for rows in histories]
     assert plain[0] == plain[1]
+
+
+def test_resume_refuses_other_rows_and_says_when_the_bits_will_differ(tiny_encoder, news_table, tmp_path, monkeypatch):
+    config = config_for(tiny_encoder, news_table, {"training": {"evaluate_every_steps": 2, "threads": None}})
+    real, steps = loop._optimiser_step, []
+
+    def dies(*arguments):
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        steps.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr(loop, "_optimiser_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run_train(config, tmp_path / "run")
+    monkeypatch.setattr(loop, "_optimiser_step", real)
+    train = news_table / "train.jsonl"
+    rows = train.read_text()
+    train.write_text(rows.replace("bank shares", "bank bonds", 1))
+    with pytest.raises(DataError, match="--resume: the data changed since the run stopped, got another digest of train;"):
+        run_train(config, tmp_path / "run", resume=True)
+    train.write_text(rows)
+    monkeypatch.setattr(preparation, "set_threads", lambda _threads: 7)
+    notes = []
+    run_train(config, tmp_path / "run", resume=True, on_event=notes.append)
+    assert [note.text for note in notes if getattr(note, "is_warning", False)][0].startswith("The run goes on with threads 7 (before: ")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -275,7 +302,7 @@ def test_report_of_two_runs(tiny_encoder, news_table, tmp_path):
     runs = [run_train(config_for(tiny_encoder, news_table, {"method": {"name": name}}), tmp_path / name).run for name in ("lora", "head_only")]
     result = run_report(runs, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert "Side by side" in page
+    assert "2 runs side by side" in page
     assert "head_only" in page
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace("http://creativecommons.org", "")
     assert len(result.rows) == 2

@@ -170,3 +170,12 @@ def test_recipes_make_heads_for_their_encoders():
         config = load_config({"recipe": name})
         make_head(require_known_encoder(config.encoder.name).shape, config.head.kind, config.head.pooling, 4)
         assert set(read_recipe(name)) <= set(RunConfig.model_fields)
+
+
+def test_a_wrong_value_is_told_what_the_setting_means_and_once():
+    with pytest.raises(ConfigError) as caught:
+        load_config({"loss": {"class_weights": ["foo"]}, "training": {"batch_size": -1}, "data": 3})
+    lines = str(caught.value).splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["data", "loss.class_weights", "training.batch_size"]
+    assert "expected a value for: none, balanced (inverse frequency), or one weight per class" in lines[1]
+    assert lines[2].endswith("got -1; expected a value for: Sequences per forward pass. Change this setting.")

@@ -8,12 +8,13 @@ from cyclopts import Parameter
 from lorabel.cli.flags import JsonFlag, QuietFlag
 from lorabel.cli.output import err, print_json
 from lorabel.config import DataConfig, Device, Precision
+from lorabel.errors import ConfigError
 
 
 def evaluate(
     adapter: Annotated[Path, Parameter(help="Adapter folder, or the run folder that holds it.")],
     data: Annotated[
-        str | None, Parameter(help="A file of labelled texts, a folder of splits, `sample`, or a data set name (default: what the run was trained on).")
+        str | None, Parameter(help="A file of labelled texts, a folder of splits, `sample`, or a data set name (default: the splits the run was trained with).")
     ] = None,
     *,
     split: Annotated[Literal["train", "validation", "test"], Parameter(help="Which split; a single file is taken as this split.")] = "test",
@@ -28,11 +29,13 @@ def evaluate(
 ) -> None:
     """Score an adapter on labelled texts, with intervals; opening a test split is counted."""
     from lorabel.cli.progress import ProgressPrinter
-    from lorabel.workflows.evaluate import data_of_run, run_evaluate
+    from lorabel.workflows.evaluate import run_evaluate
 
-    config = data_of_run(adapter) if data is None else DataConfig(source=data)
-    columns = {"text_columns": text_column, "label_column": label_column}
-    config = config.model_copy(update={name: value for name, value in columns.items() if value is not None})
+    config = None if data is None else DataConfig(source=data, text_columns=text_column, label_column=label_column)
+    if config is None and (text_column or label_column):
+        raise ConfigError(
+            "evaluate: columns without data, got --text-column or --label-column; expected data they belong to. Name a file, a folder or a data set."
+        )
     with ProgressPrinter(is_quiet=quiet) as show:
         result = run_evaluate(adapter, config, split=split, precision=precision, device=device, encoder=encoder, threads=threads, on_event=show)
     if json:
@@ -41,5 +44,5 @@ def evaluate(
     from lorabel.cli.tables import print_scores
 
     print_scores(result.evaluation)
-    if result.split == "test":
+    if result.split == "test" and not quiet:
         err.print(f"\nThis test split has been opened {result.test_openings} time{'s' if result.test_openings != 1 else ''} so far.")

@@ -57,7 +57,7 @@ def _run(words: list[str], is_debugging: bool) -> int:
             traceback.print_exc()
         return _say(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _say("interrupted before anything was written.", 130)
+        return _say("interrupted; no file was left half written.", 130)
     except BrokenPipeError:
         # The reader of our output went away; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from lorabel.cli.flags import JsonFlag
 from lorabel.cli.output import out, print_json
+from lorabel.config import read_recipe
 from lorabel.workflows.methods import run_methods
 
 
@@ -23,7 +24,7 @@ def methods(name: Annotated[str | None, Parameter(help="One method, to see its o
         table.add_row(facts.name, facts.summary, f"{facts.learning_rate:g}", f"{facts.parameters:,}" if facts.parameters else "all", facts.paper)
     out.print(table)
     out.print("* with its defaults, on the embedded encoder with 4 classes, head included", style="dim")
-    if name is None:
+    if name is None or not found[0].options:
         return
     options = Table(box=None, pad_edge=False, title="\nOptions (--set method.NAME=VALUE, some have flags)", title_justify="left", title_style="bold")
     for title in ("option", "default", "what it does"):
@@ -31,3 +32,7 @@ def methods(name: Annotated[str | None, Parameter(help="One method, to see its o
     for option in found[0].options:
         options.add_row(option.name, ", ".join(option.default) if isinstance(option.default, tuple) else str(option.default), option.help)
     out.print(options)
+    recipe = read_recipe("default")["method"]
+    given = [f"{key}={','.join(value) if isinstance(value, list) else value}" for key, value in recipe.items() if key != "name"]
+    if recipe["name"] == found[0].name and given:
+        out.print(f"\nThese are the method's own; the default recipe, which train and plan start from, sets {', '.join(given)}.", style="dim")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -11,7 +11,7 @@ from cyclopts import Group, Parameter
 from pydantic import BaseModel
 
 from lorabel.cli.flags import OUTPUT
-from lorabel.config import Device, Precision, RunConfig, merge, parse_assignment, read_config_file
+from lorabel.config import Device, Precision, RunConfig, load_config, merge, parse_assignment, read_config_file
 from lorabel.registry import METHODS
 
 DATA = Group("Data", sort_key=1)
@@ -65,8 +65,29 @@ SETTINGS = {
 
 
 def flag(name: str, group: Group, **options: Any) -> Parameter:
-    """The command-line parameter of one entry of `SETTINGS`, with the setting's own help sentence."""
-    return Parameter(help=_help_of(SETTINGS[name]), group=group, **options)
+    """The command-line parameter of one entry of `SETTINGS`, with the setting's own help sentence and what the default recipe sets."""
+    sentence, default = _help_of(SETTINGS[name]), _default_of(SETTINGS[name])
+    if default and "(default" not in sentence:
+        sentence = f"{sentence.removesuffix('.')} (default: {default})."
+    return Parameter(help=sentence, group=group, **options)
+
+
+@cache
+def _defaults() -> RunConfig:
+    return load_config()
+
+
+def _default_of(path: str) -> str:
+    """What a setting is when nothing is said, as one types it; empty where that is nothing or derived."""
+    section, _, option = path.rpartition(".")
+    if section == "method":
+        given = _defaults().method
+        value = given.get(option) or cast(type[BaseModel], METHODS.get(str(given["name"]))).model_fields[option].default
+    else:
+        value = reduce(getattr, path.split("."), cast(Any, _defaults()))
+    if value is None or isinstance(value, bool):
+        return ""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _help_of(path: str) -> str:

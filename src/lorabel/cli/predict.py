@@ -8,13 +8,13 @@ from cyclopts import Parameter
 from lorabel.cli.flags import JsonFlag, QuietFlag
 from lorabel.cli.output import err, out, print_json
 from lorabel.config import Device, Precision
-from lorabel.errors import ConfigError
+from lorabel.errors import ConfigError, DataError
 
 
 def predict(
     adapter: Annotated[Path, Parameter(help="Adapter folder, or the run folder that holds it.")],
     file: Annotated[
-        str | None, Parameter(allow_leading_hyphen=True, help="CSV, TSV, JSONL or Parquet file (also .gz), or - for CSV on standard input.")
+        str | None, Parameter(allow_leading_hyphen=True, help="CSV, TSV, JSONL or Parquet file (also .gz), or - for CSV, JSONL or Parquet on standard input.")
     ] = None,
     *,
     output: Annotated[
@@ -36,6 +36,10 @@ def predict(
             f'predict: either a file or --text, got {"both" if text else "neither"}; expected one. For example lorabel predict ADAPTER --text "…".'
         )
     if text:
+        _check_texts(text, {"--output": output, "--text-column": text_column, "--prefix": prefix})
+        from lorabel.workflows.preparation import set_threads
+
+        set_threads(threads)
         _predict_texts(adapter, list(text), precision, device, encoder, json)
         return
     if json and output is None:
@@ -52,6 +56,17 @@ def predict(
         print_json(result)
     elif not quiet:
         err.print(f"{result.rows:,} texts: " + ", ".join(f"{label} {count:,}" for label, count in result.counts.items()))
+
+
+def _check_texts(texts: tuple[str, ...], flags_of_tables: dict[str, object]) -> None:
+    given = [name for name, value in flags_of_tables.items() if value]
+    if given:
+        raise ConfigError(
+            f"predict: a flag for tables beside --text, got {given[0]}; expected a file for it. Put the texts in a file, or leave {given[0]} out."
+        )
+    empty = [text for text in texts if not text.strip()]
+    if empty:
+        raise DataError(f"--text: empty text, got {empty[0]!r}; expected a text. Leave it out.")
 
 
 def _predict_texts(adapter: Path, texts: list[str], precision: Precision, device: Device, encoder: str | None, json: bool) -> None:

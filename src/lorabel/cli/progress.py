@@ -57,6 +57,7 @@ class ProgressPrinter:
     def _phase(self, phase: Phase) -> None:
         if self._bar is None:
             return
+        self._hide_others(phase.phase, "training")
         task = self._task(phase.phase, phase.total)
         is_done = phase.total is not None and phase.done >= phase.total
         self._bar.update(task, completed=phase.done, total=phase.total, visible=not is_done)
@@ -64,9 +65,7 @@ class ProgressPrinter:
     def _step(self, step: StepDone) -> None:
         text = f"loss {step.loss:.4f}  lr {step.learning_rate:.2e}  {step.samples_per_second:.0f} samples/s{self._best}"
         if self._bar is not None:
-            for name, other in self._tasks.items():
-                if name != "training":
-                    self._bar.update(other, visible=False)
+            self._hide_others("training")
             self._bar.update(self._task("training", step.total_steps), completed=step.step, facts=text)
             return
         now = time.monotonic()
@@ -82,6 +81,13 @@ class ProgressPrinter:
         err.print(
             f"epoch {event.epoch:.2f}  validation accuracy {100 * event.accuracy:.2f} %  macro-F1 {100 * event.macro_f1:.2f} %  loss {event.loss:.4f}{mark}"
         )
+
+    def _hide_others(self, *names: str) -> None:
+        """Phases whose length is not known beforehand never say that they are done."""
+        assert self._bar is not None
+        for name, task in self._tasks.items():
+            if name not in names:
+                self._bar.update(task, visible=False)
 
     def _task(self, name: str, total: int | None) -> TaskID:
         assert self._bar is not None

@@ -20,6 +20,7 @@ def report(
     if not runs:
         raise ConfigError("report: no run folder, got none; expected at least one. For example lorabel report runs/news.")
     from lorabel.cli.tables import print_runs
+    from lorabel.reports.tables import NOT_COMPARABLE, are_comparable
     from lorabel.workflows.report import run_report
 
     result = run_report(runs, out)
@@ -31,4 +32,6 @@ def report(
         print_json({"report": result.report, "rows": rows})
         return
     print_runs(result.runs)
+    if not are_comparable(result.runs):
+        err.print(f"\n[yellow]warning:[/yellow] {NOT_COMPARABLE}")
     err.print(f"\nReport   {result.report}")

@@ -33,6 +33,8 @@ def train(
     if final:
         layers.append({"final": True})
     config = load_config(*layers)
+    if data is None and not any("source" in layer.get("data", {}) for layer in layers) and not quiet:
+        err.print("No data named: this trains on the bundled sample.")
     from lorabel.workflows.train import run_train
 
     with ProgressPrinter(is_quiet=quiet) as show:

@@ -6,7 +6,7 @@ from lorabel.data.readers.base import Block
 from lorabel.errors import DataError
 from lorabel.registry import unknown_name
 
-_TEXT_NAMES = (
+TEXT_NAMES = (
     "text", "sentence", "content", "review", "question", "query", "utterance", "document", "body", "message", "comment", "tweet", "headline", "title", "description",
 )  # fmt: skip
 _LABEL_NAMES = ("label", "labels", "category", "class", "target", "intent", "topic", "sentiment", "label_text", "coarse_label", "y")
@@ -29,6 +29,7 @@ def choose_columns(block: Block, where: str, text_columns: Sequence[str] | None,
         DataError: A named column is missing, or none can be told.
     """
     names = list(block.columns)
+    text_columns = _apart(text_columns, names)
     for name in [*(text_columns or ()), *([label_column] if label_column else [])]:
         if name not in names:
             raise DataError(unknown_name(f"{where}: column", name, names))
@@ -49,13 +50,14 @@ def choose_text_columns(block: Block, where: str, text_columns: Sequence[str] | 
         DataError: A named column is missing, or none can be told.
     """
     names = [name for name in block.columns if name != exclude]
+    text_columns = _apart(text_columns, list(block.columns))
     if text_columns:
         for name in text_columns:
             if name not in block.columns:
                 raise DataError(unknown_name(f"{where}: column", name, list(block.columns)))
         return tuple(text_columns)
     lowered = {name.lower(): name for name in reversed(names)}
-    for known in _TEXT_NAMES:
+    for known in TEXT_NAMES:
         if known in lowered:
             return (lowered[known],)
     texts = [name for name in names if _is_text(block.columns[name])]
@@ -63,9 +65,27 @@ def choose_text_columns(block: Block, where: str, text_columns: Sequence[str] | 
         return (names[0],)
     if not texts:
         raise DataError(
-            f"{where}: no text column can be told, got columns {', '.join(block.columns)}; expected one named like {', '.join(_TEXT_NAMES[:4])}. Use --text-column NAME."
+            f"{where}: no text column can be told, got columns {', '.join(block.columns)}; expected one named like {', '.join(TEXT_NAMES[:4])}. Use --text-column NAME."
         )
     return (max(texts, key=lambda name: sum(len(value) for value in block.columns[name] if isinstance(value, str))),)
+
+
+def other_text_columns(block: Block, chosen: Sequence[str], label: str | None) -> tuple[str, ...]:
+    """Columns that by their names hold text too and were not chosen.
+
+    Args:
+        block: The first rows of the table.
+        chosen: The text columns in use.
+        label: The label column, where there is one.
+    """
+    return tuple(name for name in block.columns if name.lower() in TEXT_NAMES and name not in (*chosen, label))
+
+
+def _apart(given: Sequence[str] | None, names: Sequence[str]) -> list[str] | None:
+    """`title,body` names two columns, unless a column is called just that."""
+    if given is None:
+        return None
+    return [part for name in given for part in ([name] if name in names or "," not in name else [piece.strip() for piece in name.split(",")])]
 
 
 def _find_label(block: Block, names: Sequence[str], text_columns: Sequence[str]) -> str | None:
@@ -75,7 +95,7 @@ def _find_label(block: Block, names: Sequence[str], text_columns: Sequence[str])
         if known in lowered:
             return lowered[known]
     few = [name for name in free if _distinct(block.columns[name]) <= max(2, len(block) * _MOST_CLASSES_SHARE)]
-    few = [name for name in few if name.lower() not in _TEXT_NAMES]
+    few = [name for name in few if name.lower() not in TEXT_NAMES]
     return few[0] if len(few) == 1 else None
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorabel.config import DataConfig
-from lorabel.data.columns import choose_columns
+from lorabel.data.columns import TEXT_NAMES, choose_columns, other_text_columns
 from lorabel.data.readers.base import Block, Faults, sha256_of
 from lorabel.data.readers.delimited import read_delimited
 from lorabel.data.readers.hub import hub_files
@@ -27,8 +27,8 @@ from lorabel.data.readers.sample import sample_files
 from lorabel.data.splits import carve, draw
 from lorabel.data.texts import TextColumn, text_keys
 from lorabel.data.types import LabelledData, LabelMap, Split, SplitName
-from lorabel.errors import DataError
-from lorabel.events import EventSink, Progress, ignore
+from lorabel.errors import DataError, first_of
+from lorabel.events import EventSink, Note, Progress, ignore
 
 READERS = {".csv": read_delimited, ".tsv": read_delimited, ".jsonl": read_jsonl, ".ndjson": read_jsonl, ".parquet": read_parquet}
 _SPLIT_STEMS: dict[str, SplitName] = {
@@ -39,6 +39,8 @@ _SPLIT_STEMS: dict[str, SplitName] = {
     "dev": "validation",
     "test": "test",
 }
+# Data-set libraries cut a long split into train-00000-of-00004.parquet and so on.
+_PART = re.compile(r"-[0-9]{5}-of-([0-9]{5})$")
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _ORDER: tuple[SplitName, ...] = ("train", "validation", "test")
 _MADE_SHARE, _MOST_VALIDATION, _MOST_TEST = 0.1, 2000, 5000
@@ -85,6 +87,7 @@ def load_data(config: DataConfig, *, on_event: EventSink = ignore) -> LabelledDa
         if name in files:
             tables[name], columns = _read_split(files[name], config, coder, columns, on_event)
     assert columns is not None
+    _check_header(files["train"][0], config, columns, coder)
     notes.append(f"Text from {' + '.join(columns[0])}, labels from {columns[1]}.")
     notes += [f"{name}: {table.dropped:,} rows without text or label were left out." for name, table in tables.items() if table.dropped]
     labels, ids_of_code = _settle_labels(coder)
@@ -129,7 +132,7 @@ def load_split(path: Path, config: DataConfig, labels: LabelMap, name: SplitName
         if label not in labels.names
     ]
     if unknown:
-        raise DataError("\n".join(unknown[:5]) + f" ({len(unknown)} labels in all.) Evaluate on the classes it was trained for.")
+        raise DataError("\n".join(unknown[:5]) + _in_all(unknown) + " Evaluate on the classes it was trained for.")
     ids = labels.ids(list(coder.codes))[table.codes]
     return Split(name, table.texts, ids, _digest(table.texts, ids, labels))
 
@@ -193,12 +196,17 @@ def read_blocks(path: Path) -> Iterator[Block]:
 def _folder_files(folder: Path) -> dict[SplitName, list[Path]]:
     found: dict[SplitName, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        split = _SPLIT_STEMS.get(path.name.split(".")[0].lower())
+        stem = path.name.split(".")[0].lower()
+        split = _SPLIT_STEMS.get(_PART.sub("", stem))
         if split is None or not path.is_file() or _kind(path) not in READERS:
             continue
-        if split in found:
+        if split in found and not (_PART.search(stem) and _PART.search(found[split][0].name.split(".")[0])):
             raise DataError(f"{folder}: two files for one split, got {found[split][0].name} and {path.name}; expected one. Remove one of them.")
-        found[split] = [path]
+        found.setdefault(split, []).append(path)
+    for paths in found.values():
+        part = _PART.search(paths[0].name.split(".")[0].lower())
+        if part and len(paths) != int(part[1]):
+            raise DataError(f"{folder}: some parts of a split are missing, got {len(paths)} like {paths[0].name}; expected {int(part[1])}. Copy them all.")
     if "train" not in found:
         raise DataError(
             f"{folder}: no training split, got {sorted(p.name for p in folder.iterdir())[:8]}; expected train.csv, .tsv, .jsonl or .parquet. Add it."
@@ -212,7 +220,7 @@ def _read_split(
     """Read and check all rows of one split."""
     import pyarrow
 
-    faults = Faults("Fix these rows, or pass --drop-empty to leave out rows without text or label.")
+    faults = Faults("Fix these rows.")
     chunks: list[Any] = []
     codes, rows = array("q"), 0
     first_seen: dict[str, str] = {}
@@ -220,6 +228,9 @@ def _read_split(
         for block in read_blocks(path):
             if columns is None:
                 columns = choose_columns(block, str(path), config.text_columns, config.label_column)
+                unused = other_text_columns(block, *columns)
+                if unused and config.text_columns is None:
+                    on_event(Note(f"Not read as text: {', '.join(unused)}. Columns are joined with --text-column {','.join((*columns[0], *unused))}."))
             _require_columns(block, path, columns)
             texts: list[str] = []
             for line, text, label in _rows(block, path, columns, config, faults):
@@ -261,6 +272,7 @@ def _rows(block: Block, path: Path, columns: tuple[tuple[str, ...], str], config
             if not config.drop_empty:
                 what, value = ("empty text", text) if not text.strip() else ("missing label", label_value)
                 faults.add(where, what, value, "a text and a label")
+                faults.advise("Fix these rows, or pass --drop-empty to leave out rows without text or label.")
         elif "\0" in text or "\0" in label:
             faults.add(where, "a NUL character", text if "\0" in text else label, "text without NUL")
         else:
@@ -282,6 +294,16 @@ def _label_text(value: object) -> str | None:
     return None
 
 
+def _check_header(file: Path, config: DataConfig, columns: tuple[tuple[str, ...], str], coder: _Coder) -> None:
+    """A table without a header has its first row in the place of one, which shows where labels repeat."""
+    is_named = config.label_column or config.text_columns or columns[0][0].lower() in TEXT_NAMES
+    if not is_named and columns[1] in coder.codes:
+        raise DataError(
+            f"{file}:1: the header names the label column like one of its labels, got {columns[1]!r}; expected column names, not a first row. "
+            "Put a line such as text,label first, or confirm with --label-column."
+        )
+
+
 def _settle_labels(coder: _Coder) -> tuple[LabelMap, NDArray[np.int64]]:
     """Class names in order (integers by value, others by text), and the class id of each code."""
     names = list(coder.codes)
@@ -298,14 +320,18 @@ def _check_labels(tables: dict[SplitName, _Table], labels: LabelMap) -> None:
         place = next(iter(train.values()), "data")
         raise DataError(f"{place}: a single class, got {labels.names[0]!r} in every row; expected at least two. Check the label column (--label-column).")
     unseen = [
-        f"{place}: a label that the training split lacks, got {label!r}; expected one of the {len(train)} training labels."
+        f"{place}: a label that the training split lacks, got {label!r}; expected one of {first_of(sorted(train))}."
         for name, table in tables.items()
         if name != "train"
         for label, place in table.first_seen.items()
         if label not in train
     ]
     if unseen:
-        raise DataError("\n".join(unseen[:5]) + f" ({len(unseen)} labels in all.) Correct the label, or add such rows to the training split.")
+        raise DataError("\n".join(unseen[:5]) + _in_all(unseen) + " Correct the label, or add such rows to the training split.")
+
+
+def _in_all(faults: Sequence[str]) -> str:
+    return f"\n({len(faults):,} labels in all; the first 5 are shown.)" if len(faults) > 5 else ""
 
 
 def _make_splits(
@@ -322,6 +348,12 @@ def _make_splits(
         if split in texts or asked == 0:
             continue
         rows = asked or max(len(labels), min(most, round(_MADE_SHARE * len(ids["train"]))))
+        room = len(ids["train"]) - len(np.unique(ids["train"]))
+        if asked is not None and asked > room:
+            raise DataError(
+                f"data.{name}_rows: more rows than there are to take, got {asked}; expected at most {room}, which leaves a training row of each class. "
+                f"Use --{name}-rows {max(1, len(ids['train']) // 10)}."
+            )
         stay, carved = carve(keys["train"], ids["train"], rows, config.split_seed)
         texts[split], ids[split] = texts["train"].take(carved), ids["train"][carved]
         texts["train"], ids["train"], keys["train"] = texts["train"].take(stay), ids["train"][stay], keys["train"][stay]

@@ -1,10 +1,12 @@
-"""Figures of a run as PNG and SVG: loss, accuracy, confusion matrix, classification report.
+"""Figures as PNG and SVG: loss, accuracy, confusion matrix and classification report of a run; scores and curves of several runs.
 
 Drawn with the object interface (no global state) and without dates or random ids, so that the same record gives the same bytes.
 """
 
+import contextlib
 import io
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -12,11 +14,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lorabel.evaluation import EvalResult
 
 BLUE, ORANGE, GREEN, GREY = "#2563a8", "#d9752b", "#2f8f6b", "#6b7280"
-_LONGEST_LABEL = 18
+_COLOURS = (BLUE, ORANGE, GREEN, "#8b5cf6", "#b91c4b", "#0e7490", "#a16207", GREY)
+_LONGEST_LABEL = 22
+_DOTS_PER_INCH = 150
+MANY_CLASSES = 20
 _STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -30,6 +36,7 @@ _STYLE: Any = {
     "axes.titlelocation": "left",
     "svg.hashsalt": "lorabel",
     "svg.fonttype": "none",
+    "text.parse_math": False,  # Names of classes and runs are the user's: "$5 or $6" is no formula.
 }
 
 
@@ -53,6 +60,48 @@ def draw_run_figures(history: Sequence[Mapping[str, Any]], result: EvalResult, s
         }
 
 
+def draw_comparison_figures(results: Mapping[str, EvalResult], histories: Mapping[str, Sequence[Mapping[str, Any]]], split: str) -> dict[str, Figure]:
+    """Figures of several runs side by side.
+
+    Args:
+        results: Run name -> scores of the split to show, in order.
+        histories: Run name -> rows of `metrics.jsonl`.
+        split: Its name, for titles.
+
+    Returns:
+        File stem -> figure.
+    """
+    with mpl.rc_context(_STYLE):
+        return {"scores": scores_figure(results, split), "curves": curves_figure(histories)}
+
+
+def scores_figure(results: Mapping[str, EvalResult], split: str) -> Figure:
+    """Accuracy of each run with its 95 % interval."""
+    figure, axes = _axes(f"Accuracy ({split}, 95 % intervals)", "percent", "", height=max(2.2, 0.42 * len(results) + 1.4))
+    for place, result in enumerate(results.values()):
+        low, high = (100 * bound for bound in result.interval["accuracy"])
+        colour = _COLOURS[place % len(_COLOURS)]
+        axes.plot([low, high], [place, place], color=colour, linewidth=2.2, solid_capstyle="round", alpha=0.55)
+        axes.plot(100 * result.accuracy, place, color=colour, marker="o", markersize=7)
+        axes.annotate(f"{100 * result.accuracy:.2f}", (100 * result.accuracy, place), (0, 7), textcoords="offset points", ha="center", fontsize=8.5)
+    axes.set_yticks(range(len(results)), [_short(name) for name in results])
+    axes.set_ylim(len(results) - 0.5, -0.6)
+    axes.grid(visible=False, axis="y")
+    return figure
+
+
+def curves_figure(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Validation accuracy of each run over epochs."""
+    figure, axes = _axes("Validation accuracy while training", "epoch", "percent")
+    for place, (name, history) in enumerate(histories.items()):
+        scored = [row for row in history if row["kind"] == "evaluation"]
+        colour = _COLOURS[place % len(_COLOURS)]
+        axes.plot([row["epoch"] for row in scored], [100 * row["accuracy"] for row in scored], color=colour, marker="o", linewidth=1.8, label=_short(name))
+    _epoch_axis(axes)
+    axes.legend(frameon=False, fontsize=8.5)
+    return figure
+
+
 def loss_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Training loss (every logged step, and its mean between evaluations) and validation loss over epochs."""
     figure, axes = _axes("Loss", "epoch", "cross-entropy")
@@ -62,8 +111,10 @@ def loss_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
     smooth = _smoothed([row["loss"] for row in steps])
     axes.plot([row["epoch"] for row in steps], smooth, color=BLUE, linewidth=1.8, label="training")
     axes.plot([row["epoch"] for row in scored], [row["loss"] for row in scored], color=ORANGE, marker="o", linewidth=1.8, label="validation")
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
+    # Read before the bottom is fixed, or matplotlib drops the margin above the highest point.
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.05)
+    _epoch_axis(axes)
+    _legend_above(axes, 2)
     return figure
 
 
@@ -77,84 +128,104 @@ def accuracy_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
     best = [row for row in scored if row["is_best"]]
     if best:
         axes.axvline(best[-1]["epoch"], color=GREY, linestyle="--", linewidth=1, label="kept checkpoint")
-    axes.legend(frameon=False, loc="lower right")
+    _epoch_axis(axes)
+    _legend_above(axes, 3)
     return figure
 
 
 def confusion_figure(result: EvalResult, split: str) -> Figure:
     """Confusion matrix: colour is the share of the true class, cells hold counts where there is room."""
     classes = len(result.labels)
-    side = max(4.2, min(16.0, 0.75 * classes + 2.2)) if classes <= 20 else min(16.0, 0.19 * classes + 4)
-    figure = Figure(figsize=(side + 0.6, side))
+    is_small = classes <= MANY_CLASSES
+    side = max(4.2, min(16.0, 0.75 * classes + 2.2)) if is_small else min(16.0, 0.15 * classes + 3)
+    figure = Figure(figsize=(side + 0.6, side), dpi=_DOTS_PER_INCH, layout="tight")
     axes = figure.add_subplot()
     totals = [max(1, sum(row)) for row in result.confusion_matrix]
     shares = [[value / total for value in row] for row, total in zip(result.confusion_matrix, totals, strict=True)]
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.grid(visible=False)
     names = [_short(label) for label in result.labels]
-    size = 10 if classes <= 20 else 6
-    axes.set_xticks(range(classes), names, rotation=45 if classes <= 20 else 90, ha="right" if classes <= 20 else "center", fontsize=size)
+    size = 10 if is_small else 6
+    axes.set_xticks(range(classes), names, rotation=45 if is_small else 90, ha="right" if is_small else "center", fontsize=size)
     axes.set_yticks(range(classes), names, fontsize=size)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(f"Confusion matrix ({split}, {result.n:,} rows)", fontsize=11)
-    if classes <= 20:
+    if is_small:
         for i, row in enumerate(result.confusion_matrix):
             for j, value in enumerate(row):
                 axes.text(j, i, f"{value:,}", ha="center", va="center", fontsize=9, color="white" if shares[i][j] > 0.55 else "#1f2937")
     figure.colorbar(image, ax=axes, shrink=0.75, label="share of the true class")
-    figure.set_layout_engine("tight")
     return figure
 
 
 def report_figure(result: EvalResult, split: str) -> Figure:
     """Precision, recall and F1 of each class as bars."""
     classes = len(result.labels)
-    figure = Figure(figsize=(7.2, max(2.6, min(20.0, 0.55 * classes + 1.4)) if classes <= 20 else 0.24 * classes + 1.6))
-    axes = figure.add_subplot()
+    is_small = classes <= MANY_CLASSES
+    figure, axes = _axes(f"Per class ({split})", "percent", "class (rows)", height=0.55 * classes + 1.6 if is_small else 0.2 * classes + 1.6)
     names = [f"{_short(label)} ({result.per_class[label].support:,})" for label in result.labels]
     height = 0.26
     for offset, (name, colour) in enumerate((("precision", BLUE), ("recall", ORANGE), ("f1", GREEN))):
         values = [100 * getattr(result.per_class[label], name) for label in result.labels]
         places = [index + (offset - 1) * height for index in range(classes)]
         axes.barh(places, values, height=height * 0.92, color=colour, label="F1" if name == "f1" else name)
-        if classes <= 20:
+        if is_small:
             for place, value in zip(places, values, strict=True):
                 axes.text(value + 0.6, place, f"{value:.1f}", va="center", fontsize=7.5, color="#374151")
-    axes.set_yticks(range(classes), names, fontsize=9 if classes <= 20 else 6.5)
+    axes.set_yticks(range(classes), names, fontsize=9 if is_small else 6.5)
     axes.set_ylim(-0.6, classes - 0.4)
     axes.invert_yaxis()
     axes.set_xlim(0, 108)
-    axes.set_xlabel("percent")
     axes.grid(visible=False, axis="y")
-    axes.set_title(f"Per class ({split}; rows in brackets)", fontsize=11)
-    axes.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0), fontsize=8.5)
-    figure.set_layout_engine("tight")
+    _legend_above(axes, 3)
     return figure
 
 
 def png_bytes(figure: Figure) -> bytes:
-    """The figure as PNG, 150 dots per inch, without a date."""
+    """The figure as PNG, without a date."""
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
+    with _missing_glyphs():
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 
 def svg_bytes(figure: Figure) -> bytes:
     """The figure as SVG, without a date or random ids."""
     buffer = io.BytesIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE), _missing_glyphs():
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 
-def _axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.4, 3.8), dpi=150, layout="tight")
+@contextlib.contextmanager
+def _missing_glyphs() -> Iterator[None]:
+    """The bundled font lacks scripts such as Chinese: a box in a PNG, the reader's own font in an SVG, and nothing to tell the user for each glyph."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def _axes(title: str, x: str, y: str, height: float = 3.8) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.4, height), dpi=_DOTS_PER_INCH, layout="tight")
     axes = figure.add_subplot()
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     return figure, axes
+
+
+def _epoch_axis(axes: Axes) -> None:
+    """From the start of training on, with whole epochs as marks where there are any."""
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=axes.get_xlim()[1] >= 2, nbins=8))
+
+
+def _legend_above(axes: Axes, columns: int) -> None:
+    """Beside the title, where it covers no line."""
+    axes.legend(
+        frameon=False, ncols=columns, loc="lower right", bbox_to_anchor=(1.0, 1.0), fontsize=8.5, borderaxespad=0.2, columnspacing=1.2, handlelength=1.6
+    )
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
@@ -168,4 +239,9 @@ def _smoothed(values: Sequence[float]) -> list[float]:
 
 
 def _short(label: str) -> str:
-    return label if len(label) <= _LONGEST_LABEL else label[: _LONGEST_LABEL - 1] + "…"
+    """A name on one line; long ones lose their middle: what tells classes apart is often at the end."""
+    label = " ".join(label.split())
+    if len(label) <= _LONGEST_LABEL:
+        return label
+    tail = (_LONGEST_LABEL - 1) // 2
+    return f"{label[: _LONGEST_LABEL - 1 - tail]}…{label[-tail:]}"

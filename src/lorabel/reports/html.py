@@ -8,43 +8,73 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from lorabel.reports.figures import svg_bytes
-from lorabel.reports.tables import COLUMNS, MISSING, NamedRun, comparison_rows, describe_method, duration, megabytes, percent, with_interval
+from lorabel.reports.figures import MANY_CLASSES, svg_bytes
+from lorabel.reports.tables import (
+    COLUMNS,
+    MISSING,
+    NOT_COMPARABLE,
+    NamedRun,
+    are_comparable,
+    comparison_rows,
+    describe_method,
+    duration,
+    megabytes,
+    percent,
+    with_interval,
+)
+
+# Narrow cells break after the score, never within its interval.
+_UNBROKEN_DASH = "\u2060–\u2060"
 
 
-def render_report(runs: Sequence[NamedRun], figures: Mapping[str, Figure]) -> str:
-    """The report of one run, or of several side by side.
+def render_report(runs: Sequence[NamedRun], figures: Sequence[Mapping[str, Figure]], together: Mapping[str, Figure]) -> str:
+    """The report of one run, or of several side by side and then one by one.
 
     Args:
-        runs: The runs; the first one is described in full.
-        figures: Of the first run, by file stem.
+        runs: The runs.
+        figures: Of each run, by file stem.
+        together: Of several runs, by file stem; empty where there is one.
 
     Returns:
         HTML.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("lorabel").joinpath("reports", "templates", "report.html.j2").read_text("utf-8"))
-    first = runs[0].record
-    shown = first.metrics.test or first.metrics.validation
     return template.render(
-        run=runs[0],
-        record=first,
-        shown=shown,
-        split="test" if first.metrics.test else "validation",
-        method=describe_method(first),
+        title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side",
+        items=[_item(run, drawn) for run, drawn in zip(runs, figures, strict=True)],
         columns=COLUMNS,
-        rows=comparison_rows(runs) if len(runs) > 1 else [],
-        # Our own SVG, made from numbers and escaped labels; without the XML header it can stand in the page.
-        figures={name: Markup(_inline(svg_bytes(figure))) for name, figure in figures.items()},
-        budget_share=min(100.0, 100 * first.parameters.trainable / first.budget),
-        settings=_flat(first.config),
-        plan=_flat(first.plan),
+        rows=[[cell.replace("–", _UNBROKEN_DASH) for cell in row] for row in comparison_rows(runs)],
+        together=_pictures(together).values(),
+        is_comparable=are_comparable(runs),
+        not_comparable=NOT_COMPARABLE,
+        many_classes=MANY_CLASSES,
         percent=percent,
         megabytes=megabytes,
         duration=duration,
         with_interval=with_interval,
         missing=MISSING,
     )
+
+
+def _item(run: NamedRun, figures: Mapping[str, Figure]) -> dict[str, Any]:
+    record = run.record
+    return {
+        "name": run.name,
+        "record": record,
+        "shown": record.metrics.test or record.metrics.validation,
+        "split": "test" if record.metrics.test else "validation",
+        "method": describe_method(record),
+        "figures": _pictures(figures),
+        "budget_share": min(100.0, 100 * record.parameters.trainable / record.budget),
+        "settings": _flat(record.config),
+        "plan": _flat(record.plan),
+    }
+
+
+def _pictures(figures: Mapping[str, Figure]) -> dict[str, Markup]:
+    """Our own SVG, made from numbers and escaped labels; without the XML header it can stand in the page."""
+    return {name: Markup(_inline(svg_bytes(figure))) for name, figure in figures.items()}
 
 
 def _inline(svg: bytes) -> str:

@@ -9,6 +9,8 @@ from lorabel.evaluation import EvalResult
 MISSING = "—"
 COLUMNS = ("run", "method", "trainable", "adapter file", "validation accuracy", "test accuracy", "test macro-F1", "training", "samples/s", "peak memory")
 
+NOT_COMPARABLE = "These runs were not scored on the same rows, so their scores cannot be compared."
+
 
 @dataclass(frozen=True)
 class NamedRun:
@@ -21,6 +23,16 @@ class NamedRun:
 
     name: str
     record: RunRecord
+
+
+def are_comparable(runs: Sequence[NamedRun]) -> bool:
+    """Whether all runs were scored on the same rows: the test split where it is shown, and the validation split.
+
+    Args:
+        runs: The runs.
+    """
+    splits = ["validation", *(["test"] if any(run.record.metrics.test for run in runs) else [])]
+    return all(len({run.record.data["split_digests"].get(name) for run in runs}) == 1 for name in splits)
 
 
 def comparison_rows(runs: Sequence[NamedRun]) -> list[list[str]]:

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorabel.artifacts.layout import RunLayout
+from lorabel.artifacts.records import read_record
 from lorabel.config import DataConfig, Precision, load_config, read_config_file
 from lorabel.data.ledger import TestLedger
 from lorabel.data.load import load_data, load_split
 from lorabel.data.packing import tokenise
+from lorabel.data.readers.base import sha256_of
 from lorabel.data.types import LabelMap, Split, SplitName
 from lorabel.errors import ConfigError, DataError
 from lorabel.evaluation import EvalResult, evaluate_probabilities
-from lorabel.events import EventSink, Progress, ignore
+from lorabel.events import EventSink, Note, Progress, ignore
 from lorabel.inference.predictor import probabilities, table_logits
 from lorabel.workflows.building import load_predictor
 from lorabel.workflows.preparation import cache_dir, set_threads
@@ -36,7 +38,7 @@ class EvaluateResult:
 
 def run_evaluate(
     adapter: Path,
-    data: DataConfig,
+    data: DataConfig | None,
     *,
     split: SplitName = "test",
     precision: Precision = "auto",
@@ -49,24 +51,29 @@ def run_evaluate(
 
     Args:
         adapter: Adapter or run folder.
-        data: A folder of splits, a data set name, or a single file, which is then the split itself.
+        data: A folder of splits, a data set name, or a single file, which is then the split itself; None for the splits the run was trained with, made ones included.
         split: Which split to score.
         precision: Of the computation.
         device: Where.
         encoder: A checkpoint folder in place of the named encoder.
         threads: CPU threads.
-        on_event: Receives progress.
+        on_event: Receives notes and progress.
 
     Returns:
         Scores and the number of openings.
 
     Raises:
-        DataError: The split is missing, or holds a label that the adapter does not know.
+        DataError: The split is missing, holds a label that the adapter does not know, or is no longer the one the run had.
+        ConfigError: No data is named, and the adapter lies in no run folder.
         ArtifactError: The adapter cannot be used.
     """
     set_threads(threads)
     predictor, _ = load_predictor(adapter, precision=precision, device=device, encoder=encoder)
-    chosen = _split(data, split, predictor.labels, on_event)
+    if data is None:
+        chosen = _split_of_run(adapter, split, on_event)
+    else:
+        chosen = _split(data, split, predictor.labels, on_event)
+        _warn_of_training_rows(adapter, Path(data.source).expanduser(), chosen, on_event)
     openings = 0
     if split == "test":
         openings = TestLedger(ledger_folder(adapter)).record(chosen.digest, "evaluate", adapter.resolve().name)
@@ -83,23 +90,46 @@ def run_evaluate(
     return EvaluateResult(evaluate_probabilities(chosen.labels, probabilities(logits, predictor.temperature), predictor.labels), split, openings)
 
 
-def data_of_run(adapter: Path) -> DataConfig:
-    """The data that an adapter was trained on, where it still lies in its run folder.
-
-    Args:
-        adapter: Adapter or run folder.
-
-    Returns:
-        The run's data settings.
-
-    Raises:
-        ConfigError: The adapter lies in no run folder.
-    """
+def _run_of(adapter: Path) -> RunLayout | None:
+    """The finished run folder that an adapter lies in, or None."""
     path = adapter.resolve()
-    layouts = [layout for layout in (RunLayout(path), RunLayout(path.parent)) if layout.config.exists()]
-    if not layouts:
-        raise ConfigError(f"evaluate: no data, got {str(adapter)!r}, which lies in no run folder; expected labelled texts. Give a file, a folder or a data set name.")
-    return load_config(read_config_file(layouts[0].config)).data
+    return next((layout for layout in (RunLayout(path), RunLayout(path.parent)) if layout.config.exists() and layout.record.exists()), None)
+
+
+def _split_of_run(adapter: Path, name: SplitName, on_event: EventSink) -> Split:
+    """A split as the run had it: what was carved out of a single file is carved out again, and the record says whether it is the same."""
+    layout = _run_of(adapter)
+    if layout is None:
+        raise ConfigError(
+            f"evaluate: no data, got {str(adapter)!r}, which lies in no run folder; expected labelled texts. Give a file, a folder or a data set name."
+        )
+    loaded = load_data(load_config(read_config_file(layout.config)).data, on_event=on_event)
+    recorded = read_record(layout.record).data["split_digests"]
+    if name not in loaded.splits:
+        raise DataError(f"evaluate: no such split in the run's data, got {name!r}; expected one of {', '.join(loaded.splits)}. Choose with --split.")
+    split = loaded.splits[name]
+    if split.digest != recorded.get(name):
+        raise DataError(
+            f"evaluate: {loaded.source} is not what the run was trained with, got a {name} split with another digest; expected {recorded.get(name, 'none')[:16]}. "
+            "Restore the data, or name a file of labelled texts."
+        )
+    return split
+
+
+def _warn_of_training_rows(adapter: Path, file: Path, split: Split, on_event: EventSink) -> None:
+    """A file that training rows were taken from scores too well; a split that the run kept apart does not."""
+    layout = _run_of(adapter)
+    if layout is None or split.name == "train" or not file.is_file():
+        return
+    facts = read_record(layout.record).data
+    held_back = {facts["split_digests"].get(name) for name in ("validation", "test")}
+    if sha256_of(file) in facts["files"].values() and split.digest not in held_back:
+        on_event(
+            Note(
+                f"{file} holds the rows this adapter was trained on, so these scores say little about new texts. Leave the data out to score the rows that were held back.",
+                is_warning=True,
+            )
+        )
 
 
 def ledger_folder(adapter: Path) -> Path:

@@ -8,8 +8,10 @@ import gzip
 import io
 import json
 import os
+import shutil
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +23,13 @@ from lorabel.data.columns import choose_text_columns
 from lorabel.data.load import read_blocks
 from lorabel.data.readers.base import Block, Faults
 from lorabel.errors import ConfigError, DataError
-from lorabel.events import EventSink, Progress, ignore
+from lorabel.events import EventSink, Note, Progress, ignore
 from lorabel.inference.predictor import Prediction, Predictor
 from lorabel.workflows.building import load_predictor
 from lorabel.workflows.preparation import set_threads
 
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_STANDARD_INPUT = "standard input"
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,6 @@ def load(adapter: str | Path, *, precision: Precision = "auto", device: str = "a
     return load_predictor(Path(adapter), precision=precision, device=device, encoder=encoder)[0]
 
 
-def predict_texts(adapter: Path, texts: list[str], *, precision: Precision = "auto", device: str = "auto", encoder: str | None = None) -> list[Prediction]:
-    """Classify a few texts; see `load`."""
-    return load(adapter, precision=precision, device=device, encoder=encoder).explain(texts)
-
-
 def run_predict(
     adapter: Path,
     source: str,
@@ -88,7 +86,7 @@ def run_predict(
 
     Args:
         adapter: Adapter or run folder.
-        source: A file, or `-` for CSV on standard input.
+        source: A file, or `-` for CSV, JSON Lines or Parquet on standard input, packed with gzip or not.
         output: A file whose name gives the format, or None for CSV on standard output.
         text_columns: Text columns; found if None.
         prefix: Put before the names of added columns.
@@ -96,13 +94,13 @@ def run_predict(
         device: Where.
         encoder: A checkpoint folder in place of the named encoder.
         threads: CPU threads.
-        on_event: Receives progress.
+        on_event: Receives notes and progress.
 
     Returns:
         Counts.
 
     Raises:
-        DataError: Unreadable rows, or an added column that clashes with one of the table.
+        DataError: Unreadable rows, none at all, or an added column that clashes with one of the table.
         ArtifactError: The adapter cannot be used.
         StorageError: The output cannot be written; an old file of that name is intact.
     """
@@ -113,19 +111,24 @@ def run_predict(
     predictor, _ = load_predictor(adapter, precision=precision, device=device, encoder=encoder)
     counts = dict.fromkeys(predictor.labels.names, 0)
     rows = 0
+    where = source if source != "-" else _STANDARD_INPUT
     with _source_path(source) as path, _writer(output, kind) as writer:
         columns: tuple[str, ...] | None = None
         names: list[str] = []
         for block in read_blocks(path):
             names = names or list(block.columns)
-            _require_columns(block, names, source)
-            columns = columns or choose_text_columns(block, source, text_columns)
-            found = predictor.explain(_texts(block, source, columns))
-            writer.write(_with_predictions(block, found, predictor.labels.names, prefix, source))
+            _require_columns(block, names, where)
+            if columns is None:
+                columns = choose_text_columns(block, where, text_columns)
+                on_event(Note(f"Text from {' + '.join(columns)}."))
+            found = predictor.explain(_texts(block, where, columns))
+            writer.write(_with_predictions(block, found, predictor.labels.names, prefix, where))
             for prediction in found:
                 counts[prediction.label] += 1
             rows += len(block)
             on_event(Progress("predicting", rows, None))
+        if rows == 0:
+            raise DataError(f"{where}: no rows, got an empty table; expected texts. Check the input.")
     return PredictResult(rows, str(output) if output else None, counts)
 
 
@@ -171,23 +174,45 @@ def _with_predictions(block: Block, found: list[Prediction], labels: tuple[str, 
 def _output_kind(output: Path | None) -> str:
     if output is None:
         return "csv"
-    suffixes = [suffix for suffix in output.suffixes if suffix != ".gz"]
-    kind = _FORMATS.get(suffixes[-1]) if suffixes else None
+    suffixes = [suffix.lower() for suffix in output.suffixes]
+    is_packed = bool(suffixes) and suffixes[-1] == ".gz"
+    kind = _FORMATS.get(suffixes[-1 - is_packed]) if len(suffixes) > is_packed else None
     if kind is None:
         raise ConfigError(f"--output: unknown kind of file, got {output.name!r}; expected one of {', '.join(_FORMATS)}. Change the name's ending.")
+    if kind == "parquet" and is_packed:
+        raise ConfigError(f"--output: a packed Parquet file, got {output.name!r}; expected Parquet as it is (it is packed inside). Leave out .gz.")
     return kind
 
 
 @contextlib.contextmanager
 def _source_path(source: str) -> Iterator[Path]:
-    """The input as a file; standard input is copied to a temporary one, which keeps line numbers and error messages the same."""
+    """The input as a file; standard input is copied to a temporary one, which keeps readers and line numbers the same and memory small."""
     if source != "-":
         yield Path(source)
         return
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "standard-input.csv"
-        path.write_bytes(sys.stdin.buffer.read())
-        yield path
+        copied = Path(folder) / "copied"
+        with storage_errors(copied), copied.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        path = copied.rename(Path(folder) / f"table{_ending_of(copied)}")
+        try:
+            yield path
+        except DataError as error:
+            raise DataError(str(error).replace(str(path), _STANDARD_INPUT)) from error
+
+
+def _ending_of(path: Path) -> str:
+    """What a file without a name holds, by its first bytes; what cannot be told is left to the CSV reader's messages."""
+    with path.open("rb") as file:
+        head = file.read(256)
+    packed = ""
+    if head.startswith(b"\x1f\x8b"):
+        packed = ".gz"
+        with contextlib.suppress(OSError, EOFError, zlib.error), gzip.open(path) as opened:
+            head = opened.read(256)
+    if head.startswith(b"PAR1"):
+        return ".parquet"
+    return (".jsonl" if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") else ".csv") + packed
 
 
 class _TableWriter(Protocol):
@@ -209,7 +234,7 @@ def _writer(output: Path | None, kind: str) -> Iterator[_TableWriter]:
             yield parquet
             parquet.close()
         else:
-            with storage_errors(output), _open_text(temporary, output.suffix == ".gz") as file:
+            with storage_errors(output), _open_text(temporary, output.suffix.lower() == ".gz") as file:
                 yield _JsonlWriter(file) if kind == "jsonl" else _CsvWriter(file, "\t" if kind == "tsv" else ",")
         with storage_errors(output):
             os.replace(temporary, output)
@@ -264,6 +289,4 @@ class _ParquetWriter:
             ) from error
 
     def close(self) -> None:
-        if self._writer is None:
-            raise DataError("predict: no rows, got an empty table; expected texts. Check the input.")
         self._writer.close()

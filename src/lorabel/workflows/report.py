@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
 
 from lorabel.artifacts.history import read_history
 from lorabel.artifacts.layout import RunLayout
-from lorabel.artifacts.records import read_record
+from lorabel.artifacts.records import RunRecord, read_record
 from lorabel.artifacts.store import write_bytes, write_text
 from lorabel.errors import ArtifactError
-from lorabel.reports.figures import draw_run_figures, png_bytes, svg_bytes
+from lorabel.reports.figures import draw_comparison_figures, draw_run_figures, png_bytes, svg_bytes
 from lorabel.reports.html import render_report
 from lorabel.reports.tables import COLUMNS, NamedRun, comparison_rows, markdown_table
+
+History = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,9 @@ def run_report(runs: Sequence[Path], out: Path | None = None) -> ReportResult:
     named = [_read(path) for path in runs]
     if out is None:
         out = RunLayout(runs[0]).report if len(runs) == 1 else Path("report.html")
-    history = read_history(RunLayout(runs[0]).history)
-    first = named[0].record
-    figures = draw_run_figures(history, first.metrics.test or first.metrics.validation, "test" if first.metrics.test else "validation")
-    write_text(out, render_report(named, figures))
+    histories = [read_history(RunLayout(path).history) for path in runs]
+    figures = [_figures(run.record, history) for run, history in zip(named, histories, strict=True)]
+    write_text(out, render_report(named, figures, _together(named, histories) if len(named) > 1 else {}))
     rows = comparison_rows(named)
     return ReportResult(out, COLUMNS, rows, markdown_table(COLUMNS, rows), named)
 
@@ -66,12 +70,27 @@ def write_run_report(layout: RunLayout) -> None:
         layout: A run whose record and history are written.
     """
     record = read_record(layout.record)
-    result, split = (record.metrics.test, "test") if record.metrics.test else (record.metrics.validation, "validation")
-    figures = draw_run_figures(read_history(layout.history), result, split)
+    figures = _figures(record, read_history(layout.history))
     for name, figure in figures.items():
         write_bytes(layout.figures / f"{name}.png", png_bytes(figure))
         write_bytes(layout.figures / f"{name}.svg", svg_bytes(figure))
-    write_text(layout.report, render_report([NamedRun(layout.root.name, record)], figures))
+    write_text(layout.report, render_report([NamedRun(layout.root.name, record)], [figures], {}))
+
+
+def _figures(record: RunRecord, history: History) -> dict[str, Figure]:
+    """Figures of one run; of the test split where it was opened."""
+    test = record.metrics.test
+    return draw_run_figures(history, test or record.metrics.validation, "test" if test else "validation")
+
+
+def _together(runs: Sequence[NamedRun], histories: Sequence[History]) -> dict[str, Figure]:
+    """Figures of several runs; of the test split where all of them opened it."""
+    names = [run.name if [other.name for other in runs].count(run.name) == 1 else f"{run.name} ({place})" for place, run in enumerate(runs, 1)]
+    tests = {name: run.record.metrics.test for name, run in zip(names, runs, strict=True)}
+    opened = {name: test for name, test in tests.items() if test is not None}
+    is_test = len(opened) == len(runs)
+    results = opened if is_test else {name: run.record.metrics.validation for name, run in zip(names, runs, strict=True)}
+    return draw_comparison_figures(results, dict(zip(names, histories, strict=True)), "test" if is_test else "validation")
 
 
 def _read(path: Path) -> NamedRun:

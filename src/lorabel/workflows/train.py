@@ -29,7 +29,7 @@ from lorabel.config import RunConfig
 from lorabel.data.augment import sentence_shuffle
 from lorabel.data.packing import tokenise
 from lorabel.data.types import TokenTable
-from lorabel.errors import ConfigError, StoppedError
+from lorabel.errors import ConfigError, DataError, StoppedError
 from lorabel.evaluation import accuracy_of, per_class_scores
 from lorabel.events import Evaluated, Event, EventSink, Note, Progress, StepDone, ignore
 from lorabel.inference.predictor import probabilities, table_logits
@@ -76,7 +76,7 @@ def run_train(config: RunConfig, out: Path, *, resume: bool = False, overwrite: 
 
     Raises:
         ConfigError: Settings, budget or folder are not usable.
-        DataError: The data cannot be used.
+        DataError: The data cannot be used, or changed since the run to resume was stopped.
         BusyError: Another process writes to the folder.
         StoppedError: A signal asked for a stop; the state was saved.
         StorageError: The disk refused.
@@ -94,6 +94,8 @@ def run_train(config: RunConfig, out: Path, *, resume: bool = False, overwrite: 
 def _check_folder(layout: RunLayout, *, resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite: contradict each other, got both; expected one. Choose to go on or to start again.")
+    if layout.root.exists() and not layout.root.is_dir():
+        raise ConfigError(f"--out: a file has this name, got {str(layout.root)!r}; expected a folder to make. Choose another name.")
     exists = layout.root.exists() and any(path.name != ".lock" for path in layout.root.iterdir())
     if exists and not (resume or overwrite):
         raise ConfigError(
@@ -305,7 +307,7 @@ class _RunHooks:
         if is_best:
             self._best = {name: tensor.clone() for name, tensor in state.items() if name.startswith("values")}
         tensors = {**{f"now.{name}": tensor for name, tensor in state.items()}, **{f"best.{name}": tensor for name, tensor in self._best.items()}}
-        meta = {"position": dataclasses.asdict(position), "config": _config_digest(self._prepared.config)}
+        meta = {"position": dataclasses.asdict(position), "config": _config_digest(self._prepared.config), **_circumstances(self._prepared)}
         self._store.save(position.step, tensors, meta)
 
     def stop_requested(self) -> bool:
@@ -313,7 +315,12 @@ class _RunHooks:
         return bool(self._stop)
 
     def restore(self, checkpoint: Checkpoint) -> Position:
-        """Take values, optimiser state and best values from a checkpoint; returns its position."""
+        """Take values, optimiser state and best values from a checkpoint; returns its position.
+
+        Raises:
+            DataError: The rows are not those the run began with.
+        """
+        _check_circumstances(checkpoint.meta, _circumstances(self._prepared), self._on_event)
         self._trainee.updater.restore({name.removeprefix("now."): tensor for name, tensor in checkpoint.tensors.items() if name.startswith("now.")})
         self._best = {name.removeprefix("best."): tensor for name, tensor in checkpoint.tensors.items() if name.startswith("best.")}
         fields: dict[str, Any] = checkpoint.meta["position"]
@@ -326,6 +333,26 @@ class _RunHooks:
             self._on_event(Note("No evaluation gave a finite score; the last values are kept.", is_warning=True))
             return
         self._trainee.updater.restore({**self._trainee.updater.state(), **self._best})
+
+
+def _circumstances(prepared: Prepared) -> dict[str, Any]:
+    """What a resumed run must find again (inputs), and what its bits depend on besides (compute)."""
+    return {
+        "inputs": {"tokenizer": prepared.tokenizer_digest, **{name: split.digest for name, split in prepared.data.splits.items()}},
+        "compute": {"precision": prepared.compute.precision, "device": prepared.compute.device.type, "threads": prepared.threads},
+    }
+
+
+def _check_circumstances(saved: Mapping[str, Any], now: Mapping[str, Any], on_event: EventSink) -> None:
+    before = {**now, **saved}  # A checkpoint that does not say counts as made here.
+    changed = sorted(name for name in {*before["inputs"], *now["inputs"]} if before["inputs"].get(name) != now["inputs"].get(name))
+    if changed:
+        raise DataError(
+            f"--resume: the data changed since the run stopped, got another digest of {', '.join(changed)}; expected the rows it began with. Restore them, or start again with --overwrite."
+        )
+    other = [f"{name} {value} (before: {before['compute'][name]})" for name, value in now["compute"].items() if before["compute"][name] != value]
+    if other:
+        on_event(Note(f"The run goes on with {', '.join(other)}, so its bits will differ from those of a run that was never stopped.", is_warning=True))
 
 
 def _config_digest(config: RunConfig) -> str:

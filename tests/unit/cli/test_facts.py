@@ -43,3 +43,8 @@ def test_doctor_in_words_and_as_json(run_cli):
     found = json.loads(run_cli("doctor", "--json").out)
     assert set(found) == {"facts", "advice"}
     assert found["facts"]["memory_bytes"] > 1e8
+
+
+def test_a_method_shows_what_the_recipe_changes_and_no_empty_table(run_cli):
+    assert "the default recipe, which train and plan start from, sets rank=8, alpha=16, targets=all-linear" in " ".join(run_cli("methods", "lora").out.split())
+    assert "Options" not in run_cli("methods", "full").out

@@ -105,7 +105,10 @@ def test_help_sentences_are_the_settings_own():
     def sentence(name):
         return resolved[name].__metadata__[0].help
 
-    assert sentence("seed") == RunConfig.model_fields["training"].annotation.model_fields["seed"].description
-    assert sentence("rank") == Lora.model_fields["rank"].description
+    own = RunConfig.model_fields["training"].annotation.model_fields
+    assert sentence("seed") == f"{own['seed'].description[:-1]} (default: 0)."
+    assert sentence("threads") == own["threads"].description
+    assert sentence("rank") == f"{Lora.model_fields['rank'].description[:-1]} (default: 8)."
+    assert "(default: all-linear)." in sentence("targets"), "the recipe's, not the method's"
     assert "head_only" in sentence("method")
     assert all(sentence(name) for name in SETTINGS)

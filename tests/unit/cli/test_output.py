@@ -90,3 +90,18 @@ def test_a_terminal_gets_a_live_line(monkeypatch):
     assert "100/100" in text
     assert "250 samples/s" in text
     assert "validation accuracy 92.50 %" in text
+
+
+def test_a_phase_of_unknown_length_goes_when_the_next_one_comes(monkeypatch):
+    import io
+
+    from rich.console import Console
+
+    monkeypatch.setattr("lorabel.cli.progress.err", Console(file=io.StringIO(), force_terminal=True, width=140))
+    with ProgressPrinter() as show:
+        show(Progress("reading", 3000, None))
+        show(Progress("evaluating", 1, 10))
+        assert [task.description for task in show._bar.tasks if task.visible] == ["evaluating"]
+        show(step(1))
+        show(Progress("evaluating", 2, 10))
+        assert [task.description for task in show._bar.tasks if task.visible] == ["evaluating", "training"]

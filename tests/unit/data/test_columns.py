@@ -57,3 +57,11 @@ def test_a_table_to_predict_needs_no_label():
     assert choose_text_columns(block(id=IDS, words=LONG), "t.csv", None) == ("words",)
     with pytest.raises(DataError, match="Did you mean 'words'"):
         choose_text_columns(block(id=IDS, words=LONG), "t.csv", ("word",))
+
+
+def test_a_comma_joins_columns_unless_one_is_called_that():
+    table = block(**{"title": IDS, "body": LONG, "a,b": LONG, "label": FEW})
+    assert choose_columns(table, "t.csv", ["title, body"], "label")[0] == ("title", "body")
+    assert choose_text_columns(table, "t.csv", ["a,b"]) == ("a,b",)
+    with pytest.raises(DataError, match="nope"):
+        choose_columns(table, "t.csv", ["title,nope"], "label")

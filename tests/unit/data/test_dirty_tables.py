@@ -16,6 +16,7 @@ from lorabel.config import DataConfig
 from lorabel.data.load import load_data, read_blocks
 from lorabel.data.readers.base import ROWS_PER_BLOCK
 from lorabel.errors import DataError
+from lorabel.events import Note
 
 ODDITIES = ["NA", "null", "1.0", "2024-01-01", "a\rb", "a\r\nb", "a\nb", '"', '""', "'", "a,b", "a;b", "\t"]
 ODDITIES += ["\ufeff", "\x1a", "\u2028", "\x85", "e\u0301", "🙂", "\\N", "\\u0041", "=1+1"]
@@ -237,3 +238,74 @@ def test_files_of_a_folder_are_told_by_their_endings(tmp_path):
 def test_a_path_that_is_not_there_is_not_looked_for_on_the_hub(source):
     with pytest.raises(DataError, match="no such file or folder"):
         load(source)
+
+
+def test_more_held_back_rows_than_there_are_is_an_error(tmp_path):
+    file = tmp_path / "t.csv"
+    file.write_text("text,label\n" + "".join(f"text {n},{n % 2}\n" for n in range(20)))
+    assert len(load_data(DataConfig(source=str(file), test_rows=0, validation_rows=18)).splits["train"]) == 2
+    with pytest.raises(DataError, match=r"data\.validation_rows: .* got 19; expected at most 18, .* Use --validation-rows 2\."):
+        load_data(DataConfig(source=str(file), test_rows=0, validation_rows=19))
+    with pytest.raises(DataError, match=r"data\.test_rows: .* got 500; expected at most 18"):
+        load_data(DataConfig(source=str(file), test_rows=500))
+
+
+def test_a_first_row_in_the_place_of_the_header_is_seen(tmp_path):
+    file = tmp_path / "t.csv"
+    file.write_text("shares fell,money\n" + "".join(f"text {n},{['money', 'sport'][n % 2]}\n" for n in range(20)))
+    with pytest.raises(DataError, match=r"t\.csv:1: the header names the label column like one of its labels, got 'money'"):
+        load_data(DataConfig(source=str(file)))
+    assert len(load_data(DataConfig(source=str(file), label_column="money")).labels) == 2
+    file.write_text("text,money\n" + "".join(f"text {n},{['money', 'sport'][n % 2]}\n" for n in range(20)))
+    assert len(load_data(DataConfig(source=str(file))).labels) == 2
+
+
+def test_advice_fits_the_fault(tmp_path):
+    file = tmp_path / "t.jsonl"
+    file.write_text('{"text": "a", "label": 0.5}\n')
+    with pytest.raises(DataError, match=r"unusable label.* Fix these rows\.$"):
+        load_data(DataConfig(source=str(file)))
+    file.write_text('{"text": "a", "label": ""}\n')
+    with pytest.raises(DataError, match=r"missing label.*--drop-empty"):
+        load_data(DataConfig(source=str(file)))
+
+
+def test_a_label_seen_only_in_test_is_named_with_those_of_training(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"text {n},{n % 2}\n" for n in range(20)))
+    (tmp_path / "test.csv").write_text("text,label\na,1\nb,7\n")
+    with pytest.raises(DataError, match=r"test\.csv:3: .* got '7'; expected one of 0, 1\. Correct the label"):
+        load_data(DataConfig(source=str(tmp_path)))
+
+
+def test_a_split_in_parts_is_read_in_order_and_whole(tmp_path):
+    for part in range(2):
+        rows = "".join(f"text {part} {n},{n % 2}\n" for n in range(10))
+        (tmp_path / f"train-0000{part}-of-00002.csv").write_text("text,label\n" + rows)
+    train = load_data(DataConfig(source=str(tmp_path), test_rows=0, validation_rows=2)).splits["train"]
+    assert len(train) == 18
+    assert list(train.texts) == sorted(train.texts)
+    (tmp_path / "train-00001-of-00002.csv").unlink()
+    with pytest.raises(DataError, match=r"some parts of a split are missing, got 1 like train-00000-of-00002\.csv; expected 2"):
+        load_data(DataConfig(source=str(tmp_path)))
+
+
+def test_text_that_is_left_out_is_said(tmp_path):
+    file = tmp_path / "t.csv"
+    file.write_text("Title,Description,Class Index\n" + "".join(f"title {n},more {n},{n % 2}\n" for n in range(20)))
+    events = []
+    load_data(DataConfig(source=str(file)), on_event=events.append)
+    assert Note("Not read as text: Description. Columns are joined with --text-column Title,Description.") in events
+    events.clear()
+    found = load_data(DataConfig(source=str(file), text_columns=("Title,Description",)), on_event=events.append)
+    assert found.facts["text_columns"] == ["Title", "Description"]
+    assert found.splits["train"].texts[0].count("more") == 1
+    assert not [event for event in events if isinstance(event, Note)]
+
+
+def test_line_ends_and_quotes_that_csv_cannot_hold_are_named(tmp_path):
+    (tmp_path / "mac.csv").write_bytes(b"text,label\ra,x\rb,y\r")
+    with pytest.raises(DataError, match=r"mac\.csv:1: lines that end in a carriage return alone"):
+        load_data(DataConfig(source=str(tmp_path / "mac.csv")))
+    (tmp_path / "raw.tsv").write_text('text\tlabel\nfine\tx\n"so he said\ty\n')
+    with pytest.raises(DataError, match=r"raw\.tsv:3: bad quoting .* its own quotation marks doubled; or give the table as JSON Lines"):
+        load_data(DataConfig(source=str(tmp_path / "raw.tsv")))

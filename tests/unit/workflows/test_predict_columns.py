@@ -1,14 +1,19 @@
 """`predict` on long tables whose rows do not all look alike: columns stay in line, or the table is refused."""
 
 import csv
+import gzip
+import io
 import json
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 
 from lorabel.data.readers.base import ROWS_PER_BLOCK
-from lorabel.errors import DataError
+from lorabel.errors import ConfigError, DataError
+from lorabel.events import Note
 from lorabel.workflows import predict
 
 
@@ -52,3 +57,57 @@ def test_mixed_types_in_a_parquet_column_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"one type in each column\. Write \.jsonl"):
         predict.run_predict(tmp_path, source, tmp_path / "out.parquet", threads=1)
     assert predict.run_predict(tmp_path, source, tmp_path / "out.jsonl", threads=1).rows == 2
+
+
+def give(monkeypatch, content):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+def parquet_bytes(texts):
+    buffer = io.BytesIO()
+    parquet.write_table(pa.table({"text": texts}), buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"text\none\ntwo\n",
+        b"\xef\xbb\xbftext\none\ntwo\n",
+        b'{"text": "one"}\n{"text": "two"}\n',
+        gzip.compress(b'{"text": "one"}\n{"text": "two"}\n'),
+        gzip.compress(b"text\none\ntwo\n"),
+        parquet_bytes(["one", "two"]),
+    ],
+    ids=["csv", "csv with a mark", "jsonl", "packed jsonl", "packed csv", "parquet"],
+)
+def test_standard_input_is_read_as_what_it_is(content, monkeypatch, tmp_path):
+    give(monkeypatch, content)
+    notes = []
+    assert predict.run_predict(tmp_path, "-", tmp_path / "out.csv", threads=1, on_event=notes.append).rows == 2
+    with (tmp_path / "out.csv").open(newline="") as file:
+        assert [row["text"] for row in csv.DictReader(file)] == ["one", "two"]
+    assert Note("Text from text.") in notes
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"text,id\n,1\n", "standard input:2: empty text"), (b"text,id\na\n", "standard input:2: another number of fields")]
+)
+def test_what_is_wrong_on_standard_input_is_said_of_it(content, message, monkeypatch, tmp_path):
+    give(monkeypatch, content)
+    with pytest.raises(DataError, match=message):
+        predict.run_predict(tmp_path, "-", tmp_path / "out.csv", threads=1)
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.parquet"])
+def test_a_table_without_rows_is_refused_in_every_format(name, tmp_path):
+    (tmp_path / "in.csv").write_text("text\n")
+    with pytest.raises(DataError, match=r"in\.csv: no rows"):
+        predict.run_predict(tmp_path, str(tmp_path / "in.csv"), tmp_path / name, threads=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+@pytest.mark.parametrize(("name", "message"), [("out.parquet.gz", "packed Parquet"), ("out.gz", "unknown kind"), ("out", "unknown kind")])
+def test_a_name_whose_ending_promises_something_else_is_refused(name, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        predict.run_predict(tmp_path, "-", tmp_path / name, threads=1)

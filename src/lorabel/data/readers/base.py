@@ -67,6 +67,10 @@ class Faults:
             shown = shown if len(shown) <= 80 else shown[:77] + "..."
             self._shown.append(f"{where}: {what}, got {shown}; expected {expected}.")
 
+    def advise(self, advice: str) -> None:
+        """Put other advice in the place of the first, where a fault has a way out of its own."""
+        self._advice = advice
+
     def raise_if_any(self) -> None:
         """Raise all of them as one error.
 

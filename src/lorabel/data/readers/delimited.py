@@ -28,6 +28,10 @@ def read_delimited(path: Path) -> Iterator[Block]:
     first = next(lines, "")
     if not first.strip():
         raise DataError(f"{path}:1: no header, got an empty line; expected column names. Put a line such as text,label first.")
+    if "\r" in first.rstrip("\r\n"):
+        raise DataError(
+            f"{path}:1: lines that end in a carriage return alone, got {first[:40]!r}; expected line feeds. Save the file with Unix or Windows line ends."
+        )
     consumed = _Counted(first, lines)
     rows = csv.reader(consumed, delimiter=_delimiter(path, first), strict=True)
     try:
@@ -36,7 +40,8 @@ def read_delimited(path: Path) -> Iterator[Block]:
         yield from _blocks(path, rows, header, consumed)
     except csv.Error as error:
         raise DataError(
-            f"{path}:{consumed.row_start}: bad quoting in the row that starts here, got {error}; expected fields quoted with double quotes. Check its quotes."
+            f"{path}:{consumed.row_start}: bad quoting in the row that starts here, got {error}; expected fields quoted with double quotes. "
+            "A field that starts with a quotation mark must be quoted as a whole, its own quotation marks doubled; or give the table as JSON Lines."
         ) from error
 
 
