@@ -111,6 +111,29 @@ def parse_budget(text: str | None, total: int) -> Budget:
     return Budget(limit, text)
 
 
+def base_size(head: HeadSpec, shape: EncoderShape) -> int:
+    """Parameters of encoder and head together, whatever the method."""
+    # A head that starts from the pooler takes it over from the encoder; it is one set of weights.
+    moved = shape.parameter_groups()["pooler"] if head.starts_from_pooler else 0
+    return shape.parameter_count - moved + head.parameter_count
+
+
+def settle(method: Mapping[str, Any], shape: EncoderShape, limit: int) -> dict[str, Any]:
+    """A method's options with every `auto` replaced by what a limit leaves room for.
+
+    Args:
+        method: Name and options as set.
+        shape: The encoder.
+        limit: Adapter parameters: what the budget leaves beside the head.
+
+    Raises:
+        ConfigError: Unknown method, or options that are wrong.
+    """
+    settled = type(make_method({"name": method.get("name", "lora")})).settle(method, shape, limit)
+    make_method(settled)
+    return settled
+
+
 def count(method: Method, head: HeadSpec, shape: EncoderShape) -> Parameters:
     """Count every parameter of a configuration.
 
@@ -122,10 +145,7 @@ def count(method: Method, head: HeadSpec, shape: EncoderShape) -> Parameters:
     Returns:
         The counts.
     """
-    encoder, adapter = shape.parameter_count, method.adapter_size(shape)
-    if head.starts_from_pooler:
-        # The pooler moved from the encoder into the head; it is one set of weights.
-        encoder -= shape.parameter_groups()["pooler"]
+    encoder, adapter = base_size(head, shape) - head.parameter_count, method.adapter_size(shape)
     trained_encoder = trainable_encoder(shape, head) if method.trains_encoder else 0
     trainable = adapter + head.parameter_count + trained_encoder
     return Parameters(adapter, head.parameter_count, trainable, encoder, encoder + adapter + head.parameter_count)

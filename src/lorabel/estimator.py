@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lorabel.data.texts import checked_texts
 from lorabel.errors import ConfigError, DataError, first_of
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class TextClassifier:
         from lorabel.workflows.building import load_predictor
         from lorabel.workflows.train import run_train
 
-        texts, labels = _checked_texts(X, "fit"), _checked_labels(y)
+        texts, labels = checked_texts(X, "fit"), _checked_labels(y)
         if len(texts) != len(labels):
             raise DataError(f"fit: lengths differ, got {len(texts)} texts and {len(labels)} labels; expected one label per text. Check the arguments.")
         kept = tempfile.TemporaryDirectory(prefix="lorabel-")
@@ -162,7 +163,7 @@ class TextClassifier:
         """
         if not hasattr(self, "predictor_"):
             raise ConfigError("TextClassifier: not fitted, got a call before fit; expected fit first. Call fit(texts, labels).")
-        return self.predictor_.predict_proba(_checked_texts(X, "predict"))
+        return self.predictor_.predict_proba(X)
 
     def score(self, X: Sequence[str], y: Sequence[Any]) -> float:  # noqa: N803
         """Accuracy on labelled texts.
@@ -200,16 +201,6 @@ def _in_words_of_fit(message: str, file: Path) -> str:
     """A fault of the table, told to a caller who gave lists and no flags."""
     message = re.sub(re.escape(str(file)) + r":([0-9]+)", lambda found: f"fit: row {int(found[1]) - 1}", message).replace(str(file), "fit")
     return message.replace("pass --drop-empty", 'pass settings={"data": {"drop_empty": True}}').replace(" (--label-column)", "")
-
-
-def _checked_texts(texts: Sequence[Any], where: str) -> list[str]:
-    if isinstance(texts, str):
-        raise DataError(f"{where}: a single string, got {texts[:40]!r}; expected a sequence of texts. Put it in a list.")
-    found = list(texts)
-    bad = [f"row {index} {text!r}" for index, text in enumerate(found) if not isinstance(text, str)]
-    if bad:
-        raise DataError(f"{where}: not a text, got {first_of(bad)}; expected strings. Remove or convert these rows.")
-    return [str(text) for text in found]
 
 
 def _checked_labels(labels: Sequence[Any]) -> list[Any]:

@@ -18,7 +18,7 @@ from tests.contracts.batches import packed, padded, sequences
 
 BERT = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.3, "classifier_dropout": 0.4}
 PROBABILITIES = dict.fromkeys(FAMILIES, BERT) | {"distilbert": {"dropout": 0.2, "attention_dropout": 0.3, "seq_classif_dropout": 0.4}}
-SEQUENCES, TOKENS = 2, 7
+SEQUENCES, TOKENS = 2, 8  # 16 tokens: a run without a tail
 
 
 class Recorder:

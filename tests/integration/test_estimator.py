@@ -108,6 +108,15 @@ def test_no_texts_no_answers(fitted):
     assert list(fitted.predict([])) == []
 
 
+@pytest.mark.parametrize("texts", ["abc", [None], ["a", 3]])
+def test_what_is_not_a_sequence_of_texts_is_refused_at_every_door(texts, fitted, tiny_encoder, tmp_path):
+    fitted.save(tmp_path / "adapter")
+    for classifier in (fitted, lorabel.load(tmp_path / "adapter", encoder=str(tiny_encoder("bert")))):
+        for call in (classifier.predict, classifier.predict_proba):
+            with pytest.raises(DataError, match="predict: .* expected "):
+                call(texts)
+
+
 def test_faults_name_the_callers_rows_not_a_file_or_a_flag(tiny_encoder):
     classifier = TextClassifier(encoder=str(tiny_encoder("bert")), settings=SETTINGS)
     texts, labels = rows(30)

@@ -119,7 +119,7 @@ class SettingFlags:
     encoder: Annotated[str | None, flag("encoder", MODEL)] = None
     revision: Annotated[str | None, flag("revision", MODEL)] = None
     method: Annotated[str | None, flag("method", MODEL)] = None
-    rank: Annotated[int | None, flag("rank", MODEL)] = None
+    rank: Annotated[int | Literal["auto"] | None, flag("rank", MODEL)] = None
     alpha: Annotated[float | None, flag("alpha", MODEL)] = None
     targets: Annotated[str | None, flag("targets", MODEL)] = None
     layers: Annotated[str | None, flag("layers", MODEL)] = None

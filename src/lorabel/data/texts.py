@@ -8,6 +8,8 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from lorabel.errors import DataError, first_of
+
 
 def normalise(text: str) -> str:
     """The form in which equal texts are equal: Unicode NFKC, case folded, runs of white space as one space."""
@@ -21,6 +23,25 @@ def text_keys(texts: Iterable[str]) -> NDArray[np.uint64]:
         texts: N texts.
     """
     return np.fromiter((int.from_bytes(hashlib.blake2b(normalise(text).encode(), digest_size=8).digest(), "little") for text in texts), dtype=np.uint64)
+
+
+def checked_texts(texts: Sequence[Any], where: str) -> list[str]:
+    """Texts as a list of plain strings.
+
+    Args:
+        texts: N texts, in any sequence or array.
+        where: What was called, for the message.
+
+    Raises:
+        DataError: A single string in place of a sequence, or something in it that is not a string.
+    """
+    if isinstance(texts, str):
+        raise DataError(f"{where}: a single string, got {texts[:40]!r}; expected a sequence of texts. Put it in a list.")
+    found = list(texts)
+    bad = [f"row {index} {text!r}" for index, text in enumerate(found) if not isinstance(text, str)]
+    if bad:
+        raise DataError(f"{where}: not a text, got {first_of(bad)}; expected strings. Remove or convert these rows.")
+    return [str(text) for text in found]
 
 
 class TextColumn(Sequence[str]):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from lorabel.data.packing import pack, tokenise
+from lorabel.data.texts import checked_texts
 from lorabel.data.types import LabelMap, TokenTable
 from lorabel.models.bank import Bank
 from lorabel.models.crew import crew_for_rows
@@ -68,8 +69,11 @@ class Predictor:
 
         Returns:
             (N, C).
+
+        Raises:
+            DataError: Not a sequence of strings.
         """
-        table = tokenise(texts, self.tokenizer, self.tokenizer_digest, self.max_length_tokens)
+        table = tokenise(checked_texts(texts, "predict"), self.tokenizer, self.tokenizer_digest, self.max_length_tokens)
         return table_logits(self.bank, table)
 
     def predict_proba(self, texts: Sequence[str]) -> NDArray[np.float64]:
@@ -80,6 +84,9 @@ class Predictor:
 
         Returns:
             (N, C), rows adding up to 1.
+
+        Raises:
+            DataError: Not a sequence of strings.
         """
         parts = [probabilities(self.logits(texts[start : start + _CHUNK_TEXTS]), self.temperature) for start in range(0, len(texts), _CHUNK_TEXTS)]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)))

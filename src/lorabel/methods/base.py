@@ -153,6 +153,17 @@ class Method(BaseModel):
         """
         return [dict(options)] if cls(**options).adapter_size(shape) <= limit else []
 
+    @classmethod
+    def settle(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> dict[str, Any]:
+        """Options with every `auto` replaced by a value; methods without such options return them as they are.
+
+        Args:
+            options: As set, the method's name among them.
+            shape: The encoder.
+            limit: Adapter parameters that the budget leaves; may be negative.
+        """
+        return dict(options)
+
     def adapter_size(self, shape: EncoderShape) -> int:
         """Number of adapter parameters of one member: the sum over `parameters`."""
         return sum(spec.size for spec in self.parameters(shape))

@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from lorabel.families import LINEAR_SITES, EncoderShape
-from lorabel.methods.base import LowRank, ParameterSpec, SitedMethod
+from lorabel.methods.base import LowRank, ParameterSpec, SitedMethod, make_method
 from lorabel.registry import METHODS
 
 if TYPE_CHECKING:
     import torch
+
+# More rank gained nothing on the validation splits that chose the default recipe.
+_MOST_AUTO_RANK = 8
 
 
 @METHODS.register("lora")
@@ -32,8 +35,8 @@ class Lora(SitedMethod):
     paper: ClassVar[str] = "Hu et al. 2021, arXiv:2106.09685"
     default_learning_rate: ClassVar[float] = 1e-3
 
-    rank: int = Field(default=8, ge=1, description="Rank R of the update.")
-    alpha: float = Field(default=16.0, gt=0, description="Scaling numerator: the update is multiplied by alpha / rank.")
+    rank: int = Field(default=8, ge=1, description="Rank R of the update; or auto: the largest up to 8 that fits the budget.")
+    alpha: float = Field(default=16.0, gt=0, description="Scaling numerator: the update is multiplied by alpha / rank (default: 16; twice the rank where that is auto).")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the input of the low-rank path, in training only.")
     use_rslora: bool = Field(default=False, description="Rank-stabilised scaling: alpha / sqrt(rank) instead of alpha / rank.")
 
@@ -88,6 +91,15 @@ class Lora(SitedMethod):
         sites = "|".join(re.escape(family.linears[site]) for site in LINEAR_SITES if site in self.targets)
         stem = re.escape(family.layer).replace(re.escape("{i}"), f"({layers})")
         return rf".*\.{stem}\.({sites})"
+
+    @classmethod
+    def settle(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> dict[str, Any]:
+        """`rank: auto` becomes the largest rank up to 8 that the budget leaves room for; alpha then is twice the rank, unless it is given."""
+        if options.get("rank") != "auto":
+            return dict(options)
+        one = make_method({**options, "rank": 1})
+        rank = max(1, min(_MOST_AUTO_RANK, limit // one.adapter_size(shape)))
+        return {"alpha": 2.0 * rank, **options, "rank": rank}
 
     @classmethod
     def smaller(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:

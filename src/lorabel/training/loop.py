@@ -35,8 +35,9 @@ from lorabel.training.randomness import StepMasks, numpy_generator
 from lorabel.training.schedules import learning_rate_factor
 from lorabel.training.updates import Updater, add_grads
 
-# A worker's share below this many rows costs more in small operations than it saves in waiting.
+# A worker's share below these sizes costs more in small operations than it saves in waiting.
 _ROWS_PER_WORKER = 8
+_TOKENS_PER_WORKER = 600
 
 
 @dataclass(frozen=True)
@@ -258,15 +259,14 @@ def _optimiser_step(
         logits = task.bank.logits(batch, StepMasks(batch, settings.seeds, step))
         loss = task.loss.rows(logits, batch.labels).sum() / normaliser
         scaled = loss * scale.value if scale.value != 1.0 else loss
-        if crew.workers > 1:
-            return loss.item(), torch.autograd.grad(scaled, leaves, allow_unused=True)
-        scaled.backward()  # type: ignore[no-untyped-call]
-        return loss.item(), ()
+        return loss.item(), torch.autograd.grad(scaled, leaves, allow_unused=True)
 
     total = 0.0
     for start in range(0, len(rows), settings.batch_size):
-        shares = [start + places for places in deal(lengths[start : start + settings.batch_size], crew.workers)]
-        for loss, grads in crew.map(run_share, shares):
+        part = lengths[start : start + settings.batch_size]
+        workers = crew.workers if part.sum() >= crew.workers * _TOKENS_PER_WORKER else 1
+        shares = [start + places for places in deal(part, workers)]
+        for loss, grads in (crew.map if workers > 1 else map)(run_share, shares):
             total += loss
             add_grads(leaves, grads)
     factor = learning_rate_factor(settings.schedule, step, settings.total_steps, settings.steps_per_epoch)

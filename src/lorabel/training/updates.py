@@ -169,9 +169,9 @@ def add_grads(leaves: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
 
     Args:
         leaves: Trained tensors.
-        grads: One per leaf, None where the share does not reach it; or none at all, where backward has added them already.
+        grads: One per leaf, None where the share does not reach it.
     """
-    for leaf, grad in zip(leaves, grads, strict=len(grads) > 0):
+    for leaf, grad in zip(leaves, grads, strict=True):
         if grad is None:
             continue
         if leaf.grad is None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorabel.budget import Alternative, Budget, Parameters, count, nearest, parameter_groups, parse_budget
+from lorabel.budget import Alternative, Budget, Parameters, base_size, count, nearest, parameter_groups, parse_budget, settle
 from lorabel.config import RunConfig
 from lorabel.errors import ArtifactError
 from lorabel.families import EncoderShape, require_known_encoder, shape_from_config
@@ -78,10 +78,11 @@ def run_plan(config: RunConfig, classes: int) -> PlanResult:
         ConfigError: Unknown encoder, method or setting.
     """
     name, shape = encoder_shape(config.encoder.name)
-    method = make_method(config.method)
     head = make_head(shape, config.head.kind, config.head.pooling, classes)
+    budget = parse_budget(config.budget, base_size(head, shape))
+    options = settle(config.method, shape, budget.limit - head.parameter_count)
+    method = make_method(options)
     parameters = count(method, head, shape)
-    budget = parse_budget(config.budget, parameters.encoder + parameters.head)
     fits = budget.fits(parameters)
     return PlanResult(
         encoder=name,
@@ -92,7 +93,7 @@ def run_plan(config: RunConfig, classes: int) -> PlanResult:
         budget=budget,
         fits=fits,
         is_exempt=method.trains_encoder,
-        nearest=[] if fits else nearest(config.method, head, shape, budget),
+        nearest=[] if fits else nearest(options, head, shape, budget),
         peft_reason=why_not_peft(head, method.peft_config(shape) is not None),
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from lorabel.budget import Budget, Parameters, count, parse_budget, require_fits
+from lorabel.budget import Budget, Parameters, base_size, parse_budget, require_fits, settle
 from lorabel.config import RunConfig
 from lorabel.data.load import load_data
 from lorabel.data.packing import tokenise
@@ -71,16 +71,20 @@ def prepare(config: RunConfig, on_event: EventSink) -> Prepared:
     Raises:
         LorabelError: Whatever is wrong with settings, data, encoder or budget, before any expensive work.
     """
-    method = make_method(config.method)
     compute = choose_compute(config.training.device, config.training.precision)
     source = resolve_encoder(config.encoder)
+    settle(config.method, source.shape, 0)  # Wrong options are refused before the data is read.
     data = load_data(config.data, on_event=on_event)
     for note in data.notes:
         on_event(Note(note))
     head = make_head(source.shape, config.head.kind, config.head.pooling, len(data.labels))
-    counts = count(method, head, source.shape)
-    budget = parse_budget(config.budget, counts.encoder + counts.head)
-    parameters = require_fits(config.method, head, source.shape, budget)
+    budget = parse_budget(config.budget, base_size(head, source.shape))
+    options = settle(config.method, source.shape, budget.limit - head.parameter_count)
+    method = make_method(options)
+    parameters = require_fits(options, head, source.shape, budget)
+    if options != config.method:
+        settled = ", ".join(f"{name} {value:g}" for name, value in options.items() if config.method.get(name) != value)
+        on_event(Note(f"Settled within the budget: {settled}."))
     threads = set_threads(config.training.threads)
     tokenizer, digest = load_tokenizer(source.folder)
     max_length = min(config.data.max_length_tokens or DEFAULT_MAX_LENGTH, source.shape.max_length_tokens)

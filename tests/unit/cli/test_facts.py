@@ -23,9 +23,9 @@ def test_methods_lists_all_with_counts(run_cli):
 def test_one_method_shows_its_options_with_help(run_cli):
     done = run_cli("methods", "lora")
     assert "use_rslora" in done.out
-    assert "Rank R of the update." in done.out
+    assert "Rank R of the update;" in done.out
     (facts,) = json.loads(run_cli("methods", "lora", "--json").out)["methods"]
-    assert {"name": "rank", "type": "int", "default": 8, "help": "Rank R of the update."} in facts["options"]
+    assert {"name": "rank", "type": "int", "default": 8, "help": "Rank R of the update; or auto: the largest up to 8 that fits the budget."} in facts["options"]
 
 
 def test_an_unknown_method_exits_2(run_cli):

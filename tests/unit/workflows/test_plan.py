@@ -112,3 +112,19 @@ def test_a_percentage_is_of_encoder_and_head_whatever_the_head_took_from_the_enc
     for head in ("native", "native-pooler"):
         result = run_plan(load_config({"encoder": {"name": "minilm"}, "head": {"kind": head}, "budget": "50%"}), 4)
         assert result.budget.limit == (result.parameters.encoder + result.parameters.head) // 2
+
+
+@pytest.mark.parametrize(
+    ("encoder", "head", "budget", "rank"), [("minilm", "native", None, 8), ("roberta-base", "native", None, 2), ("roberta-base", "linear", None, 6), ("minilm", "native", "150k", 3)]
+)
+def test_the_default_recipe_takes_the_rank_that_fits(encoder, head, budget, rank):
+    settings = {"encoder": {"name": encoder}, "head": {"kind": head}, "budget": budget}
+    result = run_plan(load_config(settings), 4)
+    assert result.fits
+    explicit = {"method": {"name": "lora", "rank": rank, "alpha": 2 * rank, "targets": ["all-linear"]}}
+    assert result.parameters == run_plan(load_config(settings, explicit), 4).parameters
+    assert rank == 8 or not run_plan(load_config(settings, explicit, {"method": {"rank": rank + 1}}), 4).fits
+
+
+def test_a_rank_that_is_given_is_never_lowered():
+    assert not run_plan(load_config({"encoder": {"name": "roberta-base"}, "method": {"rank": 8}}), 4).fits
