@@ -60,7 +60,8 @@ def run_cell(folder: Path, name: str, method: str, seed: int, threads: int | Non
             "seconds": record.training.seconds,
             "samples_per_second": record.training.samples_per_second,
             "precision": record.plan["precision"],
-            "method": record.config["method"],
+            "method": record.plan["method"],
+            "epochs": record.training.epochs,
             "versions": record.versions,
         }
     bits = np.packbits(predicted == test.labels).tobytes().hex()

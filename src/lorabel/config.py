@@ -109,7 +109,7 @@ class TrainingConfig(Section):
     """The loop."""
 
     num_epochs: int | None = Field(
-        default=None, ge=1, description="Passes over the training split (default: 3; up to 6 where the texts are few or short, until a million tokens are read)."
+        default=None, ge=1, description="Passes over the training split (default: 3; up to 6 where classes have few rows)."
     )
     batch_size: int = Field(default=32, ge=1, description="Sequences per forward pass.")
     gradient_accumulation_steps: int = Field(default=1, ge=1, description="Forward passes per optimiser step.")

@@ -70,7 +70,7 @@ class RunRecord(Plain):
     """The whole record.
 
     Attributes:
-        plan: Settled values: learning rate, steps, warm-up, precision, device, length limit.
+        plan: Settled values: method with all its options, learning rate, epochs, steps, warm-up, precision, device, length limit.
         data: Files with SHA-256, columns, rows, class counts, truncated rows, notes.
         digests: SHA-256 of the files that came out.
         deviations: Where the run differs from its settings, a sentence each.

@@ -71,7 +71,7 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 
 def describe_method(record: RunRecord) -> str:
     """The method in a few words: `lora r=8 (query, value), native head`."""
-    options = record.config["method"]
+    options = record.plan.get("method", record.config["method"])
     parts = [str(options["name"])]
     if "rank" in options:
         parts.append(f"r={options['rank']}")

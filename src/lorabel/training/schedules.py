@@ -8,7 +8,7 @@ import math
 from lorabel.config import ScheduleConfig
 
 # Chosen on validation splits together with the default recipe; see benchmarks/choose_recipe.py.
-_LEAST_EPOCHS, _MOST_EPOCHS, _ENOUGH_TOKENS = 3, 6, 1_000_000
+_LEAST_EPOCHS, _MOST_EPOCHS, _ROWS_SEEN_PER_CLASS = 3, 6, 750
 
 
 def warmup_steps(schedule: ScheduleConfig, total_steps: int) -> int:
@@ -42,12 +42,13 @@ def learning_rate_factor(schedule: ScheduleConfig, step: int, total_steps: int, 
     return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
 
 
-def default_num_epochs(tokens: int) -> int:
+def default_num_epochs(rows: int, classes: int) -> int:
     """Passes over the training rows where the settings name none.
 
-    Three, and up to six until a million tokens are read: few or short texts give few updates in three passes, and more passes over them cost next to nothing.
+    Three, and up to six until 750 rows of a class were seen on average: where classes have few rows, three passes are few updates and more of them cost little.
 
     Args:
-        tokens: Tokens of the training split, at least 1.
+        rows: Training rows, at least 1.
+        classes: C.
     """
-    return min(_MOST_EPOCHS, max(_LEAST_EPOCHS, math.ceil(_ENOUGH_TOKENS / tokens)))
+    return min(_MOST_EPOCHS, max(_LEAST_EPOCHS, math.ceil(_ROWS_SEEN_PER_CLASS * classes / rows)))

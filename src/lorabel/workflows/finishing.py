@@ -133,8 +133,14 @@ def _record(
     )
 
 
+def settled_method(prepared: Prepared) -> dict[str, Any]:
+    """Name and every option of the method as trained."""
+    return {"name": prepared.method.name, **prepared.method.model_dump(mode="json")}
+
+
 def _plan(prepared: Prepared, settings: LoopSettings) -> dict[str, Any]:
     return {
+        "method": settled_method(prepared),
         "learning_rate": settings.learning_rate,
         "precision": prepared.compute.precision,
         "device": str(prepared.compute.device),
@@ -155,7 +161,7 @@ def _manifest(record: RunRecord, prepared: Prepared, weights: Mapping[str, Tenso
         labels=record.labels,
         encoder=AdapterEncoder(name=source.name, revision=source.revision, digest=record.encoder.digest, shape=dataclasses.asdict(source.shape)),
         tokenizer_digest=prepared.tokenizer_digest,
-        method={"name": prepared.config.method["name"], **prepared.method.model_dump(mode="json")},
+        method=settled_method(prepared),
         head=prepared.head.kind,
         pooling=prepared.head.pooling,
         max_length_tokens=prepared.max_length_tokens,

@@ -186,7 +186,7 @@ def loop_settings(prepared: Prepared, learning_rate: float) -> LoopSettings:
     config = prepared.config.training
     rows = len(prepared.data.splits["train"])
     steps_per_epoch = -(-rows // (config.batch_size * config.gradient_accumulation_steps))
-    num_epochs = config.num_epochs or default_num_epochs(int(prepared.tables["train"].lengths.sum()))
+    num_epochs = config.num_epochs or default_num_epochs(rows, len(prepared.data.labels))
     total = steps_per_epoch * num_epochs
     return LoopSettings(
         num_epochs=num_epochs,

@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 
+from lorabel.budget import settle
 from lorabel.cli.options import SETTINGS, TrainFlags
 from lorabel.config import RunConfig, load_config
-from lorabel.methods.base import make_method
+from lorabel.families import KNOWN_ENCODERS
 from lorabel.methods.lora import Lora
 
 # Flag -> (setting, as given, as it should arrive).
@@ -72,7 +73,7 @@ def test_a_flag_sets_its_setting_and_no_other(name):
     path, given, expected = GIVEN[name]
     config = load_config(*TrainFlags(**{name: given}).layers_of_settings())
     assert value_at(config, path) == expected
-    make_method(config.method)
+    settle(config.method, KNOWN_ENCODERS["minilm"].shape, 300_000)
     if name != "recipe":
         section = path.split(".")[0]
         assert config.model_dump(exclude={section}) == load_config().model_dump(exclude={section})
@@ -108,7 +109,7 @@ def test_help_sentences_are_the_settings_own():
     own = RunConfig.model_fields["training"].annotation.model_fields
     assert sentence("seed") == f"{own['seed'].description[:-1]} (default: 0)."
     assert sentence("threads") == own["threads"].description
-    assert sentence("rank") == f"{Lora.model_fields['rank'].description[:-1]} (default: 8)."
+    assert sentence("rank") == f"{Lora.model_fields['rank'].description[:-1]} (default: auto)."
     assert "(default: all-linear)." in sentence("targets"), "the recipe's, not the method's"
     assert "head_only" in sentence("method")
     assert all(sentence(name) for name in SETTINGS)
