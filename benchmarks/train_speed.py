@@ -17,7 +17,7 @@ from pathlib import Path
 
 from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_json, spread
 
-THREADS, WARMUP = 2, 5
+THREADS, WARMUP = 2, 10
 CELLS = {
     "ours-bf16": {"who": "ours", "precision": "bf16"},
     "ours-fp32": {"who": "ours", "precision": "fp32"},
@@ -51,18 +51,19 @@ def main() -> None:
     parser.add_argument("--data")
     parser.add_argument("--skip-roberta", action="store_true")
     arguments = parser.parse_args()
+    from lorabel.budget import DEFAULT_LIMIT, settle
     from lorabel.config import EncoderConfig, load_config
     from lorabel.methods.base import make_method
     from lorabel.models.checkpoint import resolve_encoder
 
-    recipe = load_config()
-    method = make_method(recipe.method)
+    recipe, source = load_config(), resolve_encoder(EncoderConfig(name="minilm"))
+    method = make_method(settle(recipe.method, source.shape, DEFAULT_LIMIT))
     rows_per_step = recipe.training.batch_size * recipe.training.gradient_accumulation_steps
     lora = {**method.model_dump(mode="json"), "learning_rate": recipe.optimizer.learning_rate or method.default_learning_rate}
-    encoder = str(resolve_encoder(EncoderConfig(name="minilm")).folder)
+    encoder = str(source.folder)
     with tempfile.TemporaryDirectory() as scratch:
         rows = make_rows(data_folder(arguments.data) / "ag_news", Path(scratch) / "rows", rows_per_step * (arguments.steps + WARMUP))
-        few = make_rows(data_folder(arguments.data) / "ag_news", Path(scratch) / "few", rows_per_step * (WARMUP + 2))
+        few = make_rows(data_folder(arguments.data) / "ag_news", Path(scratch) / "few", rows_per_step * 7)
         common = {"threads": THREADS, "warmup_steps": WARMUP, "lora": lora, "rows_per_step": rows_per_step, "scratch": scratch, "pad_to": None}
         found: dict[str, list[dict]] = {}
         for _ in range(arguments.repetitions):
