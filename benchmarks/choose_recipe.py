@@ -50,13 +50,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--candidates", nargs="*")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--table-only", action="store_true", help="run nothing, write the table of what is there")
     parser.add_argument("--few", action="store_true", help="100 training rows per class")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads of a cell")
     parser.add_argument("--data")
     arguments = parser.parse_args()
     candidates = yaml.safe_load((Path(__file__).parent / "recipe_candidates.yaml").read_text())
     folder = data_folder(arguments.data)
-    for candidate in arguments.candidates or candidates:
+    for candidate in [] if arguments.table_only else arguments.candidates or candidates:
         print(candidate, flush=True)
         for seed in range(arguments.seeds):
             for name in SETS:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from lorabel.artifacts.records import RunRecord
 from lorabel.evaluation import EvalResult
+from lorabel.families import LINEAR_SITES
 
 MISSING = "—"
 COLUMNS = ("run", "method", "trainable", "adapter file", "validation accuracy", "test accuracy", "test macro-F1", "training", "samples/s", "peak memory")
@@ -77,7 +78,7 @@ def describe_method(record: RunRecord) -> str:
         parts.append(f"r={options['rank']}")
     targets = options.get("targets")
     if targets:
-        parts.append(f"({', '.join(targets)})")
+        parts.append("on all linear layers" if set(targets) == set(LINEAR_SITES) else f"({', '.join(targets)})")
     head = record.config["head"]
     return " ".join(parts) + f", {head['kind']} head, {head['pooling']}"
 
