@@ -142,6 +142,16 @@ class PackedBatch:
         """Tokens at the end that belong to no sequence."""
         return len(self.input_ids) - sum(self.lengths)
 
+    @property
+    def member_tokens(self) -> tuple[int, ...]:
+        """Tokens per bank member, K integers that add up to T: the tail counts with the last member's."""
+        tokens, first = [], 0
+        for sequences in self.member_sequences:
+            tokens.append(sum(self.lengths[first : first + sequences]))
+            first += sequences
+        tokens[-1] += self.tail
+        return tuple(tokens)
+
     def to(self, device: torch.device) -> PackedBatch:
         """The batch on a device; itself where it is there already."""
         if self.input_ids.device == device:

@@ -139,7 +139,7 @@ class PackedEncoder:
 
     def _step(self, batch: PackedBatch, adapters: Adapters, masks: MaskSource | None) -> _Step:
         groups = group_by_length(batch.lengths, self.device, self.dtype)
-        return _Step(groups, batch.cu_seqlens[:-1], _tokens_per_member(batch), batch.member_sequences, adapters, masks)
+        return _Step(groups, batch.cu_seqlens[:-1], batch.member_tokens, batch.member_sequences, adapters, masks)
 
     def _embed(self, batch: PackedBatch, masks: MaskSource | None) -> Tensor:
         w = self.weights
@@ -256,12 +256,3 @@ def _mean_per_sequence(hidden: Tensor, batch: PackedBatch) -> Tensor:
     owner = torch.repeat_interleave(torch.arange(len(batch.lengths), device=hidden.device), lengths)
     sums = hidden.new_zeros(len(batch.lengths), hidden.shape[1], dtype=wide).index_add(0, owner, hidden.to(wide))
     return (sums / lengths[:, None]).to(hidden.dtype)
-
-
-def _tokens_per_member(batch: PackedBatch) -> tuple[int, ...]:
-    tokens, first = [], 0
-    for sequences in batch.member_sequences:
-        tokens.append(sum(batch.lengths[first : first + sequences]))
-        first += sequences
-    tokens[-1] += batch.tail
-    return tuple(tokens)

@@ -101,19 +101,13 @@ class StepMasks:
         keys = torch.repeat_interleave(self._pooled_keys, lengths) + token + 1
         return torch.cat([keys, keys.new_zeros(self._batch.tail)])
 
-    @cached_property
-    def _token_members(self) -> list[int]:
-        tokens = [sum(self._batch.lengths[a:b]) for a, b in _spans(self._batch.member_sequences)]
-        tokens[-1] += self._batch.tail
-        return tokens
-
     def rows(self, name: str, width: int, probability: float, *, pooled: bool) -> Tensor | None:
         """Factors (T, width), or (B, width) for pooled rows; None where the probability rounds to 0."""
         threshold = _threshold(probability)
         if threshold == 0:
             return None
         keys = self._pooled_keys if pooled else self._token_keys
-        members = self._batch.member_sequences if pooled else self._token_members
+        members = self._batch.member_sequences if pooled else self._batch.member_tokens
         return _factors(_bytes(self._keyed(keys, members, name), width), threshold)
 
     def attention(self, name: str, groups: Sequence[LengthGroup], num_heads: int, probability: float, *, pooled: bool) -> list[Tensor] | None:
@@ -124,7 +118,7 @@ class StepMasks:
         threshold = _threshold(probability)
         if threshold == 0:
             return None
-        keys = self._keyed(self._token_keys, self._token_members, name)
+        keys = self._keyed(self._token_keys, self._batch.member_tokens, name)
         out = []
         for group in groups:
             if pooled:
@@ -147,11 +141,6 @@ class StepMasks:
         for seed, part in zip(self._seeds, torch.split(keys, list(members)), strict=True):
             parts.append(_mix(part * _GOLDEN + stream_seed(seed, self._step, name)))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
-
-
-def _spans(counts: Sequence[int]) -> list[tuple[int, int]]:
-    ends = np.cumsum(counts).tolist()
-    return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
 def _threshold(probability: float) -> int:
