@@ -36,7 +36,9 @@ class Lora(SitedMethod):
     default_learning_rate: ClassVar[float] = 1e-3
 
     rank: int = Field(default=8, ge=1, description="Rank R of the update; or auto: the largest up to 8 that fits the budget.")
-    alpha: float = Field(default=16.0, gt=0, description="Scaling numerator: the update is multiplied by alpha / rank (default: 16; twice the rank where that is auto).")
+    alpha: float = Field(
+        default=16.0, gt=0, description="Scaling numerator: the update is multiplied by alpha / rank (default: 16; twice the rank where that is auto)."
+    )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the input of the low-rank path, in training only.")
     use_rslora: bool = Field(default=False, description="Rank-stabilised scaling: alpha / sqrt(rank) instead of alpha / rank.")
 

@@ -243,9 +243,7 @@ def _rows_from(task: Task, settings: LoopSettings, step: int) -> Iterator[tuple[
         done = 0
 
 
-def _optimiser_step(
-    task: Task, settings: LoopSettings, step: int, rows: NDArray[np.int64], table: TokenTable, scale: LossScale, crew: Crew
-) -> _Outcome:
+def _optimiser_step(task: Task, settings: LoopSettings, step: int, rows: NDArray[np.int64], table: TokenTable, scale: LossScale, crew: Crew) -> _Outcome:
     """Forward and backward of all micro-batches of one step, then the update."""
     task.updater.zero_grad()
     normaliser = task.loss.normaliser(torch.from_numpy(task.labels[rows]))

@@ -35,6 +35,8 @@ def test_warmup_by_ratio_and_by_steps():
     assert warmup_steps(ScheduleConfig(warmup_ratio=0.1, warmup_steps=0), 25) == 0
 
 
-@pytest.mark.parametrize(("rows", "classes", "epochs"), [(8, 2, 6), (9003, 77, 6), (4362, 6, 3), (600, 4, 5), (700, 4, 5), (800, 4, 4), (1000, 4, 3), (54620, 4, 3)])
+@pytest.mark.parametrize(
+    ("rows", "classes", "epochs"), [(8, 2, 6), (9003, 77, 6), (4362, 6, 3), (600, 4, 5), (700, 4, 5), (800, 4, 4), (1000, 4, 3), (54620, 4, 3)]
+)
 def test_few_rows_of_a_class_are_passed_over_more_often(rows, classes, epochs):
     assert default_num_epochs(rows, classes) == epochs

@@ -115,7 +115,8 @@ def test_a_percentage_is_of_encoder_and_head_whatever_the_head_took_from_the_enc
 
 
 @pytest.mark.parametrize(
-    ("encoder", "head", "budget", "rank"), [("minilm", "native", None, 8), ("roberta-base", "native", None, 2), ("roberta-base", "linear", None, 6), ("minilm", "native", "150k", 3)]
+    ("encoder", "head", "budget", "rank"),
+    [("minilm", "native", None, 8), ("roberta-base", "native", None, 2), ("roberta-base", "linear", None, 6), ("minilm", "native", "150k", 3)],
 )
 def test_the_default_recipe_takes_the_rank_that_fits(encoder, head, budget, rank):
     settings = {"encoder": {"name": encoder}, "head": {"kind": head}, "budget": budget}
