@@ -8,6 +8,7 @@ install_lorabel "minilm,dev"
 bin=$VENV/bin
 echo "== lint"
 "$bin/ruff" check src tests benchmarks
+"$bin/ruff" format --check --quiet src tests benchmarks
 echo "== types"
 "$bin/mypy"
 echo "== import layers"

@@ -90,7 +90,7 @@ def why_not_peft(head: HeadSpec, method_has_peft_form: bool) -> str | None:
     """
     if not method_has_peft_form:
         return "the method has no form in the common adapter library"
-    if head.kind != "native":
+    if head.kind == "linear":
         return f"the {head.kind} head differs from the one its sequence-classification model builds"
     if head.pooling != "cls":
         return f"{head.pooling} pooling differs from the first-token pooling of its sequence-classification model"

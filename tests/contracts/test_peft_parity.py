@@ -27,12 +27,12 @@ SETTINGS = [
 ]
 
 
-def peft_model(family, method, shape):
+def peft_model(family, method, shape, modules_to_save=None):
     from peft import LoraConfig, get_peft_model
 
     options = {key: value for key, value in method.peft_config(shape).items() if key != "peft_type"}
     options["lora_alpha"] = int(options["lora_alpha"])
-    model = get_peft_model(reference_model(family), LoraConfig(task_type="SEQ_CLS", **options))
+    model = get_peft_model(reference_model(family), LoraConfig(task_type="SEQ_CLS", modules_to_save=modules_to_save, **options))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
@@ -109,14 +109,17 @@ def bundle_for(source, method, head, tensors, *, is_peft=True):
     return AdapterBundle(manifest, tensors)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+HEADS = [(family, "native") for family in FAMILIES] + [("bert", "native-pooler")]
+
+
+@pytest.mark.parametrize(("family", "kind"), HEADS)
 @pytest.mark.parametrize("options", SETTINGS)
-def test_our_folder_loads_there_without_a_warning_and_answers_the_same(family, options, tiny_encoder, tmp_path, caplog):
+def test_our_folder_loads_there_without_a_warning_and_answers_the_same(family, kind, options, tiny_encoder, tmp_path, caplog):
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
 
     source = resolve_encoder(EncoderConfig(name=str(tiny_encoder(family))))
-    method, head = make_method({"name": "lora", **options}), make_head(source.shape, "native", "cls", 3)
+    method, head = make_method({"name": "lora", **options}), make_head(source.shape, kind, "cls", 3)
     random = torch.Generator().manual_seed(0)
     tensors = {name: torch.randn(size, generator=random) * 0.1 for name, size in expected_tensors(method, head, source.shape).items()}
     save_adapter(tmp_path / "adapter", bundle_for(source, method, head, tensors), "card")
@@ -135,13 +138,13 @@ def test_our_folder_loads_there_without_a_warning_and_answers_the_same(family, o
     assert (ours - theirs).abs().max() <= 1e-5 * max(1.0, float(theirs.abs().max()))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_our_file_holds_exactly_the_names_their_file_holds(family, tiny_encoder, tmp_path):
+@pytest.mark.parametrize(("family", "kind"), HEADS)
+def test_our_file_holds_exactly_the_names_their_file_holds(family, kind, tiny_encoder, tmp_path):
     from safetensors.torch import load_file
 
     source = resolve_encoder(EncoderConfig(name=str(tiny_encoder(family))))
-    method, head = make_method({"name": "lora", "rank": 2, "targets": ("all-linear",)}), make_head(source.shape, "native", "cls", 3)
-    peft_model(family, method, source.shape).save_pretrained(tmp_path / "theirs")
+    method, head = make_method({"name": "lora", "rank": 2, "targets": ("all-linear",)}), make_head(source.shape, kind, "cls", 3)
+    peft_model(family, method, source.shape, ["pooler"] if kind == "native-pooler" else None).save_pretrained(tmp_path / "theirs")
     tensors = {name: torch.randn(size) for name, size in expected_tensors(method, head, source.shape).items()}
     save_adapter(tmp_path / "ours", bundle_for(source, method, head, tensors), "card")
     theirs = {name: tuple(t.shape) for name, t in load_file(tmp_path / "theirs" / "adapter_model.safetensors").items()}

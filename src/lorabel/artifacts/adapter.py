@@ -142,7 +142,7 @@ def save_adapter(folder: Path, bundle: AdapterBundle, card: str) -> AdapterManif
         write_tensors(temporary / weights, {names[name]: tensor for name, tensor in bundle.tensors.items()}, {"format": "pt"})
         vouched = [weights]
         if manifest.peft_compatible:
-            write_json(temporary / PEFT_CONFIG, peft_config(method, shape, manifest.encoder.name, manifest.encoder.revision))
+            write_json(temporary / PEFT_CONFIG, peft_config(method, shape, head, manifest.encoder.name, manifest.encoder.revision))
             vouched.append(PEFT_CONFIG)
         write_text(temporary / CARD, card)
         written = manifest.model_copy(update={"files": {name: file_sha256(temporary / name) for name in vouched}})

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from lorabel.families import EncoderShape
+from lorabel.heads import HeadSpec
 from lorabel.methods.base import Method
 
 _PREFIX = "base_model.model."
-_HEAD_MODULES = ["classifier", "score"]
+_HEAD_MODULES = ("classifier", "score")
 
 
 def peft_names(method: Method, shape: EncoderShape, head_names: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
@@ -26,12 +27,13 @@ def peft_names(method: Method, shape: EncoderShape, head_names: Mapping[str, tup
     return names | {name: f"{_PREFIX}{name.removeprefix('head.')}" for name in head_names}
 
 
-def peft_config(method: Method, shape: EncoderShape, base_model: str, revision: str | None) -> dict[str, Any]:
+def peft_config(method: Method, shape: EncoderShape, head: HeadSpec, base_model: str, revision: str | None) -> dict[str, Any]:
     """Content of `adapter_config.json`.
 
     Args:
         method: A method that has a form in the common library.
         shape: The encoder.
+        head: The head; a pooler that is trained with it is saved with it.
         base_model: Name of the base model on the hub.
         revision: Its revision, or None.
     """
@@ -44,5 +46,5 @@ def peft_config(method: Method, shape: EncoderShape, base_model: str, revision: 
         "revision": revision,
         "task_type": "SEQ_CLS",
         "inference_mode": True,
-        "modules_to_save": _HEAD_MODULES,
+        "modules_to_save": [*_HEAD_MODULES, *(["pooler"] if head.starts_from_pooler else [])],
     }
