@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -34,6 +34,8 @@ class Lora(SitedMethod):
     name: ClassVar[str] = "lora"
     paper: ClassVar[str] = "Hu et al. 2021, arXiv:2106.09685"
     default_learning_rate: ClassVar[float] = 1e-3
+    # A zero row of A meets a zero column of B: the gradients of both are zero, and the optimiser keeps them there.
+    pads_exactly: ClassVar[bool] = True
 
     rank: int = Field(default=8, ge=1, description="Rank R of the update; or auto: the largest up to 8 that fits the budget.")
     alpha: float = Field(
@@ -58,12 +60,14 @@ class Lora(SitedMethod):
                 specs.append(ParameterSpec(f"{prefix}.lora_B", (out_features, self.rank), layer, site, "lora_B", "zeros"))
         return tuple(specs)
 
-    def low_rank(self, layer: int, site: str, tensors: Mapping[str, torch.Tensor]) -> LowRank | None:
+    @classmethod
+    def low_rank(cls, members: Sequence[Self], layer: int, site: str, tensors: Mapping[str, torch.Tensor]) -> LowRank | None:
         """The site's factors, or None where the site is not adapted."""
         lora_A = tensors.get(f"layers.{layer}.{site}.lora_A")
         if lora_A is None:
             return None
-        return LowRank(lora_A, tensors[f"layers.{layer}.{site}.lora_B"], self.scaling, self.dropout)
+        scaling, dropout = tuple(member.scaling for member in members), tuple(member.dropout for member in members)
+        return LowRank(lora_A, tensors[f"layers.{layer}.{site}.lora_B"], scaling, dropout)
 
     def peft_config(self, shape: EncoderShape) -> dict[str, Any] | None:
         """`LoraConfig` of the common library for the same sites."""

@@ -31,8 +31,8 @@ JOINT_SITES = ("query", "key", "value")
 class MaskSource(Protocol):
     """Where dropout factors come from: 0 where dropped, 1 / (1 - p) where kept."""
 
-    def rows(self, name: str, width: int, probability: float, *, pooled: bool) -> Tensor | None:
-        """Factors (T, width), or (B, width) for pooled rows; None where the probability is 0."""
+    def rows(self, name: str, width: int, probability: float | Sequence[float], *, pooled: bool) -> Tensor | None:
+        """Factors (T, width), or (B, width) for pooled rows; None where all probabilities (one, or one per member) are 0."""
 
     def attention(self, name: str, groups: Sequence[LengthGroup], num_heads: int, probability: float, *, pooled: bool) -> list[Tensor] | None:
         """One (n · H, L, L) tensor per group, (n · H, 1, L) for pooled rows; None where the probability is 0."""
@@ -43,12 +43,12 @@ class Adapters:
     """A method's tensors, asked for by layer and site.
 
     Attributes:
-        method: The method.
-        tensors: Its parameters by name, each with the leading K.
+        methods: Settings of the one method, one per member.
+        tensors: Their parameters by name, each with the leading K.
         dropout: Whether the method's own dropout is on (training).
     """
 
-    method: Method
+    methods: Sequence[Method]
     tensors: Mapping[str, Tensor]
     dropout: bool = False
 
@@ -56,7 +56,7 @@ class Adapters:
         """The low-rank slots of a joint product over `sites`, in column order."""
         slots, start = [], 0
         for site in sites:
-            factors = self.method.low_rank(layer, site, self.tensors)
+            factors = type(self.methods[0]).low_rank(self.methods, layer, site, self.tensors)
             if factors is not None:
                 slots.append(Slot(factors, start))
             start += shape.linear_shape(site)[0]

@@ -26,7 +26,7 @@ from lorabel.events import EventSink, Note, Progress
 from lorabel.heads import why_not_peft
 from lorabel.inference.predictor import probabilities, table_logits
 from lorabel.models.checkpoint import weights_digest
-from lorabel.training.loop import LoopSettings, Position
+from lorabel.training.loop import MemberPlan, Position
 from lorabel.training.schedules import warmup_steps
 from lorabel.workflows.building import Trainee, canary_logits, member_tensors
 from lorabel.workflows.preparation import Prepared
@@ -34,7 +34,7 @@ from lorabel.workflows.report import write_run_report
 
 
 def finish(
-    layout: RunLayout, prepared: Prepared, trainee: Trainee, settings: LoopSettings, position: Position, weights: Mapping[str, Tensor], on_event: EventSink
+    layout: RunLayout, prepared: Prepared, trainee: Trainee, plan: MemberPlan, position: Position, weights: Mapping[str, Tensor], on_event: EventSink
 ) -> RunRecord:
     """Write everything a finished run leaves behind.
 
@@ -42,7 +42,7 @@ def finish(
         layout: The run folder.
         prepared: The run.
         trainee: With the kept values.
-        settings: Of the loop.
+        plan: How it was trained.
         position: The last one.
         weights: The encoder's canonical tensors, as loaded.
         on_event: Receives notes and progress.
@@ -61,7 +61,7 @@ def finish(
         on_event(Note("--final: there is no test split, so none was opened.", is_warning=True))
     elif test is not None:
         openings = TestLedger(layout.root.parent).count(test.digest)
-    record = _record(prepared, trainee, settings, position, metrics, openings, weights)
+    record = _record(prepared, trainee, plan, position, metrics, openings, weights)
     tensors = member_tensors(trainee.bank)
     manifest = _manifest(record, prepared, weights, tensors)
     record = record.model_copy(update={"bytes": _sizes(record, tensors)})
@@ -88,7 +88,7 @@ def _score(prepared: Prepared, trainee: Trainee, name: str, on_event: EventSink)
 
 
 def _record(
-    prepared: Prepared, trainee: Trainee, settings: LoopSettings, position: Position, metrics: Metrics, openings: int, weights: Mapping[str, Tensor]
+    prepared: Prepared, trainee: Trainee, plan: MemberPlan, position: Position, metrics: Metrics, openings: int, weights: Mapping[str, Tensor]
 ) -> RunRecord:
     config, source = prepared.config, prepared.source
     reason = why_not_peft(prepared.head, prepared.method.peft_config(source.shape) is not None)
@@ -99,7 +99,7 @@ def _record(
         verb="train",
         status="finished",
         config=config.model_dump(mode="json"),
-        plan=_plan(prepared, settings),
+        plan=_plan(prepared, plan),
         data={"source": config.data.source, **prepared.data.facts, "truncated_rows": truncated, "notes": list(prepared.data.notes)},
         encoder=EncoderFacts(
             name=source.name, revision=source.revision, digest=weights_digest(weights), family=source.shape.family, parameters=source.shape.parameter_count
@@ -114,7 +114,7 @@ def _record(
             tokens_per_second=position.tokens / position.seconds,
             peak_memory_bytes=peak_memory_bytes(prepared.compute.device),
             steps=position.step,
-            epochs=position.step / settings.steps_per_epoch,
+            epochs=position.step / plan.steps_per_epoch,
             best_step=position.best_step,
             best_score=position.best_score,
             early_stopped=position.stopped_early,
@@ -138,18 +138,18 @@ def settled_method(prepared: Prepared) -> dict[str, Any]:
     return {"name": prepared.method.name, **prepared.method.model_dump(mode="json")}
 
 
-def _plan(prepared: Prepared, settings: LoopSettings) -> dict[str, Any]:
+def _plan(prepared: Prepared, plan: MemberPlan) -> dict[str, Any]:
     return {
         "method": settled_method(prepared),
-        "learning_rate": settings.learning_rate,
+        "learning_rate": plan.learning_rate,
         "precision": prepared.compute.precision,
         "device": str(prepared.compute.device),
         "threads": prepared.threads,
-        "num_epochs": settings.num_epochs,
-        "total_steps": settings.total_steps,
-        "steps_per_epoch": settings.steps_per_epoch,
-        "warmup_steps": warmup_steps(settings.schedule, settings.total_steps),
-        "evaluate_every_steps": settings.evaluate_every_steps,
+        "num_epochs": plan.num_epochs,
+        "total_steps": plan.total_steps,
+        "steps_per_epoch": plan.steps_per_epoch,
+        "warmup_steps": warmup_steps(plan.schedule, plan.total_steps),
+        "evaluate_every_steps": plan.evaluate_every_steps,
         "max_length_tokens": prepared.max_length_tokens,
     }
 

@@ -6,7 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from lorabel.budget import Budget, Parameters, base_size, parse_budget, require_fits, settle
@@ -41,6 +43,7 @@ class Prepared:
         tokenizer_digest: Of what it does to a text.
         max_length_tokens: Longer texts are cut.
         tables: Token tables of the splits in use.
+        train_rows: Rows of the training split that are trained on (N,).
     """
 
     config: RunConfig
@@ -56,6 +59,7 @@ class Prepared:
     tokenizer_digest: str
     max_length_tokens: int
     tables: dict[SplitName, TokenTable]
+    train_rows: NDArray[np.int64]
 
 
 def prepare(config: RunConfig, on_event: EventSink) -> Prepared:
@@ -97,7 +101,9 @@ def prepare(config: RunConfig, on_event: EventSink) -> Prepared:
         if tables[name].truncated_rows:
             share = 100 * tables[name].truncated_rows / len(split)
             on_event(Note(f"{name}: {tables[name].truncated_rows:,} of {len(split):,} texts ({share:.1f} %) are longer than {max_length} tokens and are cut."))
-    return Prepared(config, data, source, method, head, parameters, budget, compute, threads, tokenizer, digest, max_length, tables)
+    return Prepared(
+        config, data, source, method, head, parameters, budget, compute, threads, tokenizer, digest, max_length, tables, np.arange(len(data.splits["train"]))
+    )
 
 
 def set_threads(threads: int | None) -> int:
