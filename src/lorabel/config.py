@@ -208,16 +208,20 @@ def parse_assignment(text: str) -> dict[str, Any]:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {name}: not a YAML value, got {value!r}; expected a number, word, or list. Quote it.") from error
-    # YAML 1.1 reads 2e-3 as text; a person who types it means a number.
-    if isinstance(parsed, str):
-        try:
-            parsed = float(parsed)
-        except ValueError:
-            pass
-    nested: dict[str, Any] = {name.rpartition(".")[2]: parsed}
+    nested: dict[str, Any] = {name.rpartition(".")[2]: as_number(parsed)}
     for part in reversed(name.split(".")[:-1]):
         nested = {part: nested}
     return nested
+
+
+def as_number(value: Any) -> Any:
+    """A number where a text reads like one: YAML 1.1 takes 2e-3 for text, and a person who types it means a number."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -125,6 +125,7 @@ class Position:
         evaluations_without_gain: Since the best one.
         is_finished: No more steps are to be done.
         stopped_early: Patience ran out.
+        is_pruned: It left because others did better.
         failure: Why it stopped before its time, or None.
         evaluation_due: The validation split is still to be scored at this step.
         loss_sum: Sum of step losses since the last evaluation.
@@ -143,6 +144,7 @@ class Position:
     evaluations_without_gain: int = 0
     is_finished: bool = False
     stopped_early: bool = False
+    is_pruned: bool = False
     failure: str | None = None
     evaluation_due: bool = False
     loss_sum: float = 0.0
@@ -160,6 +162,9 @@ class Hooks(Protocol):
 
     def evaluate(self, members: Sequence[int]) -> list[Scores] | None:
         """Score the validation split with the present values of some members; None where a requested stop cut it short."""
+
+    def leaving(self, positions: Sequence[Position], scored: Sequence[int]) -> Collection[int]:
+        """Members, of those that have just been scored and have steps to do, that shall leave because others did better."""
 
     def save(self, positions: Sequence[Position], *, best: Collection[int]) -> None:
         """Save positions, values and optimiser state, durably, before returning; the members in `best` have just reached their best score."""
@@ -389,6 +394,9 @@ class _Run:
             self._is_saved = True
             return
         best = [k for k, found in zip(due, scores, strict=True) if self._book_scores(k, found)]
+        going_on = [k for k in due if not self.positions[k].is_finished]
+        for k in self.hooks.leaving(self.positions, going_on):
+            self.positions[k] = replace(self.positions[k], is_finished=True, is_pruned=True)
         self.hooks.save(self.positions, best=best)
         self._is_saved = True
 

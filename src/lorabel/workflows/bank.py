@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,6 +111,7 @@ def train_bank(
     stop: StopRequest,
     on_event: EventSink,
     on_start: Callable[[Sequence[Position]], None] = lambda _positions: None,
+    leaving: Callable[[Sequence[float]], Collection[int]] = lambda _scores: (),
 ) -> TrainedBank:
     """Train to the end or to a requested stop; the best values are put back.
 
@@ -122,12 +124,13 @@ def train_bank(
         stop: Whether a stop was asked for.
         on_event: Receives notes, progress, steps and evaluations.
         on_start: Told where each member starts, before the first step.
+        leaving: Of the best scores so far of members that were scored at the same step, says which of them shall leave.
 
     Raises:
         DataError: The rows are not those the run to resume began with.
     """
     trainee = build_trainee(members, weights)
-    hooks = _BankHooks(store, members, trainee, stop, on_event)
+    hooks = _BankHooks(store, members, trainee, stop, on_event, leaving)
     positions = hooks.restore(checkpoint) if checkpoint is not None else [Position()] * len(members)
     on_start(positions)
     first = members[0]
@@ -161,12 +164,21 @@ class _Interrupted(Exception):  # noqa: N818
 class _BankHooks:
     """Evaluation, saving and stopping; implements `training.loop.Hooks`."""
 
-    def __init__(self, store: CheckpointStore, members: Sequence[Prepared], trainee: Trainee, stop: StopRequest, on_event: EventSink) -> None:
+    def __init__(
+        self,
+        store: CheckpointStore,
+        members: Sequence[Prepared],
+        trainee: Trainee,
+        stop: StopRequest,
+        on_event: EventSink,
+        leaving: Callable[[Sequence[float]], Collection[int]],
+    ) -> None:
         self._store = store
         self._members = members
         self._trainee = trainee
         self._stop = stop
         self._on_event = on_event
+        self._leaving = leaving
         self._best: dict[str, Tensor] = {}
         self._has_best: set[int] = set()
 
@@ -189,6 +201,11 @@ class _BankHooks:
         confusion = np.bincount(labels * classes + found.argmax(axis=1), minlength=classes * classes).reshape(1, classes, classes)
         loss = -np.log(np.maximum(found[np.arange(len(labels)), labels], np.finfo(np.float64).tiny)).mean()
         return Scores(float(loss), float(accuracy_of(confusion)[0]), float(per_class_scores(confusion)[2].mean()))
+
+    def leaving(self, positions: Sequence[Position], scored: Sequence[int]) -> Collection[int]:
+        """Ask for those that were scored at one step; a score that is not finite is the worst."""
+        scores = [-math.inf if (score := positions[k].best_score) is None else score for k in scored]
+        return [scored[place] for place in self._leaving(scores)]
 
     def _scored(self, done: int, total: int) -> None:
         self._on_event(Progress("evaluating", done, total))

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,7 +35,16 @@ from lorabel.workflows.report import write_run_report
 
 
 def finish(
-    layout: RunLayout, prepared: Prepared, trainee: Trainee, plan: MemberPlan, position: Position, weights: Mapping[str, Tensor], on_event: EventSink
+    layout: RunLayout,
+    prepared: Prepared,
+    trainee: Trainee,
+    plan: MemberPlan,
+    position: Position,
+    weights: Mapping[str, Tensor],
+    on_event: EventSink,
+    *,
+    verb: str = "train",
+    beside: Path | None = None,
 ) -> RunRecord:
     """Write everything a finished run leaves behind.
 
@@ -46,22 +56,25 @@ def finish(
         position: The last one.
         weights: The encoder's canonical tensors, as loaded.
         on_event: Receives notes and progress.
+        verb: What made the run; a member of a sweep gets no report of its own.
+        beside: Folder of the ledger of test openings (default: the one the run folder lies in).
 
     Returns:
         The record, as written.
     """
+    ledger = TestLedger(beside or layout.root.parent)
     metrics = Metrics(validation=_score(prepared, trainee, "validation", on_event))
     openings = 0
     test = prepared.data.splits.get("test")
     if prepared.config.final and test is not None:
         # The line is written before the split is read: an opening that crashes still counts.
-        openings = TestLedger(layout.root.parent).record(test.digest, "train", layout.root.name)
+        openings = ledger.record(test.digest, "train", layout.root.name)
         metrics = Metrics(validation=metrics.validation, test=_score(prepared, trainee, "test", on_event))
     elif prepared.config.final:
         on_event(Note("--final: there is no test split, so none was opened.", is_warning=True))
     elif test is not None:
-        openings = TestLedger(layout.root.parent).count(test.digest)
-    record = _record(prepared, trainee, plan, position, metrics, openings, weights)
+        openings = ledger.count(test.digest)
+    record = _record(prepared, trainee, plan, position, metrics, openings, weights, verb)
     tensors = member_tensors(trainee.bank)
     manifest = _manifest(record, prepared, weights, tensors)
     record = record.model_copy(update={"bytes": _sizes(record, tensors)})
@@ -69,6 +82,8 @@ def finish(
     file = layout.adapter / (PEFT_WEIGHTS if written.peft_compatible else OWN_WEIGHTS)
     record = record.model_copy(update={"digests": written.files, "bytes": record.bytes.model_copy(update={"adapter_file": file.stat().st_size})})
     write_record(layout.record, record)
+    if verb == "sweep":
+        return record
     on_event(
         Note(
             "The adapter is also one of the common adapter library."
@@ -88,7 +103,7 @@ def _score(prepared: Prepared, trainee: Trainee, name: str, on_event: EventSink)
 
 
 def _record(
-    prepared: Prepared, trainee: Trainee, plan: MemberPlan, position: Position, metrics: Metrics, openings: int, weights: Mapping[str, Tensor]
+    prepared: Prepared, trainee: Trainee, plan: MemberPlan, position: Position, metrics: Metrics, openings: int, weights: Mapping[str, Tensor], verb: str
 ) -> RunRecord:
     config, source = prepared.config, prepared.source
     reason = why_not_peft(prepared.head, prepared.method.peft_config(source.shape) is not None)
@@ -96,7 +111,7 @@ def _record(
     return RunRecord(
         run_id=uuid.uuid4().hex,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        verb="train",
+        verb=verb,
         status="finished",
         config=config.model_dump(mode="json"),
         plan=_plan(prepared, plan),

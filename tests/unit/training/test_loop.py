@@ -49,6 +49,9 @@ class Hooks:
     def evaluate(self, members):
         return [Scores(1.0, 0.5, 0.5) for _ in members]
 
+    def leaving(self, positions, scored):
+        return ()
+
     def save(self, positions, *, best):
         pass
 
