@@ -158,6 +158,52 @@ class RunConfig(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+# What people type -> setting: the command line's flags (with dashes), and the names in grids and search spaces.
+SHORT_NAMES = {
+    "recipe": "recipe",
+    "budget": "budget",
+    "text_column": "data.text_columns",
+    "label_column": "data.label_column",
+    "limit_rows": "data.limit_rows",
+    "validation_rows": "data.validation_rows",
+    "test_rows": "data.test_rows",
+    "split_seed": "data.split_seed",
+    "max_length": "data.max_length_tokens",
+    "drop_empty": "data.drop_empty",
+    "augmentation": "data.augmentation",
+    "encoder": "encoder.name",
+    "revision": "encoder.revision",
+    "head": "head.kind",
+    "pooling": "head.pooling",
+    "method": "method.name",
+    "rank": "method.rank",
+    "alpha": "method.alpha",
+    "targets": "method.targets",
+    "layers": "method.layers",
+    "dropout": "method.dropout",
+    "rslora": "method.use_rslora",
+    "optimizer": "optimizer.name",
+    "learning_rate": "optimizer.learning_rate",
+    "weight_decay": "optimizer.weight_decay",
+    "schedule": "schedule.name",
+    "warmup_ratio": "schedule.warmup_ratio",
+    "warmup_steps": "schedule.warmup_steps",
+    "label_smoothing": "loss.label_smoothing",
+    "class_weights": "loss.class_weights",
+    "epochs": "training.num_epochs",
+    "batch_size": "training.batch_size",
+    "accumulation": "training.gradient_accumulation_steps",
+    "max_grad_norm": "training.max_grad_norm",
+    "precision": "training.precision",
+    "device": "training.device",
+    "seed": "training.seed",
+    "threads": "training.threads",
+    "evaluate_every": "training.evaluate_every_steps",
+    "patience": "training.early_stopping_patience",
+    "best_metric": "training.best_metric",
+}
+
+
 def recipe_names() -> list[str]:
     """Names of the shipped recipes, sorted."""
     return sorted(entry.name.removesuffix(".yaml") for entry in files("lorabel").joinpath("recipes").iterdir() if entry.name.endswith(".yaml"))

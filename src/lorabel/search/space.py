@@ -1,7 +1,7 @@
 """Grids and search spaces: from what a user writes to assignments of settings.
 
-A name is a dotted setting (`optimizer.learning_rate`) or its last part where only one setting ends so (`learning_rate`). An assignment maps dotted settings to values; laid
-over the base settings it makes one member of a sweep.
+A name is a dotted setting (`optimizer.learning_rate`), a flag of the command line without its dashes (`learning_rate`, `epochs`), or the last part of a setting where only
+one ends so. An assignment maps dotted settings to values; laid over the base settings it makes one member of a sweep.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Literal, cast
 import yaml
 from pydantic import BaseModel
 
-from lorabel.config import RunConfig, as_number
+from lorabel.config import SHORT_NAMES, RunConfig, as_number
 from lorabel.errors import ConfigError
 from lorabel.registry import METHODS, unknown_name
 
@@ -50,7 +50,7 @@ def setting_path(name: str) -> str:
     """The dotted setting that a name means.
 
     Args:
-        name: Dotted, or the last part alone.
+        name: Dotted, as a flag, or the last part alone.
 
     Raises:
         ConfigError: No such setting, or several.
@@ -58,6 +58,8 @@ def setting_path(name: str) -> str:
     known = _all_settings()
     if name in known:
         return name
+    if name.replace("-", "_") in SHORT_NAMES:
+        return SHORT_NAMES[name.replace("-", "_")]
     found = sorted(path for path in known if path.rpartition(".")[2] == name)
     if len(found) == 1:
         return found[0]
