@@ -46,6 +46,7 @@ class ParameterSpec:
         role: Its name at the site, such as `lora_A`.
         initialisation: `kaiming_uniform` is U(-1/sqrt(fan_in), 1/sqrt(fan_in)) with the last dimension as fan_in.
         has_decay: False for biases and norms, which take no weight decay.
+        rate_factor: Of the adapter's learning rate.
     """
 
     name: str
@@ -55,6 +56,7 @@ class ParameterSpec:
     role: str
     initialisation: Initialisation = "zeros"
     has_decay: bool = True
+    rate_factor: float = 1.0
 
     @property
     def size(self) -> int:
@@ -234,8 +236,10 @@ def stacked_parameters(members: Sequence[Method], shape: EncoderShape) -> tuple[
     for member in members:
         for spec in member.parameters(shape):
             known = stacked.get(spec.name, spec)
-            stacked[spec.name] = replace(spec, shape=tuple(map(max, spec.shape, known.shape)))
-    if not members[0].pads_exactly and any(tuple(stacked.values()) != member.parameters(shape) for member in members):
+            stacked[spec.name] = replace(spec, shape=tuple(map(max, spec.shape, known.shape)), rate_factor=1.0)
+    if not members[0].pads_exactly and any(
+        [(spec.name, spec.shape) for spec in stacked.values()] != [(spec.name, spec.shape) for spec in member.parameters(shape)] for member in members
+    ):
         raise ConfigError(
             f"bank: members of different sizes, got {len(members)} settings of {kinds[0]}; expected equal sizes and sites. Train each size in a bank of its own."
         )

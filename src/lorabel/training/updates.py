@@ -84,11 +84,14 @@ class ArenaUpdater:
         arena: Their buffers.
         configs: The update rule of each member; they share its name.
         learning_rates: Peak rate of each member's adapter.
+        rate_factors: Per member, factors of that rate for tensors that have their own, by name.
     """
 
-    def __init__(self, arena: Arena, configs: Sequence[OptimizerConfig], learning_rates: Sequence[float]) -> None:
+    def __init__(
+        self, arena: Arena, configs: Sequence[OptimizerConfig], learning_rates: Sequence[float], rate_factors: Sequence[Mapping[str, float]] = ()
+    ) -> None:
         self._arena = arena
-        self._optimizer = _arena_optimizer(arena, configs, learning_rates)
+        self._optimizer = _arena_optimizer(arena, configs, learning_rates, _factors(arena, rate_factors))
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
@@ -232,7 +235,15 @@ def takes_decay(name: str) -> bool:
     return not (name.endswith(".bias") or "norm" in name)
 
 
-def _arena_optimizer(arena: Arena, configs: Sequence[OptimizerConfig], learning_rates: Sequence[float]) -> ArenaOptimizer:
+def _factors(arena: Arena, rate_factors: Sequence[Mapping[str, float]]) -> Tensor | None:
+    """(K, P) factors of the rate; None where all are 1."""
+    if not any(factor != 1.0 for member in rate_factors for factor in member.values()):
+        return None
+    rows = [torch.cat([torch.full((block.size,), member.get(block.name, 1.0)) for block in arena.blocks]) for member in rate_factors]
+    return torch.stack(rows)
+
+
+def _arena_optimizer(arena: Arena, configs: Sequence[OptimizerConfig], learning_rates: Sequence[float], rate_factor: Tensor | None) -> ArenaOptimizer:
     def column(values: Iterable[float]) -> Tensor:
         return torch.tensor(list(values), dtype=torch.float64)
 
@@ -244,5 +255,6 @@ def _arena_optimizer(arena: Arena, configs: Sequence[OptimizerConfig], learning_
         beta1=column(config.betas[0] if name == "adamw" else config.momentum for config in configs),
         beta2=column(config.betas[1] for config in configs),
         eps=column(config.eps for config in configs),
+        rate_factor=rate_factor,
     )
     return AdamW(arena, settings) if name == "adamw" else Sgd(arena, settings)

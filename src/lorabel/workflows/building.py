@@ -77,7 +77,8 @@ def build_trainee(members: Sequence[Prepared], weights: Mapping[str, Tensor]) ->
             for k, tensors in enumerate(fresh):
                 for name, tensor in tensors.items():
                     corner(arena.tensors[name][k], tensor.shape).copy_(tensor)
-        updater = ArenaUpdater(arena, optimizers, rates)
+        factors = [{spec.name: spec.rate_factor for spec in method.parameters(shape)} for method in methods]
+        updater = ArenaUpdater(arena, optimizers, rates, factors)
     dropout = tuple(head_dropout(member.config, shape.head_dropout) for member in members)
     return Trainee(Bank(encoder, methods, first.head, updater.tensors, dropout), updater)
 
