@@ -246,6 +246,21 @@ def stacked_parameters(members: Sequence[Method], shape: EncoderShape) -> tuple[
     return tuple(stacked.values())
 
 
+def first_adapted_layer(members: Sequence[Method], shape: EncoderShape) -> int:
+    """The lowest layer that some member acts on: all below it give the same states for all members at all times.
+
+    Args:
+        members: K settings of one method.
+        shape: The encoder.
+
+    Returns:
+        A layer from 0; the number of layers where no member acts on any.
+    """
+    if any(member.trains_encoder for member in members):
+        return 0
+    return min((spec.layer for member in members for spec in member.parameters(shape)), default=shape.num_layers)
+
+
 def make_method(options: Mapping[str, Any]) -> Method:
     """Build a method from its name and raw options.
 

@@ -54,6 +54,8 @@ class Adapters:
 
     def slots(self, layer: int, sites: Sequence[str], shape: EncoderShape) -> list[Slot]:
         """The low-rank slots of a joint product over `sites`, in column order."""
+        if not self.methods:
+            return []
         slots, start = [], 0
         for site in sites:
             factors = type(self.methods[0]).low_rank(self.methods, layer, site, self.tensors)
@@ -119,15 +121,36 @@ class PackedEncoder:
         Returns:
             (B, D) in the compute dtype.
         """
+        if batch.hidden is not None and batch.hidden_layer == self.shape.num_layers:
+            return batch.hidden
         step = self._step(batch, adapters, masks)
-        hidden = self._embed(batch, masks)
+        hidden = self._embed(batch, masks) if batch.hidden is None else batch.hidden
         last = self.shape.num_layers - 1
-        for layer in range(last):
+        for layer in range(batch.hidden_layer, last):
             hidden = self._layer(layer, hidden, step)
         if pooling == "cls":
             return self._last_layer_of_first_rows(last, hidden, step)
         hidden = self._layer(last, hidden, step)
         return _mean_per_sequence(hidden, batch)
+
+    def frozen_states(self, batch: PackedBatch, layer: int, pooling: Pooling) -> Tensor:
+        """What `PackedBatch.hidden` holds: the states before a layer, without adapters and dropout.
+
+        Args:
+            batch: B sequences, T tokens.
+            layer: From 1; the number of layers for the pooled rows.
+            pooling: `cls` or `mean`, for the pooled rows.
+
+        Returns:
+            (sum of lengths, D), or (B, D) for the pooled rows, in the compute dtype.
+        """
+        none = Adapters((), {})
+        if layer == self.shape.num_layers:
+            return self.pool(batch, none, pooling)
+        step, hidden = self._step(batch, none, None), self._embed(batch, None)
+        for below in range(layer):
+            hidden = self._layer(below, hidden, step)
+        return hidden[: len(hidden) - batch.tail]
 
     def encode(self, batch: PackedBatch, adapters: Adapters, masks: MaskSource | None = None) -> Tensor:
         """Hidden states of the last layer for the tokens of all sequences, (sum of lengths, D)."""

@@ -32,6 +32,7 @@ from lorabel.events import Evaluated, EventSink, Note, StepDone
 from lorabel.losses.base import Loss
 from lorabel.models.bank import Bank
 from lorabel.models.crew import Crew, crew_for_rows
+from lorabel.models.states import FrozenStates, with_states
 from lorabel.training.precision import LossScale
 from lorabel.training.randomness import StepMasks, numpy_generator
 from lorabel.training.schedules import learning_rate_factor
@@ -183,6 +184,7 @@ class Task:
         plans: One per member.
         labels: Class ids of the training split.
         device: Where batches go.
+        states: What the frozen layers give for the training split, where that was computed beforehand.
     """
 
     bank: Bank
@@ -190,6 +192,7 @@ class Task:
     plans: Sequence[MemberPlan]
     labels: NDArray[np.int64]
     device: torch.device
+    states: FrozenStates | None = None
 
 
 def train(task: Task, settings: LoopSettings, positions: Sequence[Position], hooks: Hooks, on_event: EventSink) -> list[Position]:
@@ -317,7 +320,7 @@ class _Run:
             rows = steps[k].rows[places[k]] if k in places else np.zeros(0, dtype=np.int64)
             table = steps[k if k in places else first].table
             members.append(MemberRows(table, rows, task.labels[rows], places.get(k, rows)))
-        batch = pack_members(members, task.bank.encoder.shape.first_position).to(task.device)
+        batch = with_states(pack_members(members, task.bank.encoder.shape.first_position), task.states).to(task.device)
         assert batch.labels is not None
         leaves = task.updater.leaves(first, last)
         masks = StepMasks(batch, [plan.seed for plan in task.plans[first:last]], [position.step for position in self.positions[first:last]])

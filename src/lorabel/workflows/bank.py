@@ -20,20 +20,27 @@ from lorabel.artifacts.checkpoints import Checkpoint, CheckpointStore
 from lorabel.config import RunConfig
 from lorabel.data.augment import sentence_shuffle
 from lorabel.data.packing import tokenise
-from lorabel.data.types import TokenTable
+from lorabel.data.types import SplitName, TokenTable
 from lorabel.errors import DataError
 from lorabel.evaluation import accuracy_of, per_class_scores
 from lorabel.events import EventSink, Note, Progress
 from lorabel.inference.predictor import probabilities, table_logits
+from lorabel.inference.states import StateKey, frozen_states, states_size
 from lorabel.losses.base import Loss
+from lorabel.methods.base import first_adapted_layer
+from lorabel.models.checkpoint import weights_digest
+from lorabel.models.encoder import PackedEncoder
+from lorabel.models.states import FrozenStates
 from lorabel.training.loop import LoopSettings, MemberPlan, Position, Scores, Task, train
 from lorabel.training.randomness import numpy_generator
 from lorabel.training.schedules import default_num_epochs
 from lorabel.workflows.building import Trainee, build_loss, build_trainee, learning_rate_of
-from lorabel.workflows.preparation import Prepared
+from lorabel.workflows.preparation import Prepared, cache_dir
 from lorabel.workflows.stopping import StopRequest
 
 _LOG_EVENTS_PER_RUN = 2000
+# The splits that are read more than once.
+_IN_TRAINING: tuple[SplitName, ...] = ("train", "validation")
 
 
 @dataclass(frozen=True)
@@ -130,11 +137,12 @@ def train_bank(
         DataError: The rows are not those the run to resume began with.
     """
     trainee = build_trainee(members, weights)
-    hooks = _BankHooks(store, members, trainee, stop, on_event, leaving)
+    states = _frozen_states(members, plans, trainee, weights, on_event)
+    hooks = _BankHooks(store, members, trainee, states.get("validation"), stop, on_event, leaving)
     positions = hooks.restore(checkpoint) if checkpoint is not None else [Position()] * len(members)
     on_start(positions)
     first = members[0]
-    task = Task(trainee.bank, trainee.updater, plans, first.data.splits["train"].labels, first.compute.device)
+    task = Task(trainee.bank, trainee.updater, plans, first.data.splits["train"].labels, first.compute.device, states.get("train"))
     positions = train(task, _loop_settings(first, plans), positions, hooks, on_event)
     if not stop:
         hooks.take_best(positions)
@@ -157,6 +165,40 @@ def _tables(prepared: Prepared, on_event: EventSink) -> Callable[[int], TokenTab
     return augmented
 
 
+def _frozen_states(
+    members: Sequence[Prepared], plans: Sequence[MemberPlan], trainee: Trainee, weights: Mapping[str, Tensor], on_event: EventSink
+) -> dict[SplitName, FrozenStates]:
+    """States of the layers below the lowest adapted one, for the splits in use, where they are used more than once and fit the limit."""
+    first, encoder = members[0], trainee.bank.encoder
+    layer = first_adapted_layer(trainee.bank.methods, encoder.shape)
+    limit = int(first.config.training.state_cache_gb * 1e9)
+    if layer == 0 or limit == 0 or sum(plan.num_epochs for plan in plans) < 2:
+        return {}
+    whole = f"all {layer}" if layer == encoder.shape.num_layers else f"the lower {layer} of {encoder.shape.num_layers}"
+    hindrance = _why_no_states(first, layer, limit, encoder)
+    if hindrance is not None:
+        on_event(Note(f"{whole[0].upper()}{whole[1:]} layers are frozen, but are computed anew at every step: {hindrance}."))
+        return {}
+    on_event(Note(f"{whole[0].upper()}{whole[1:]} layers are frozen: they are computed once for all members and epochs."))
+    digest = weights_digest(weights)
+    found = {}
+    for name in _IN_TRAINING:
+        tokens = f"{first.data.splits[name].digest}|{first.tokenizer_digest}|{first.max_length_tokens}"
+        key = StateKey(tokens, digest, layer, first.head.pooling)
+        found[name] = frozen_states(first.tables[name], encoder, key, cache_dir() / "states", limit, on_event)
+    return found
+
+
+def _why_no_states(prepared: Prepared, layer: int, limit: int, encoder: PackedEncoder) -> str | None:
+    """What forbids computing frozen layers once, in words; None where nothing does."""
+    if prepared.config.encoder.dropout:
+        return "the encoder's own dropout is on"
+    if prepared.config.data.augmentation != "none":
+        return "texts are augmented"
+    size = sum(states_size(prepared.tables[name], encoder, layer) for name in _IN_TRAINING)
+    return f"their states would take {size / 1e9:.1f} GB, and training.state_cache_gb is {limit / 1e9:g}" if size > limit else None
+
+
 class _Interrupted(Exception):  # noqa: N818
     """A signal arrived while the validation split was being scored."""
 
@@ -169,6 +211,7 @@ class _BankHooks:
         store: CheckpointStore,
         members: Sequence[Prepared],
         trainee: Trainee,
+        states: FrozenStates | None,
         stop: StopRequest,
         on_event: EventSink,
         leaving: Callable[[Sequence[float]], Collection[int]],
@@ -176,6 +219,7 @@ class _BankHooks:
         self._store = store
         self._members = members
         self._trainee = trainee
+        self._states = states
         self._stop = stop
         self._on_event = on_event
         self._leaving = leaving
@@ -195,7 +239,7 @@ class _BankHooks:
 
     def _score(self, k: int, done: int, total: int) -> Scores:
         table, labels = self._members[k].tables["validation"], self._members[k].data.splits["validation"].labels
-        logits = table_logits(self._trainee.bank.select(k, k + 1), table, lambda rows: self._scored(done + rows, total))
+        logits = table_logits(self._trainee.bank.select(k, k + 1), table, lambda rows: self._scored(done + rows, total), self._states)
         found = probabilities(logits)
         classes = found.shape[1]
         confusion = np.bincount(labels * classes + found.argmax(axis=1), minlength=classes * classes).reshape(1, classes, classes)
