@@ -8,15 +8,15 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from lorabel.artifacts.sweeps import SweepMember
 from lorabel.reports.figures import BLUE, COLOURS, GREY, ORANGE, STYLE, epoch_axis, new_axes, short
-from lorabel.search.space import describe, shown
+from lorabel.search.space import shown
 
 _CURVES = 8
+_LABEL: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
 # Numbers that span more than this factor are shown on a logarithmic axis.
 _LOG_SPAN = 20
 
@@ -46,7 +46,7 @@ def draw_sweep_figures(
             figures["settings"] = parallel_figure(ranked, metric, varied)
         if importances:
             figures["importances"] = importance_figure(importances)
-        figures["curves"] = curves_figure([member for member in ranked if member.number in histories][:_CURVES], histories)
+        figures["curves"] = curves_figure([member for member in ranked if member.number in histories][:_CURVES], varied, histories)
     return figures
 
 
@@ -73,6 +73,7 @@ def pareto_figure(members: Sequence[SweepMember], metric: str) -> Figure:
     sizes = [member.trainable or 1 for member in members]
     if max(sizes) > 3 * min(sizes):
         axes.set_xscale("log")
+    axes.margins(0.08, 0.14)
     axes.legend(frameon=False, fontsize=8.5)
     return figure
 
@@ -102,8 +103,7 @@ def parallel_figure(members: Sequence[SweepMember], metric: str, varied: Sequenc
     axes.grid(visible=False)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
-    axes.set_title("Settings and score of each member", fontsize=11)
-    figure.colorbar(ScalarMappable(norm, colours), ax=axes, shrink=0.8, label=_axis_name(metric))
+    axes.set_title(f"Settings and {_axis_name(metric)}", fontsize=11)
     return figure
 
 
@@ -115,13 +115,13 @@ def _heights(values: Sequence[Any], axes: Axes, place: int) -> list[float]:
         is_log = low > 0 and high / low > _LOG_SPAN
         scale = mpl.colors.LogNorm(low, high) if is_log else Normalize(low, high)
         for tick in (0.0, 0.5, 1.0):
-            axes.text(place - 0.04, tick, shown(float(scale.inverse(tick))), fontsize=7.5, ha="right", va="center")
+            axes.text(place - 0.04, tick, shown(float(scale.inverse(tick))), fontsize=7.5, ha="right", va="center", bbox=_LABEL)
         return [float(scale(value)) for value in numbers]
     keys = [json.dumps(value, default=str) for value in values]
     order = sorted(set(keys), key=lambda key: (0, float(key), "") if _is_number(key) else (1, 0.0, key))
     spots = {key: index / max(1, len(order) - 1) if len(order) > 1 else 0.5 for index, key in enumerate(order)}
     for key, spot in spots.items():
-        axes.text(place - 0.04, spot, short(shown(json.loads(key))), fontsize=7.5, ha="right", va="center")
+        axes.text(place - 0.04, spot, short(shown(json.loads(key))), fontsize=7.5, ha="right", va="center", bbox=_LABEL)
     return [spots[key] for key in keys]
 
 
@@ -143,18 +143,22 @@ def importance_figure(importances: Mapping[str, float]) -> Figure:
     return figure
 
 
-def curves_figure(members: Sequence[SweepMember], histories: Mapping[int, Sequence[Mapping[str, Any]]]) -> Figure:
+def curves_figure(members: Sequence[SweepMember], varied: Sequence[str], histories: Mapping[int, Sequence[Mapping[str, Any]]]) -> Figure:
     """Validation accuracy of the best members over epochs."""
     figure, axes = new_axes(f"The best {len(members)} while training" if len(members) > 1 else "Validation accuracy while training", "epoch", "percent")
     for place, member in enumerate(members):
         scored = [row for row in histories[member.number] if row["kind"] == "evaluation"]
         epochs, accuracies = [row["epoch"] for row in scored], [100 * row["accuracy"] for row in scored]
-        axes.plot(
-            epochs, accuracies, marker="o", linewidth=1.6, color=COLOURS[place % len(COLOURS)], label=f"{member.number}: {short(describe(member.assignment))}"
-        )
+        axes.plot(epochs, accuracies, marker="o", linewidth=1.6, color=COLOURS[place % len(COLOURS)], label=_values_of(member, varied))
     epoch_axis(axes)
-    axes.legend(frameon=False, fontsize=7.5)
+    names = ", ".join(name.rpartition(".")[2] for name in varied)
+    axes.legend(frameon=False, fontsize=7.5, title=f"member: {names}" if names else None, title_fontsize=7.5)
     return figure
+
+
+def _values_of(member: SweepMember, varied: Sequence[str]) -> str:
+    """`3: 0.001, 8`: the member's number and what it has of the settings that vary."""
+    return f"{member.number}: " + ", ".join(short(shown(member.assignment.get(name))) for name in varied)
 
 
 def _display(member: SweepMember, metric: str) -> float:
