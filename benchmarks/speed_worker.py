@@ -68,7 +68,8 @@ def peer(job: dict) -> tuple[float, int]:
     model = transformers.AutoModelForSequenceClassification.from_pretrained(job["encoder"], config=config)
     lora = job["lora"]
     targets = {"bert": PEFT_NAMES, "roberta": PEFT_NAMES}[config.model_type]
-    expression = r".*\.layer\.\d+\.(" + "|".join(targets[site].replace(".", r"\.") for site in lora["targets"]) + ")"
+    layers = "|".join(map(str, job["layers"])) if job.get("layers") else r"\d+"
+    expression = rf".*\.layer\.({layers})\.(" + "|".join(targets[site].replace(".", r"\.") for site in lora["targets"]) + ")"
     model = get_peft_model(
         model, LoraConfig(task_type="SEQ_CLS", r=lora["rank"], lora_alpha=lora["alpha"], lora_dropout=lora["dropout"], target_modules=expression)
     )

@@ -122,6 +122,9 @@ class TrainingConfig(Section):
     evaluate_every_steps: int | None = Field(default=None, ge=1, description="Evaluate and save every N optimiser steps (default: after each epoch).")
     early_stopping_patience: int | None = Field(default=None, ge=1, description="Stop after this many evaluations without a better score.")
     best_metric: Literal["accuracy", "macro_f1", "loss"] = Field(default="accuracy", description="Validation score that chooses the kept checkpoint.")
+    state_cache_gb: float = Field(
+        default=4.0, ge=0, description="Most gigabytes on disk for the states of frozen layers, computed once where no adapter lies below; 0 turns it off."
+    )
     max_nonfinite_steps: int = Field(default=10, ge=1, description="Stop after this many steps in a row with a loss or gradient that is not finite.")
 
 
@@ -156,6 +159,52 @@ class RunConfig(Section):
     def to_yaml(self) -> str:
         """The settings as YAML; `load_config` reads it back to an equal value."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+# What people type -> setting: the command line's flags (with dashes), and the names in grids and search spaces.
+SHORT_NAMES = {
+    "recipe": "recipe",
+    "budget": "budget",
+    "text_column": "data.text_columns",
+    "label_column": "data.label_column",
+    "limit_rows": "data.limit_rows",
+    "validation_rows": "data.validation_rows",
+    "test_rows": "data.test_rows",
+    "split_seed": "data.split_seed",
+    "max_length": "data.max_length_tokens",
+    "drop_empty": "data.drop_empty",
+    "augmentation": "data.augmentation",
+    "encoder": "encoder.name",
+    "revision": "encoder.revision",
+    "head": "head.kind",
+    "pooling": "head.pooling",
+    "method": "method.name",
+    "rank": "method.rank",
+    "alpha": "method.alpha",
+    "targets": "method.targets",
+    "layers": "method.layers",
+    "dropout": "method.dropout",
+    "rslora": "method.use_rslora",
+    "optimizer": "optimizer.name",
+    "learning_rate": "optimizer.learning_rate",
+    "weight_decay": "optimizer.weight_decay",
+    "schedule": "schedule.name",
+    "warmup_ratio": "schedule.warmup_ratio",
+    "warmup_steps": "schedule.warmup_steps",
+    "label_smoothing": "loss.label_smoothing",
+    "class_weights": "loss.class_weights",
+    "epochs": "training.num_epochs",
+    "batch_size": "training.batch_size",
+    "accumulation": "training.gradient_accumulation_steps",
+    "max_grad_norm": "training.max_grad_norm",
+    "precision": "training.precision",
+    "device": "training.device",
+    "seed": "training.seed",
+    "threads": "training.threads",
+    "evaluate_every": "training.evaluate_every_steps",
+    "patience": "training.early_stopping_patience",
+    "best_metric": "training.best_metric",
+}
 
 
 def recipe_names() -> list[str]:
@@ -208,16 +257,20 @@ def parse_assignment(text: str) -> dict[str, Any]:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {name}: not a YAML value, got {value!r}; expected a number, word, or list. Quote it.") from error
-    # YAML 1.1 reads 2e-3 as text; a person who types it means a number.
-    if isinstance(parsed, str):
-        try:
-            parsed = float(parsed)
-        except ValueError:
-            pass
-    nested: dict[str, Any] = {name.rpartition(".")[2]: parsed}
+    nested: dict[str, Any] = {name.rpartition(".")[2]: as_number(parsed)}
     for part in reversed(name.split(".")[:-1]):
         nested = {part: nested}
     return nested
+
+
+def as_number(value: Any) -> Any:
+    """A number where a text reads like one: YAML 1.1 takes 2e-3 for text, and a person who types it means a number."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:

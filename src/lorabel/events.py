@@ -43,8 +43,9 @@ class StepDone:
         loss: Mean training loss of the step.
         learning_rate: Rate used.
         grad_norm: Norm before clipping.
-        samples_per_second: Since the last such event.
+        samples_per_second: Of all members together, since the last such event.
         seconds: Training seconds so far, evaluation left out.
+        member: Of the bank, from 0.
     """
 
     step: int
@@ -55,6 +56,7 @@ class StepDone:
     grad_norm: float
     samples_per_second: float
     seconds: float
+    member: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Evaluated:
         train_loss: Mean training loss since the last evaluation.
         is_best: True where this is the best score so far.
         seconds: Training seconds so far, evaluation left out.
+        member: Of the bank, from 0.
     """
 
     step: int
@@ -80,6 +83,7 @@ class Evaluated:
     train_loss: float
     is_best: bool
     seconds: float
+    member: int = 0
 
 
 Event = Note | Progress | StepDone | Evaluated

@@ -32,6 +32,8 @@ class Recorder:
         return (torch.rand(shape, generator=self._generator, dtype=torch.float64) >= probability).double() / (1 - probability)
 
     def rows(self, name, width, probability, *, pooled):
+        # The encoder's own dropout is one number, a method's is one per member.
+        (probability,) = probability if isinstance(probability, tuple) else (probability,)
         if probability == 0:
             return None
         mask = self._draw(probability, SEQUENCES if pooled else SEQUENCES * TOKENS, width)
@@ -82,7 +84,7 @@ def test_the_paper_recipes_dropout_is_the_references_in_logits_and_gradients(fam
     tensors = {f"head.{layer.key}.{part}": state[f"{layer.key}.{part}"][None] for layer in head.layers for part in ("weight", "bias")}
     encoder = PackedEncoder(source.shape, weights, dtype=torch.float64, device=torch.device("cpu"), dropout=config.encoder.dropout)
     leaves = encoder.train_all(weights)
-    bank = Bank(encoder, make_method({"name": "full"}), head, tensors, head_dropout(config, source.shape.head_dropout))
+    bank = Bank(encoder, (make_method({"name": "full"}),), head, tensors, (head_dropout(config, source.shape.head_dropout),))
     rows, labels = sequences([TOKENS] * SEQUENCES), [0, 2]
     batch, recorder = packed(rows, source.shape.first_position, labels), Recorder()
     ours = bank.logits(batch, recorder)
@@ -124,7 +126,7 @@ def test_the_adapters_dropout_is_the_common_librarys(family, tiny_encoder, tmp_p
         tensors[f"head.{name}"] = plain[key][None].clone()
     encoder = PackedEncoder(source.shape, load_weights(source), dtype=torch.float64, device=torch.device("cpu"))
     rows = sequences([TOKENS] * SEQUENCES)
-    recorder, batch, bank = Recorder(), packed(rows, source.shape.first_position), Bank(encoder, method, head, tensors)
+    recorder, batch, bank = Recorder(), packed(rows, source.shape.first_position), Bank(encoder, (method,), head, tensors)
     ours = bank.logits(batch, recorder)
     dropout, left = replayed(recorder.drawn)
     monkeypatch.setattr(torch.nn.functional, "dropout", dropout)

@@ -45,7 +45,7 @@ def test_native_logits_equal_the_reference(family, dtype, lengths, tiny_encoder)
     model = reference_model(family).to(dtype)
     rows = sequences(lengths)
     batch = packed(rows, source.shape.first_position)
-    ours = Bank(encoder, make_method({"name": "head_only"}), head, head_tensors(head, model, dtype)).logits(batch)
+    ours = Bank(encoder, (make_method({"name": "head_only"}),), head, head_tensors(head, model, dtype)).logits(batch)
     theirs = model(**padded(rows, source.shape.pad_token_id)).logits[torch.as_tensor(batch.rows)]
     assert (ours - theirs).abs().max() <= TOLERANCE[dtype] * max(1.0, float(theirs.detach().abs().max()))
 
@@ -56,7 +56,7 @@ def test_hidden_states_and_mean_pooling_equal_the_reference(family, tiny_encoder
     model = reference_model(family).double()
     rows = sequences([3, 7, 8, 20])
     batch = packed(rows, source.shape.first_position)
-    none = Adapters(make_method({"name": "head_only"}), {})
+    none = Adapters((make_method({"name": "head_only"}),), {})
     inputs = padded(rows, source.shape.pad_token_id)
     theirs = getattr(model, source.shape.names.prefix)(**inputs).last_hidden_state
     real = torch.cat([theirs[row, : len(rows[row])] for row in batch.rows])
@@ -75,7 +75,7 @@ def test_gradients_of_full_fine_tuning_equal_the_reference(family, tiny_encoder)
     leaves = encoder.train_all(load_weights(source))
     heads = head_tensors(head, model, torch.float64)
     batch = packed(rows, source.shape.first_position, labels.tolist())
-    logits = Bank(encoder, make_method({"name": "full"}), head, heads).logits(batch)
+    logits = Bank(encoder, (make_method({"name": "full"}),), head, heads).logits(batch)
     torch.nn.functional.cross_entropy(logits, batch.labels).backward()
     torch.nn.functional.cross_entropy(model(**padded(rows, source.shape.pad_token_id)).logits, labels).backward()
     from lorabel.models.checkpoint import canonical_tensors
@@ -104,7 +104,7 @@ def test_embedded_encoder_equals_the_reference():
     batch = packed(rows, 0)
     with torch.no_grad():
         theirs = model(**padded(rows, 0)).last_hidden_state[torch.as_tensor(batch.rows), 0]
-        ours = encoder.pool(batch, Adapters(make_method({"name": "head_only"}), {}), "cls")
+        ours = encoder.pool(batch, Adapters((make_method({"name": "head_only"}),), {}), "cls")
     assert (ours - theirs).abs().max() <= 1e-5 * max(1.0, float(theirs.detach().abs().max()))
 
 

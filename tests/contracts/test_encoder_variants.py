@@ -50,7 +50,7 @@ def bank_of(source, model, dtype, method="head_only", kind="native"):
     leaves = encoder.train_all(weights) if method == "full" else {}
     state = model.state_dict()
     tensors = {f"head.{layer.key}.{part}": state[f"{layer.key}.{part}"].to(dtype)[None] for layer in head.layers for part in ("weight", "bias")}
-    return Bank(encoder, make_method({"name": method}), head, tensors), leaves
+    return Bank(encoder, (make_method({"name": method}),), head, tensors), leaves
 
 
 @pytest.mark.parametrize(("family", "changes"), VARIANTS.values(), ids=VARIANTS)

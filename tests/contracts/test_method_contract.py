@@ -17,7 +17,7 @@ from lorabel.models.heads import head_shapes
 from lorabel.registry import METHODS
 from lorabel.training.optim import Arena, Block
 from lorabel.training.randomness import StepMasks, initial_head_tensor, initial_tensor
-from lorabel.training.updates import ArenaUpdater, LibraryUpdater
+from lorabel.training.updates import ArenaUpdater, LibraryUpdater, MemberUpdate
 from tests.contracts.batches import packed, sequences
 
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ def make_bank(name, folder, members=1, dtype=torch.float64, seed=0, options=None
                 arena.tensors[spec.name][k] = initial_tensor(spec, seed + k)
             for key, size in head_shapes(head).items():
                 arena.tensors[key][k] = initial_head_tensor(key, size, seed + k, 0.2)
-    return Bank(encoder, method, head, arena.tensors), arena
+    return Bank(encoder, (method,) * members, head, arena.tensors), arena
 
 
 def disturb(arena, seed=1):
@@ -77,7 +77,7 @@ def test_output_is_unchanged_right_after_initialisation(name, tiny_encoder):
 @pytest.mark.parametrize("name", METHODS.names())
 def test_declared_count_equals_the_tensors(name, tiny_encoder):
     bank, arena = make_bank(name, tiny_encoder("roberta"))
-    assert arena.values.shape[1] == bank.method.adapter_size(bank.encoder.shape) + bank.head.parameter_count
+    assert arena.values.shape[1] == bank.methods[0].adapter_size(bank.encoder.shape) + bank.head.parameter_count
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
@@ -85,33 +85,33 @@ def test_only_declared_parameters_get_gradients_and_the_encoder_keeps_its_bytes(
     bank, arena = make_bank(name, tiny_encoder("distilbert"))
     disturb(arena)
     before = encoder_digest(bank)
-    updater = ArenaUpdater(arena, OptimizerConfig(), 1e-2)
+    updater = ArenaUpdater(arena, [OptimizerConfig()], [1e-2])
     batch = packed(sequences([3, 9, 20]), 0, [0, 1, 2])
     torch.nn.functional.cross_entropy(bank.logits(batch), batch.labels).backward()
     assert all(tensor.grad is not None and tensor.grad.abs().max() > 0 for tensor in arena.tensors.values())
     assert all(tensor.grad is None for tensor in bank.encoder.weights.values())
-    updater.update(1.0, 1.0, 1.0, is_allowed=True)
+    updater.update([MemberUpdate(1.0, 1.0, 1.0, is_allowed=True)])
     assert encoder_digest(bank) == before
 
 
 @pytest.mark.parametrize("name", METHODS.names())
 def test_two_steps_lower_the_loss(name, tiny_encoder):
     bank, arena = make_bank(name, tiny_encoder("electra"))
-    if bank.method.trains_encoder:
+    if bank.methods[0].trains_encoder:
         updater = LibraryUpdater(
             {**bank.encoder.train_all(load_weights(resolve_encoder(EncoderConfig(name=str(tiny_encoder("electra")))))), **arena.tensors},
             OptimizerConfig(),
             1e-3,
         )
     else:
-        updater = ArenaUpdater(arena, OptimizerConfig(), 1e-2)
+        updater = ArenaUpdater(arena, [OptimizerConfig()], [1e-2])
     batch = packed(sequences([3, 9, 20, 21]), 0, [0, 1, 2, 0])
     losses = []
     for _ in range(3):
         updater.zero_grad()
         loss = torch.nn.functional.cross_entropy(bank.logits(batch), batch.labels)
         loss.backward()
-        updater.update(1.0, 0.0, 1.0, is_allowed=True)
+        updater.update([MemberUpdate(1.0, 0.0, 1.0, is_allowed=True)])
         losses.append(loss.item())
     assert losses[2] < losses[0]
 
@@ -159,7 +159,7 @@ def test_the_tail_of_a_run_reaches_neither_answers_nor_gradients(name, tiny_enco
         bank, arena = make_bank(name, tiny_encoder("bert"))
         disturb(arena)
         batch.input_ids[-3:] = token
-        logits = bank.logits(batch, StepMasks(batch, [0], 0))
+        logits = bank.logits(batch, StepMasks(batch, [0], [0]))
         torch.nn.functional.cross_entropy(logits, batch.labels).backward()
         found.append((logits.detach(), arena.grads.clone()))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
@@ -168,29 +168,29 @@ def test_the_tail_of_a_run_reaches_neither_answers_nor_gradients(name, tiny_enco
 def test_dropout_masks_depend_on_seed_step_site_and_row_alone():
     rows = sequences([3, 7, 11, 6])
     whole = packed(rows, 0)
-    masks = StepMasks(whole, [5], 3).rows("layers.0.query", 20, 0.3, pooled=False)
+    masks = StepMasks(whole, [5], [3]).rows("layers.0.query", 20, 0.3, pooled=False)
     by_row = {int(row): part for row, part in zip(whole.rows, of_sequences(whole, masks), strict=True)}
     # Cut into micro-batches or shares, and packed in another order.
     for places in ([0, 1], [2, 3], [3, 0], [1, 2]):
         part = packed([rows[place] for place in places], 0, places=places)
-        drawn = StepMasks(part, [5], 3).rows("layers.0.query", 20, 0.3, pooled=False)
+        drawn = StepMasks(part, [5], [3]).rows("layers.0.query", 20, 0.3, pooled=False)
         for row, mask in zip(part.rows, of_sequences(part, drawn), strict=True):
             assert torch.equal(mask, by_row[places[int(row)]])
     # In a bank beside a member with another seed.
     twice = bank_batch(2, 4, 0)
-    joint = StepMasks(twice, [9, 5], 3).rows("layers.0.query", 20, 0.3, pooled=False)
-    alone = StepMasks(bank_batch(1, 4, 0), [5], 3).rows("layers.0.query", 20, 0.3, pooled=False)
+    joint = StepMasks(twice, [9, 5], [3] * 2).rows("layers.0.query", 20, 0.3, pooled=False)
+    alone = StepMasks(bank_batch(1, 4, 0), [5], [3]).rows("layers.0.query", 20, 0.3, pooled=False)
     tokens = sum(bank_batch(1, 4, 0).lengths)
     assert torch.equal(joint[tokens : 2 * tokens], alone[:tokens])
-    for other in (StepMasks(whole, [6], 3), StepMasks(whole, [5], 4)):
+    for other in (StepMasks(whole, [6], [3]), StepMasks(whole, [5], [4])):
         assert not torch.equal(other.rows("layers.0.query", 20, 0.3, pooled=False), masks)
-    assert not torch.equal(StepMasks(whole, [5], 3).rows("layers.0.value", 20, 0.3, pooled=False), masks)
+    assert not torch.equal(StepMasks(whole, [5], [3]).rows("layers.0.value", 20, 0.3, pooled=False), masks)
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5])
 def test_dropout_keeps_the_expectation(probability):
     batch = packed(sequences([40] * 40), 0)
-    mask = StepMasks(batch, [0], 0).rows("site", 384, probability, pooled=False)
+    mask = StepMasks(batch, [0], [0]).rows("site", 384, probability, pooled=False)
     assert abs(float((mask == 0).float().mean()) - round(probability * 256) / 256) < 0.003
     assert abs(float(mask.mean()) - 1) < 0.005
     assert mask[mask > 0].unique().numel() == 1
@@ -205,7 +205,7 @@ def test_accumulated_micro_batches_with_dropout_give_the_gradient_of_the_whole_s
         disturb(arena)
         for start in range(0, 4, size):
             batch = packed(rows[start : start + size], 0, labels[start : start + size], places=range(start, start + size))
-            loss = torch.nn.functional.cross_entropy(bank.logits(batch, StepMasks(batch, [0], 0)), batch.labels, reduction="sum") / 4
+            loss = torch.nn.functional.cross_entropy(bank.logits(batch, StepMasks(batch, [0], [0])), batch.labels, reduction="sum") / 4
             loss.backward()
         grads.append(arena.grads.clone())
     assert (grads[0] - grads[1]).abs().max() <= 1e-12

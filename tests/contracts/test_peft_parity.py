@@ -79,7 +79,7 @@ def test_logits_and_gradients_equal(family, options, tiny_encoder):
     encoder = PackedEncoder(source.shape, load_weights(source), dtype=torch.float64, device=torch.device("cpu"))
     rows, labels = sequences([3, 9, 9, 30]), [0, 2, 1, 1]
     batch = packed(rows, source.shape.first_position, labels)
-    ours = Bank(encoder, method, head, tensors).logits(batch)
+    ours = Bank(encoder, (method,), head, tensors).logits(batch)
     theirs = model(**padded(rows, source.shape.pad_token_id)).logits
     assert (ours - theirs[torch.as_tensor(batch.rows)]).abs().max() <= 1e-10
     torch.nn.functional.cross_entropy(ours, batch.labels).backward()
@@ -133,7 +133,7 @@ def test_our_folder_loads_there_without_a_warning_and_answers_the_same(family, k
     rows = sequences([3, 9, 9, 30])
     batch = packed(rows, source.shape.first_position)
     encoder = PackedEncoder(source.shape, load_weights(source), dtype=torch.float32, device=torch.device("cpu"))
-    ours = Bank(encoder, method, head, {name: tensor[None] for name, tensor in load_adapter(tmp_path / "adapter").tensors.items()}).logits(batch)
+    ours = Bank(encoder, (method,), head, {name: tensor[None] for name, tensor in load_adapter(tmp_path / "adapter").tensors.items()}).logits(batch)
     theirs = model(**padded(rows, source.shape.pad_token_id)).logits[torch.as_tensor(batch.rows)]
     assert (ours - theirs).abs().max() <= 1e-5 * max(1.0, float(theirs.abs().max()))
 

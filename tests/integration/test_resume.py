@@ -54,7 +54,7 @@ def equal(a, b):
 def test_a_run_that_died_ends_at_the_same_bits(kind, tiny_encoder, sentences, tmp_path, monkeypatch):
     config = config_for(tiny_encoder, sentences, KINDS[kind])
     straight = run_train(config, tmp_path / "straight").record
-    real, done = loop._optimiser_step, []
+    real, done = loop._Run._optimise, []
 
     def dies(*arguments):
         done.append(1)
@@ -62,7 +62,7 @@ def test_a_run_that_died_ends_at_the_same_bits(kind, tiny_encoder, sentences, tm
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(loop, "_optimiser_step", dies)
+    monkeypatch.setattr(loop._Run, "_optimise", dies)
     for is_again in (False, True):
         with pytest.raises(KeyboardInterrupt):
             run_train(config, tmp_path / "died", resume=is_again)

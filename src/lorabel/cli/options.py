@@ -11,62 +11,17 @@ from cyclopts import Group, Parameter
 from pydantic import BaseModel
 
 from lorabel.cli.flags import OUTPUT
-from lorabel.config import Device, Precision, RunConfig, load_config, merge, parse_assignment, read_config_file
+from lorabel.config import SHORT_NAMES, Device, Precision, RunConfig, load_config, merge, parse_assignment, read_config_file
 from lorabel.registry import METHODS
 
 DATA = Group("Data", sort_key=1)
 MODEL = Group("Encoder, method, head", sort_key=2)
 TRAINING = Group("Training", sort_key=3)
 
-# Flag -> setting.
-SETTINGS = {
-    "recipe": "recipe",
-    "budget": "budget",
-    "text_column": "data.text_columns",
-    "label_column": "data.label_column",
-    "limit_rows": "data.limit_rows",
-    "validation_rows": "data.validation_rows",
-    "test_rows": "data.test_rows",
-    "split_seed": "data.split_seed",
-    "max_length": "data.max_length_tokens",
-    "drop_empty": "data.drop_empty",
-    "augmentation": "data.augmentation",
-    "encoder": "encoder.name",
-    "revision": "encoder.revision",
-    "head": "head.kind",
-    "pooling": "head.pooling",
-    "method": "method.name",
-    "rank": "method.rank",
-    "alpha": "method.alpha",
-    "targets": "method.targets",
-    "layers": "method.layers",
-    "dropout": "method.dropout",
-    "rslora": "method.use_rslora",
-    "optimizer": "optimizer.name",
-    "learning_rate": "optimizer.learning_rate",
-    "weight_decay": "optimizer.weight_decay",
-    "schedule": "schedule.name",
-    "warmup_ratio": "schedule.warmup_ratio",
-    "warmup_steps": "schedule.warmup_steps",
-    "label_smoothing": "loss.label_smoothing",
-    "class_weights": "loss.class_weights",
-    "epochs": "training.num_epochs",
-    "batch_size": "training.batch_size",
-    "accumulation": "training.gradient_accumulation_steps",
-    "max_grad_norm": "training.max_grad_norm",
-    "precision": "training.precision",
-    "device": "training.device",
-    "seed": "training.seed",
-    "threads": "training.threads",
-    "evaluate_every": "training.evaluate_every_steps",
-    "patience": "training.early_stopping_patience",
-    "best_metric": "training.best_metric",
-}
-
 
 def flag(name: str, group: Group, **options: Any) -> Parameter:
-    """The command-line parameter of one entry of `SETTINGS`, with the setting's own help sentence and what the default recipe sets."""
-    sentence, default = _help_of(SETTINGS[name]), _default_of(SETTINGS[name])
+    """The command-line parameter of one entry of `SHORT_NAMES`, with the setting's own help sentence and what the default recipe sets."""
+    sentence, default = _help_of(SHORT_NAMES[name]), _default_of(SHORT_NAMES[name])
     if default and "(default" not in sentence:
         sentence = f"{sentence.removesuffix('.')} (default: {default})."
     return Parameter(help=sentence, group=group, **options)
@@ -130,8 +85,8 @@ class SettingFlags:
 
     def layers_of_settings(self) -> list[dict[str, Any]]:
         """Config file, then flags, then `--set`, as nested mappings; later ones win."""
-        given = {name: value for name, value in self._given().items() if name in SETTINGS}
-        nested = [_nest(SETTINGS[name], _plain(name, value)) for name, value in given.items()]
+        given = {name: value for name, value in self._given().items() if name in SHORT_NAMES}
+        nested = [_nest(SHORT_NAMES[name], _plain(name, value)) for name, value in given.items()]
         file = [read_config_file(self.config)] if self.config is not None else []
         return [*file, merge(*nested), *(parse_assignment(text) for text in self.set)]
 

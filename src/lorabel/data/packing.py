@@ -17,6 +17,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -177,10 +178,27 @@ def round_up(tokens: int) -> int:
     return -(-tokens // step) * step
 
 
+@dataclass(frozen=True)
+class MemberRows:
+    """The rows that one member of a bank sees in a batch.
+
+    Attributes:
+        table: Token ids of its split.
+        rows: (B,) rows to take; may be empty.
+        labels: (B,) their class ids, or None.
+        places: (B,) place of each row in the member's optimiser step, which keys its dropout masks.
+    """
+
+    table: TokenTable
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
+    places: NDArray[np.int64]
+
+
 def pack(
     table: TokenTable, rows: NDArray[np.int64], labels: NDArray[np.int64] | None, first_position: int, places: NDArray[np.int64] | None = None
 ) -> PackedBatch:
-    """Lay sequences end to end, shortest first.
+    """Lay one member's sequences end to end, shortest first.
 
     Args:
         table: Token ids of the split.
@@ -190,25 +208,53 @@ def pack(
         places: (B,) place of each row in the member's optimiser step, which keys its dropout masks (default: its place in `rows`).
 
     Returns:
-        One member's batch.
+        The batch.
+    """
+    return pack_members([MemberRows(table, rows, labels, np.arange(len(rows)) if places is None else places)], first_position)
+
+
+def pack_members(members: Sequence[MemberRows], first_position: int) -> PackedBatch:
+    """Lay the sequences of several members end to end: by member, then shortest first.
+
+    Args:
+        members: K selections of rows, all with labels or none.
+        first_position: Position id of a sequence's first token.
+
+    Returns:
+        The batch.
     """
     import torch
 
-    lengths = table.offsets[rows + 1] - table.offsets[rows]
-    order = np.argsort(lengths, kind="stable")
-    rows, lengths = rows[order], lengths[order]
-    cu_seqlens = np.zeros(len(rows) + 1, dtype=np.int64)
+    sorted_members = [_shortest_first(member) for member in members]
+    lengths = np.concatenate([member.table.offsets[member.rows + 1] - member.table.offsets[member.rows] for member in sorted_members])
+    cu_seqlens = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=cu_seqlens[1:])
     within = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
-    input_ids = table.input_ids[np.repeat(table.offsets[rows], lengths) + within].astype(np.int64)
+    input_ids = np.concatenate([_ids(member) for member in sorted_members])
     tail = round_up(len(input_ids)) - len(input_ids)
+    labels = [member.labels for member in sorted_members if member.labels is not None]
     return PackedBatch(
         input_ids=torch.from_numpy(np.pad(input_ids, (0, tail))),
         position_ids=torch.from_numpy(np.pad(within + first_position, (0, tail), constant_values=first_position)),
         cu_seqlens=torch.from_numpy(cu_seqlens),
         lengths=tuple(lengths.tolist()),
-        labels=None if labels is None else torch.from_numpy(labels[order]),
-        rows=rows,
-        member_sequences=(len(rows),),
-        step_rows=order if places is None else places[order],
+        labels=torch.from_numpy(np.concatenate(labels)) if labels else None,
+        rows=np.concatenate([member.rows for member in sorted_members]),
+        member_sequences=tuple(len(member.rows) for member in members),
+        step_rows=np.concatenate([member.places for member in sorted_members]),
     )
+
+
+def _shortest_first(member: MemberRows) -> MemberRows:
+    order = np.argsort(member.table.offsets[member.rows + 1] - member.table.offsets[member.rows], kind="stable")
+    labels = None if member.labels is None else member.labels[order]
+    return MemberRows(member.table, member.rows[order], labels, member.places[order])
+
+
+def _ids(member: MemberRows) -> NDArray[np.int64]:
+    """Token ids of a member's rows, end to end."""
+    starts = member.table.offsets[member.rows]
+    lengths = member.table.offsets[member.rows + 1] - starts
+    ends = np.cumsum(lengths)
+    within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+    return np.asarray(member.table.input_ids[np.repeat(starts, lengths) + within], dtype=np.int64)

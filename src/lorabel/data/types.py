@@ -126,6 +126,8 @@ class PackedBatch:
         rows: (B,) int64; row of each sequence in its split.
         member_sequences: Sequences per bank member, K integers that add up to B.
         step_rows: (B,) int64; row of each sequence within its member's optimiser step, which keys its dropout masks.
+        hidden: States that frozen layers have given already: (T, D) before layer `hidden_layer`, or (B, D) pooled where all layers are frozen; else None.
+        hidden_layer: The first layer still to be computed.
     """
 
     input_ids: torch.Tensor
@@ -136,6 +138,8 @@ class PackedBatch:
     rows: NDArray[np.int64]
     member_sequences: tuple[int, ...]
     step_rows: NDArray[np.int64]
+    hidden: torch.Tensor | None = None
+    hidden_layer: int = 0
 
     @property
     def tail(self) -> int:
@@ -156,6 +160,6 @@ class PackedBatch:
         """The batch on a device; itself where it is there already."""
         if self.input_ids.device == device:
             return self
-        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
+        labels, hidden = (None if one is None else one.to(device, non_blocking=True) for one in (self.labels, self.hidden))
         tensors = {name: getattr(self, name).to(device, non_blocking=True) for name in ("input_ids", "position_ids", "cu_seqlens")}
-        return replace(self, labels=labels, **tensors)
+        return replace(self, labels=labels, hidden=hidden, **tensors)

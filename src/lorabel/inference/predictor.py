@@ -19,6 +19,7 @@ from lorabel.data.texts import checked_texts
 from lorabel.data.types import LabelMap, TokenTable
 from lorabel.models.bank import Bank
 from lorabel.models.crew import crew_for_rows
+from lorabel.models.states import FrozenStates, with_states
 
 # Enough rows to fill two cores' products, few enough to stay in their caches; measured on the embedded encoder.
 TOKENS_PER_BATCH = 2048
@@ -123,13 +124,14 @@ def probabilities(logits: NDArray[np.float64], temperature: float = 1.0) -> NDAr
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-def table_logits(bank: Bank, table: TokenTable, on_rows: Callable[[int], None] | None = None) -> NDArray[np.float64]:
+def table_logits(bank: Bank, table: TokenTable, on_rows: Callable[[int], None] | None = None, states: FrozenStates | None = None) -> NDArray[np.float64]:
     """Class scores of tokenised texts.
 
     Args:
         bank: Encoder and one member.
         table: N sequences.
         on_rows: Called after each batch with the number of rows done.
+        states: What the frozen layers give for this table, where that is known.
 
     Returns:
         (N, C) in the table's order.
@@ -138,12 +140,12 @@ def table_logits(bank: Bank, table: TokenTable, on_rows: Callable[[int], None] |
 
     def run(rows: NDArray[np.int64]) -> int:
         with torch.inference_mode():
-            batch = pack(table, rows, None, bank.encoder.shape.first_position).to(bank.encoder.device)
+            batch = with_states(pack(table, rows, None, bank.encoder.shape.first_position), states).to(bank.encoder.device)
             # Packing sorts within the batch; `batch.rows` says which row each result belongs to.
             out[batch.rows] = bank.logits(batch).cpu().double().numpy()
         return len(rows)
 
-    batches = list(_batches(table.lengths))
+    batches = list(length_batches(table.lengths))
     done = 0
     with crew_for_rows(len(batches), bank.encoder.device, 1) as crew:
         for count in crew.map(run, batches):
@@ -153,7 +155,7 @@ def table_logits(bank: Bank, table: TokenTable, on_rows: Callable[[int], None] |
     return out
 
 
-def _batches(lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+def length_batches(lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     """Rows sorted by length, longest first, cut at the token budget."""
     order = np.argsort(-lengths, kind="stable")
     start = 0

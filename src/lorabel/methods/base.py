@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -46,6 +46,7 @@ class ParameterSpec:
         role: Its name at the site, such as `lora_A`.
         initialisation: `kaiming_uniform` is U(-1/sqrt(fan_in), 1/sqrt(fan_in)) with the last dimension as fan_in.
         has_decay: False for biases and norms, which take no weight decay.
+        rate_factor: Of the adapter's learning rate.
     """
 
     name: str
@@ -55,6 +56,7 @@ class ParameterSpec:
     role: str
     initialisation: Initialisation = "zeros"
     has_decay: bool = True
+    rate_factor: float = 1.0
 
     @property
     def size(self) -> int:
@@ -69,14 +71,14 @@ class LowRank:
     Attributes:
         lora_A: (K, R, D_in).
         lora_B: (K, D_out, R).
-        scaling: One factor for all members.
-        dropout: Probability that an input feature of the low-rank path is dropped in training.
+        scaling: One factor per member, K of them.
+        dropout: Per member, the probability that an input feature of the low-rank path is dropped in training.
     """
 
     lora_A: torch.Tensor
     lora_B: torch.Tensor
-    scaling: float
-    dropout: float = 0.0
+    scaling: tuple[float, ...]
+    dropout: tuple[float, ...]
 
 
 class Method(BaseModel):
@@ -85,6 +87,7 @@ class Method(BaseModel):
     Class attributes:
         default_learning_rate: Used where the user gives none; each method brings its own.
         trains_encoder: True only for full fine-tuning.
+        pads_exactly: Members of a bank may differ in the sizes of their tensors: smaller ones are filled up with zeros, which stay zero in training and change no answer.
         paper: Where the method comes from.
     """
 
@@ -94,6 +97,7 @@ class Method(BaseModel):
     paper: ClassVar[str] = ""
     default_learning_rate: ClassVar[float] = 2e-3
     trains_encoder: ClassVar[bool] = False
+    pads_exactly: ClassVar[bool] = False
 
     def parameters(self, shape: EncoderShape) -> tuple[ParameterSpec, ...]:
         """The adapter's tensors, in the order they are stored.
@@ -106,16 +110,18 @@ class Method(BaseModel):
         """
         return ()
 
-    def low_rank(self, layer: int, site: str, tensors: Mapping[str, torch.Tensor]) -> LowRank | None:
+    @classmethod
+    def low_rank(cls, members: Sequence[Self], layer: int, site: str, tensors: Mapping[str, torch.Tensor]) -> LowRank | None:
         """Fill the `added output` slot of one linear site.
 
         Args:
+            members: The bank's members, K settings of this method.
             layer: Encoder layer, from 0.
             site: One of `families.LINEAR_SITES`.
-            tensors: This method's parameters by name, each with the leading K.
+            tensors: Their parameters by name, each with the leading K.
 
         Returns:
-            The factors, or None where nothing is added.
+            The factors, or None where no member adds anything.
         """
         return None
 
@@ -208,6 +214,51 @@ class SitedMethod(Method):
         if bad:
             raise ConfigError(f"method.layers: no such layer, got {bad[0]}; expected 0 to {shape.num_layers - 1}. Count layers from 0.")
         return sorted(set(self.layers))
+
+
+def stacked_parameters(members: Sequence[Method], shape: EncoderShape) -> tuple[ParameterSpec, ...]:
+    """The tensors of a bank: every one that some member has, as large as the largest member's.
+
+    Args:
+        members: K settings of one method.
+        shape: The encoder.
+
+    Returns:
+        One specification per tensor; a member that is smaller fills the first rows and columns, one that lacks the tensor none of it.
+
+    Raises:
+        ConfigError: Members differ in method, or in sizes where the method cannot fill up with zeros.
+    """
+    kinds = sorted({member.name for member in members})
+    if len(kinds) > 1:
+        raise ConfigError(f"bank: members of different methods, got {', '.join(kinds)}; expected one method per bank. Train each method in a bank of its own.")
+    stacked: dict[str, ParameterSpec] = {}
+    for member in members:
+        for spec in member.parameters(shape):
+            known = stacked.get(spec.name, spec)
+            stacked[spec.name] = replace(spec, shape=tuple(map(max, spec.shape, known.shape)), rate_factor=1.0)
+    if not members[0].pads_exactly and any(
+        [(spec.name, spec.shape) for spec in stacked.values()] != [(spec.name, spec.shape) for spec in member.parameters(shape)] for member in members
+    ):
+        raise ConfigError(
+            f"bank: members of different sizes, got {len(members)} settings of {kinds[0]}; expected equal sizes and sites. Train each size in a bank of its own."
+        )
+    return tuple(stacked.values())
+
+
+def first_adapted_layer(members: Sequence[Method], shape: EncoderShape) -> int:
+    """The lowest layer that some member acts on: all below it give the same states for all members at all times.
+
+    Args:
+        members: K settings of one method.
+        shape: The encoder.
+
+    Returns:
+        A layer from 0; the number of layers where no member acts on any.
+    """
+    if any(member.trains_encoder for member in members):
+        return 0
+    return min((spec.layer for member in members for spec in member.parameters(shape)), default=shape.num_layers)
 
 
 def make_method(options: Mapping[str, Any]) -> Method:

@@ -2,6 +2,7 @@
 
 Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", equation 3: h = W₀x + (α/r)·B·A·x, B starts at zero.
 Rank-stabilised scaling α/√r: Kalajdzievski 2023, "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA".
+A learning rate of its own for B: Hayou et al. 2024, "LoRA+: Efficient Low Rank Adaptation of Large Models", section 4.
 
 Departures: none in the arithmetic. A starts uniform in ±1/√D_in (what the common library draws), where the paper says Gaussian. Query, key and value of a layer
 read one input and share its dropout mask, where the common library draws one for each.
@@ -11,8 +12,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -34,12 +35,15 @@ class Lora(SitedMethod):
     name: ClassVar[str] = "lora"
     paper: ClassVar[str] = "Hu et al. 2021, arXiv:2106.09685"
     default_learning_rate: ClassVar[float] = 1e-3
+    # A zero row of A meets a zero column of B: the gradients of both are zero, and the optimiser keeps them there.
+    pads_exactly: ClassVar[bool] = True
 
     rank: int = Field(default=8, ge=1, description="Rank R of the update; or auto: the largest up to 8 that fits the budget.")
     alpha: float = Field(
         default=16.0, gt=0, description="Scaling numerator: the update is multiplied by alpha / rank (default: 16; twice the rank where that is auto)."
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the input of the low-rank path, in training only.")
+    lora_plus_ratio: float = Field(default=1.0, gt=0, description="Learning rate of B over that of A (LoRA+; its paper suggests 16 where A's rate is lowered).")
     use_rslora: bool = Field(default=False, description="Rank-stabilised scaling: alpha / sqrt(rank) instead of alpha / rank.")
 
     @property
@@ -55,15 +59,17 @@ class Lora(SitedMethod):
                 out_features, in_features = shape.linear_shape(site)
                 prefix = f"layers.{layer}.{site}"
                 specs.append(ParameterSpec(f"{prefix}.lora_A", (self.rank, in_features), layer, site, "lora_A", "kaiming_uniform"))
-                specs.append(ParameterSpec(f"{prefix}.lora_B", (out_features, self.rank), layer, site, "lora_B", "zeros"))
+                specs.append(ParameterSpec(f"{prefix}.lora_B", (out_features, self.rank), layer, site, "lora_B", "zeros", rate_factor=self.lora_plus_ratio))
         return tuple(specs)
 
-    def low_rank(self, layer: int, site: str, tensors: Mapping[str, torch.Tensor]) -> LowRank | None:
+    @classmethod
+    def low_rank(cls, members: Sequence[Self], layer: int, site: str, tensors: Mapping[str, torch.Tensor]) -> LowRank | None:
         """The site's factors, or None where the site is not adapted."""
         lora_A = tensors.get(f"layers.{layer}.{site}.lora_A")
         if lora_A is None:
             return None
-        return LowRank(lora_A, tensors[f"layers.{layer}.{site}.lora_B"], self.scaling, self.dropout)
+        scaling, dropout = tuple(member.scaling for member in members), tuple(member.dropout for member in members)
+        return LowRank(lora_A, tensors[f"layers.{layer}.{site}.lora_B"], scaling, dropout)
 
     def peft_config(self, shape: EncoderShape) -> dict[str, Any] | None:
         """`LoraConfig` of the common library for the same sites."""

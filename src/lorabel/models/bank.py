@@ -4,8 +4,10 @@ A member is a complete classifier of its own. Sequences carry their member throu
 K = 1 is ordinary training and prediction.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -15,6 +17,9 @@ from lorabel.methods.base import Method
 from lorabel.models.encoder import Adapters, MaskSource, PackedEncoder
 from lorabel.models.heads import apply_head
 
+# Trained encoder weights (full fine-tuning, K = 1) stand under this prefix beside the members' tensors.
+ENCODER_PREFIX = "encoder."
+
 
 @dataclass(frozen=True)
 class Bank:
@@ -22,17 +27,39 @@ class Bank:
 
     Attributes:
         encoder: The shared encoder.
-        method: The members' method.
+        methods: Settings of the one method, one per member (K).
         head: The members' head.
         tensors: Adapter and head tensors by name, each with the leading K.
-        head_dropout: Probability before the head's layers that take dropout.
+        head_dropout: Per member, the probability before the head's layers that take dropout; empty for none.
     """
 
     encoder: PackedEncoder
-    method: Method
+    methods: tuple[Method, ...]
     head: HeadSpec
     tensors: Mapping[str, Tensor]
-    head_dropout: float = 0.0
+    head_dropout: tuple[float, ...] = ()
+
+    @property
+    def members(self) -> int:
+        """K."""
+        return len(self.methods)
+
+    def select(self, first: int, last: int, tensors: Mapping[str, Tensor] | None = None) -> Bank:
+        """The members from `first` to before `last`, as a bank over views of the same tensors.
+
+        Args:
+            first: First member.
+            last: One after the last member.
+            tensors: Their tensors, where others stand in for the views.
+        """
+        if tensors is None:
+            tensors = {name: tensor if self.is_shared(name) else tensor[first:last] for name, tensor in self.tensors.items()}
+        return replace(self, methods=self.methods[first:last], head_dropout=self.head_dropout[first:last], tensors=tensors)
+
+    @staticmethod
+    def is_shared(name: str) -> bool:
+        """Whether a tensor belongs to the encoder, so that it has no leading K."""
+        return name.startswith(ENCODER_PREFIX)
 
     def logits(self, batch: PackedBatch, masks: MaskSource | None = None) -> Tensor:
         """Class scores.
@@ -44,8 +71,10 @@ class Bank:
         Returns:
             (B, C) in float32 or wider, in the batch's order.
         """
-        adapters = Adapters(self.method, self.tensors, dropout=masks is not None)
+        adapters = Adapters(self.methods, self.tensors, dropout=masks is not None)
         pooled = self.encoder.pool(batch, adapters, self.head.pooling, masks)
         weights = self.encoder.weights
         pooler = (weights["pooler.weight"], weights["pooler.bias"]) if self.head.reads_frozen_pooler else None
-        return apply_head(self.head, self.tensors, pooled, batch.member_sequences, pooler=pooler, masks=masks, dropout=self.head_dropout)
+        return apply_head(
+            self.head, self.tensors, pooled, batch.member_sequences, pooler=pooler, masks=masks, dropout=self.head_dropout or (0.0,) * self.members
+        )

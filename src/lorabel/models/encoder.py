@@ -31,8 +31,8 @@ JOINT_SITES = ("query", "key", "value")
 class MaskSource(Protocol):
     """Where dropout factors come from: 0 where dropped, 1 / (1 - p) where kept."""
 
-    def rows(self, name: str, width: int, probability: float, *, pooled: bool) -> Tensor | None:
-        """Factors (T, width), or (B, width) for pooled rows; None where the probability is 0."""
+    def rows(self, name: str, width: int, probability: float | Sequence[float], *, pooled: bool) -> Tensor | None:
+        """Factors (T, width), or (B, width) for pooled rows; None where all probabilities (one, or one per member) are 0."""
 
     def attention(self, name: str, groups: Sequence[LengthGroup], num_heads: int, probability: float, *, pooled: bool) -> list[Tensor] | None:
         """One (n · H, L, L) tensor per group, (n · H, 1, L) for pooled rows; None where the probability is 0."""
@@ -43,20 +43,22 @@ class Adapters:
     """A method's tensors, asked for by layer and site.
 
     Attributes:
-        method: The method.
-        tensors: Its parameters by name, each with the leading K.
+        methods: Settings of the one method, one per member.
+        tensors: Their parameters by name, each with the leading K.
         dropout: Whether the method's own dropout is on (training).
     """
 
-    method: Method
+    methods: Sequence[Method]
     tensors: Mapping[str, Tensor]
     dropout: bool = False
 
     def slots(self, layer: int, sites: Sequence[str], shape: EncoderShape) -> list[Slot]:
         """The low-rank slots of a joint product over `sites`, in column order."""
+        if not self.methods:
+            return []
         slots, start = [], 0
         for site in sites:
-            factors = self.method.low_rank(layer, site, self.tensors)
+            factors = type(self.methods[0]).low_rank(self.methods, layer, site, self.tensors)
             if factors is not None:
                 slots.append(Slot(factors, start))
             start += shape.linear_shape(site)[0]
@@ -119,15 +121,36 @@ class PackedEncoder:
         Returns:
             (B, D) in the compute dtype.
         """
+        if batch.hidden is not None and batch.hidden_layer == self.shape.num_layers:
+            return batch.hidden
         step = self._step(batch, adapters, masks)
-        hidden = self._embed(batch, masks)
+        hidden = self._embed(batch, masks) if batch.hidden is None else batch.hidden
         last = self.shape.num_layers - 1
-        for layer in range(last):
+        for layer in range(batch.hidden_layer, last):
             hidden = self._layer(layer, hidden, step)
         if pooling == "cls":
             return self._last_layer_of_first_rows(last, hidden, step)
         hidden = self._layer(last, hidden, step)
         return _mean_per_sequence(hidden, batch)
+
+    def frozen_states(self, batch: PackedBatch, layer: int, pooling: Pooling) -> Tensor:
+        """What `PackedBatch.hidden` holds: the states before a layer, without adapters and dropout.
+
+        Args:
+            batch: B sequences, T tokens.
+            layer: From 1; the number of layers for the pooled rows.
+            pooling: `cls` or `mean`, for the pooled rows.
+
+        Returns:
+            (sum of lengths, D), or (B, D) for the pooled rows, in the compute dtype.
+        """
+        none = Adapters((), {})
+        if layer == self.shape.num_layers:
+            return self.pool(batch, none, pooling)
+        step, hidden = self._step(batch, none, None), self._embed(batch, None)
+        for below in range(layer):
+            hidden = self._layer(below, hidden, step)
+        return hidden[: len(hidden) - batch.tail]
 
     def encode(self, batch: PackedBatch, adapters: Adapters, masks: MaskSource | None = None) -> Tensor:
         """Hidden states of the last layer for the tokens of all sequences, (sum of lengths, D)."""

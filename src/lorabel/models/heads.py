@@ -43,7 +43,7 @@ def apply_head(
     *,
     pooler: tuple[Tensor, Tensor] | None = None,
     masks: MaskSource | None = None,
-    dropout: float = 0.0,
+    dropout: Sequence[float] = (0.0,),
 ) -> Tensor:
     """Pooled rows to class scores.
 
@@ -54,7 +54,7 @@ def apply_head(
         member_sequences: Rows of each member.
         pooler: The checkpoint's frozen pooler (weight, bias), where the head reads it.
         masks: Dropout factors, or None.
-        dropout: Probability before the layers that take dropout.
+        dropout: Per member, the probability before the layers that take dropout.
 
     Returns:
         (B, C) in float32 or wider.

@@ -11,6 +11,7 @@ Decisions:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -53,20 +54,33 @@ def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor, slots: Sequence[Slot
         return torch.addmm(bias, x, weight.t())
     factors = [factor for slot in slots for factor in (slot.factors.lora_A, slot.factors.lora_B)]
     starts = tuple(slot.start for slot in slots)
-    scalings = tuple(slot.factors.scaling for slot in slots)
+    scalings = tuple(slot.factors.scaling for slot in slots)  # of each slot, of each member
     out: Tensor = _AdaptedLinear.apply(x, weight, bias, mask, starts, scalings, tuple(member_rows), *factors)  # type: ignore[no-untyped-call]
     return out
 
 
-def _join(factors: Sequence[Tensor], starts: Sequence[int], scalings: Sequence[float], width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _join(factors: Sequence[Tensor], starts: Sequence[int], scalings: Sequence[tuple[float, ...]], width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Stack all A (K, R_all, D_in) and lay all scaled B on the block diagonal (K, D_out, R_all), in the compute dtype."""
     down = torch.cat([a.detach() for a in factors[::2]], dim=1).to(dtype)
     up = down.new_zeros(down.shape[0], width, down.shape[1])
     column = 0
     for b, start, scaling in zip(factors[1::2], starts, scalings, strict=True):
-        up[:, start : start + b.shape[1], column : column + b.shape[2]] = b.detach() * scaling
+        up[:, start : start + b.shape[1], column : column + b.shape[2]] = _scaled(b.detach(), scaling)
         column += b.shape[2]
     return down, up
+
+
+def _scaled(x: Tensor, scaling: tuple[float, ...]) -> Tensor:
+    """Each member's (…) times its factor, (K, …)."""
+    if len(set(scaling)) == 1:
+        return x * scaling[0]
+    return x * _column(scaling, x.dtype, x.device)
+
+
+@lru_cache(maxsize=1024)
+def _column(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(K, 1, 1) on the device; kept, because making it there waits for the device."""
+    return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
 
 
 class _AdaptedLinear(torch.autograd.Function):
@@ -78,7 +92,7 @@ class _AdaptedLinear(torch.autograd.Function):
         bias: Tensor,
         mask: Tensor | None,
         starts: tuple[int, ...],
-        scalings: tuple[float, ...],
+        scalings: tuple[tuple[float, ...], ...],
         member_rows: tuple[int, ...],
         *factors: Tensor,
     ) -> Tensor:
@@ -135,6 +149,6 @@ def _split(ctx: Any, grad_down: Tensor, grad_up: Tensor) -> list[Tensor]:
         (_, rows, _), _ = ctx.shapes[2 * index + 1]
         columns = slice(column, column + rank)
         out.append(grad_down[:, columns].to(dtype))
-        out.append(grad_up[:, start : start + rows, columns].to(dtype) * scaling)
+        out.append(_scaled(grad_up[:, start : start + rows, columns].to(dtype), scaling))
         column += rank
     return out

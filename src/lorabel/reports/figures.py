@@ -19,11 +19,11 @@ from matplotlib.ticker import MaxNLocator
 from lorabel.evaluation import EvalResult
 
 BLUE, ORANGE, GREEN, GREY = "#2563a8", "#d9752b", "#2f8f6b", "#6b7280"
-_COLOURS = (BLUE, ORANGE, GREEN, "#8b5cf6", "#b91c4b", "#0e7490", "#a16207", GREY)
+COLOURS = (BLUE, ORANGE, GREEN, "#8b5cf6", "#b91c4b", "#0e7490", "#a16207", GREY)
 _LONGEST_LABEL = 22
 _DOTS_PER_INCH = 150
 MANY_CLASSES = 20
-_STYLE: Any = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.spines.top": False,
@@ -51,7 +51,7 @@ def draw_run_figures(history: Sequence[Mapping[str, Any]], result: EvalResult, s
     Returns:
         File stem -> figure.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         return {
             "loss": loss_curve(history),
             "accuracy": accuracy_curve(history),
@@ -71,20 +71,20 @@ def draw_comparison_figures(results: Mapping[str, EvalResult], histories: Mappin
     Returns:
         File stem -> figure.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         return {"scores": scores_figure(results, split), "curves": curves_figure(histories)}
 
 
 def scores_figure(results: Mapping[str, EvalResult], split: str) -> Figure:
     """Accuracy of each run with its 95 % interval."""
-    figure, axes = _axes(f"Accuracy ({split}, 95 % intervals)", "percent", "", height=max(2.2, 0.42 * len(results) + 1.4))
+    figure, axes = new_axes(f"Accuracy ({split}, 95 % intervals)", "percent", "", height=max(2.2, 0.42 * len(results) + 1.4))
     for place, result in enumerate(results.values()):
         low, high = (100 * bound for bound in result.interval["accuracy"])
-        colour = _COLOURS[place % len(_COLOURS)]
+        colour = COLOURS[place % len(COLOURS)]
         axes.plot([low, high], [place, place], color=colour, linewidth=2.2, solid_capstyle="round", alpha=0.55)
         axes.plot(100 * result.accuracy, place, color=colour, marker="o", markersize=7)
         axes.annotate(f"{100 * result.accuracy:.2f}", (100 * result.accuracy, place), (0, 7), textcoords="offset points", ha="center", fontsize=8.5)
-    axes.set_yticks(range(len(results)), [_short(name) for name in results])
+    axes.set_yticks(range(len(results)), [short(name) for name in results])
     axes.set_ylim(len(results) - 0.5, -0.6)
     axes.grid(visible=False, axis="y")
     return figure
@@ -92,19 +92,19 @@ def scores_figure(results: Mapping[str, EvalResult], split: str) -> Figure:
 
 def curves_figure(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Validation accuracy of each run over epochs."""
-    figure, axes = _axes("Validation accuracy while training", "epoch", "percent")
+    figure, axes = new_axes("Validation accuracy while training", "epoch", "percent")
     for place, (name, history) in enumerate(histories.items()):
         scored = [row for row in history if row["kind"] == "evaluation"]
-        colour = _COLOURS[place % len(_COLOURS)]
-        axes.plot([row["epoch"] for row in scored], [100 * row["accuracy"] for row in scored], color=colour, marker="o", linewidth=1.8, label=_short(name))
-    _epoch_axis(axes)
+        colour = COLOURS[place % len(COLOURS)]
+        axes.plot([row["epoch"] for row in scored], [100 * row["accuracy"] for row in scored], color=colour, marker="o", linewidth=1.8, label=short(name))
+    epoch_axis(axes)
     axes.legend(frameon=False, fontsize=8.5)
     return figure
 
 
 def loss_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Training loss (every logged step, and its mean between evaluations) and validation loss over epochs."""
-    figure, axes = _axes("Loss", "epoch", "cross-entropy")
+    figure, axes = new_axes("Loss", "epoch", "cross-entropy")
     steps = [row for row in history if row["kind"] == "step" and row["loss"] is not None]
     scored = [row for row in history if row["kind"] == "evaluation"]
     axes.plot([row["epoch"] for row in steps], [row["loss"] for row in steps], color=BLUE, alpha=0.25, linewidth=0.8)
@@ -113,14 +113,14 @@ def loss_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
     axes.plot([row["epoch"] for row in scored], [row["loss"] for row in scored], color=ORANGE, marker="o", linewidth=1.8, label="validation")
     # Read before the bottom is fixed, or matplotlib drops the margin above the highest point.
     axes.set_ylim(0, axes.get_ylim()[1] * 1.05)
-    _epoch_axis(axes)
-    _legend_above(axes, 2)
+    epoch_axis(axes)
+    legend_above(axes, 2)
     return figure
 
 
 def accuracy_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Validation accuracy and macro-F1 over epochs, the kept checkpoint marked."""
-    figure, axes = _axes("Validation scores", "epoch", "percent")
+    figure, axes = new_axes("Validation scores", "epoch", "percent")
     scored = [row for row in history if row["kind"] == "evaluation"]
     epochs = [row["epoch"] for row in scored]
     axes.plot(epochs, [100 * row["accuracy"] for row in scored], color=BLUE, marker="o", linewidth=1.8, label="accuracy")
@@ -128,8 +128,8 @@ def accuracy_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
     best = [row for row in scored if row["is_best"]]
     if best:
         axes.axvline(best[-1]["epoch"], color=GREY, linestyle="--", linewidth=1, label="kept checkpoint")
-    _epoch_axis(axes)
-    _legend_above(axes, 3)
+    epoch_axis(axes)
+    legend_above(axes, 3)
     return figure
 
 
@@ -144,7 +144,7 @@ def confusion_figure(result: EvalResult, split: str) -> Figure:
     shares = [[value / total for value in row] for row, total in zip(result.confusion_matrix, totals, strict=True)]
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.grid(visible=False)
-    names = [_short(label) for label in result.labels]
+    names = [short(label) for label in result.labels]
     size = 10 if is_small else 6
     axes.set_xticks(range(classes), names, rotation=45 if is_small else 90, ha="right" if is_small else "center", fontsize=size)
     axes.set_yticks(range(classes), names, fontsize=size)
@@ -163,8 +163,8 @@ def report_figure(result: EvalResult, split: str) -> Figure:
     """Precision, recall and F1 of each class as bars."""
     classes = len(result.labels)
     is_small = classes <= MANY_CLASSES
-    figure, axes = _axes(f"Per class ({split})", "percent", "class (rows)", height=0.55 * classes + 1.6 if is_small else 0.2 * classes + 1.6)
-    names = [f"{_short(label)} ({result.per_class[label].support:,})" for label in result.labels]
+    figure, axes = new_axes(f"Per class ({split})", "percent", "class (rows)", height=0.55 * classes + 1.6 if is_small else 0.2 * classes + 1.6)
+    names = [f"{short(label)} ({result.per_class[label].support:,})" for label in result.labels]
     height = 0.26
     for offset, (name, colour) in enumerate((("precision", BLUE), ("recall", ORANGE), ("f1", GREEN))):
         values = [100 * getattr(result.per_class[label], name) for label in result.labels]
@@ -178,7 +178,7 @@ def report_figure(result: EvalResult, split: str) -> Figure:
     axes.invert_yaxis()
     axes.set_xlim(0, 108)
     axes.grid(visible=False, axis="y")
-    _legend_above(axes, 3)
+    legend_above(axes, 3)
     return figure
 
 
@@ -193,7 +193,7 @@ def png_bytes(figure: Figure) -> bytes:
 def svg_bytes(figure: Figure) -> bytes:
     """The figure as SVG, without a date or random ids."""
     buffer = io.BytesIO()
-    with mpl.rc_context(_STYLE), _missing_glyphs():
+    with mpl.rc_context(STYLE), _missing_glyphs():
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
@@ -206,7 +206,15 @@ def _missing_glyphs() -> Iterator[None]:
         yield
 
 
-def _axes(title: str, x: str, y: str, height: float = 3.8) -> tuple[Figure, Axes]:
+def new_axes(title: str, x: str, y: str, height: float = 3.8) -> tuple[Figure, Axes]:
+    """An empty figure in the house form.
+
+    Args:
+        title: Above it.
+        x: Name of the horizontal axis.
+        y: Name of the vertical axis.
+        height: In inches.
+    """
     figure = Figure(figsize=(6.4, height), dpi=_DOTS_PER_INCH, layout="tight")
     axes = figure.add_subplot()
     axes.set_title(title, fontsize=11)
@@ -215,13 +223,13 @@ def _axes(title: str, x: str, y: str, height: float = 3.8) -> tuple[Figure, Axes
     return figure, axes
 
 
-def _epoch_axis(axes: Axes) -> None:
+def epoch_axis(axes: Axes) -> None:
     """From the start of training on, with whole epochs as marks where there are any."""
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=axes.get_xlim()[1] >= 2, nbins=8))
 
 
-def _legend_above(axes: Axes, columns: int) -> None:
+def legend_above(axes: Axes, columns: int) -> None:
     """Beside the title, where it covers no line."""
     axes.legend(
         frameon=False, ncols=columns, loc="lower right", bbox_to_anchor=(1.0, 1.0), fontsize=8.5, borderaxespad=0.2, columnspacing=1.2, handlelength=1.6
@@ -238,7 +246,7 @@ def _smoothed(values: Sequence[float]) -> list[float]:
     return out
 
 
-def _short(label: str) -> str:
+def short(label: str) -> str:
     """A name on one line; long ones lose their middle: what tells classes apart is often at the end."""
     label = " ".join(label.split())
     if len(label) <= _LONGEST_LABEL:

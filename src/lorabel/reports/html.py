@@ -1,10 +1,9 @@
 """The report as one HTML file: no request leaves it, everything in it is escaped."""
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -38,14 +37,12 @@ def render_report(runs: Sequence[NamedRun], figures: Sequence[Mapping[str, Figur
     Returns:
         HTML.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files("lorabel").joinpath("reports", "templates", "report.html.j2").read_text("utf-8"))
-    return template.render(
+    return template("report.html.j2").render(
         title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side",
         items=[_item(run, drawn) for run, drawn in zip(runs, figures, strict=True)],
         columns=COLUMNS,
         rows=[[cell.replace("–", _UNBROKEN_DASH) for cell in row] for row in comparison_rows(runs)],
-        together=_pictures(together).values(),
+        together=pictures(together).values(),
         is_comparable=are_comparable(runs),
         not_comparable=NOT_COMPARABLE,
         many_classes=MANY_CLASSES,
@@ -57,6 +54,16 @@ def render_report(runs: Sequence[NamedRun], figures: Sequence[Mapping[str, Figur
     )
 
 
+def template(name: str) -> Template:
+    """A shipped page, everything put into it escaped.
+
+    Args:
+        name: Of its file.
+    """
+    loader = PackageLoader("lorabel", "reports/templates")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).get_template(name)
+
+
 def _item(run: NamedRun, figures: Mapping[str, Figure]) -> dict[str, Any]:
     record = run.record
     return {
@@ -65,14 +72,14 @@ def _item(run: NamedRun, figures: Mapping[str, Figure]) -> dict[str, Any]:
         "shown": record.metrics.test or record.metrics.validation,
         "split": "test" if record.metrics.test else "validation",
         "method": describe_method(record),
-        "figures": _pictures(figures),
+        "figures": pictures(figures),
         "budget_share": min(100.0, 100 * record.parameters.trainable / record.budget),
         "settings": _flat(record.config),
         "plan": _flat(record.plan),
     }
 
 
-def _pictures(figures: Mapping[str, Figure]) -> dict[str, Markup]:
+def pictures(figures: Mapping[str, Figure]) -> dict[str, Markup]:
     """Our own SVG, made from numbers and escaped labels; without the XML header it can stand in the page."""
     return {name: Markup(_inline(svg_bytes(figure))) for name, figure in figures.items()}
 

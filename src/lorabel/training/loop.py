@@ -1,19 +1,22 @@
 """THE training loop: read this first.
 
-One optimiser step is: take the next rows, run them through the bank in micro-batches, add up gradients, clip, update. Everything else hangs on hooks that the workflow
-provides: how to score the validation split, how to save, whether to stop. The loop knows no method, no file format and no logger.
+One optimiser step is: every member of the bank takes its next rows, they run through the bank in shares, gradients are added up, clipped, and every member is updated.
+Everything else hangs on hooks that the workflow provides: how to score the validation split, how to save, whether to stop. The loop knows no method, no file format and
+no logger. Ordinary training is a bank of one.
 
 Decisions:
+- A member is a run of its own: its rows, their order, its rate, schedule, clipping, loss, best score and end depend on nothing that another member does. A member that is
+  finished leaves, and the steps of the others become shorter.
 - The order of rows is a function of (seed, epoch), so a position is a step number and nothing more, and resuming needs no generator state.
 - Rows are grouped into optimiser steps first and cut into micro-batches second: how a step is cut changes neither its rows nor its dropout masks.
 - The loss of a step is a mean over its rows (weighted, where classes have weights), whatever the micro-batches: the normaliser is known before the first of them runs.
-- On a CPU the rows of a micro-batch are shared out over worker threads; each takes the gradients of its own rows, and they are added in a fixed order.
-- A step whose loss or gradient is not finite is skipped and counted; after too many in a row the run stops and names the rows.
+- On a CPU the rows of a step are shared out over worker threads; each takes the gradients of its own rows, and they are added in a fixed order.
+- A step whose loss or gradient is not finite is skipped and counted; after too many in a row the member stops with a failure that names the rows.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -23,67 +26,79 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorabel.config import ScheduleConfig
-from lorabel.data.packing import pack, plan_batches
+from lorabel.data.packing import MemberRows, pack_members, plan_batches
 from lorabel.data.types import TokenTable
-from lorabel.errors import DataError
 from lorabel.events import Evaluated, EventSink, Note, StepDone
 from lorabel.losses.base import Loss
 from lorabel.models.bank import Bank
-from lorabel.models.crew import Crew, crew_for_rows, deal
+from lorabel.models.crew import Crew, crew_for_rows
+from lorabel.models.states import FrozenStates, with_states
 from lorabel.training.precision import LossScale
 from lorabel.training.randomness import StepMasks, numpy_generator
 from lorabel.training.schedules import learning_rate_factor
-from lorabel.training.updates import Updater, add_grads
-
-# A worker's share below these sizes costs more in small operations than it saves in waiting.
-_ROWS_PER_WORKER = 8
-_TOKENS_PER_WORKER = 600
+from lorabel.training.shares import ROWS_PER_WORKER, Chunk, make_shares
+from lorabel.training.updates import MemberUpdate, Updater
 
 
 @dataclass(frozen=True)
-class LoopSettings:
-    """What the loop needs to know, all values settled.
+class MemberPlan:
+    """How one member is trained, all values settled.
 
     Attributes:
-        num_epochs: Passes over the training rows.
+        seed: Of its order, masks and augmentation.
+        num_epochs: Passes over its training rows.
         steps_per_epoch: Optimiser steps in one pass.
-        batch_size: Sequences per micro-batch.
-        gradient_accumulation_steps: Micro-batches per step.
         learning_rate: Peak rate, for display.
         max_grad_norm: Clipping norm, 0 for none.
         schedule: Shape of the learning rate.
         evaluate_every_steps: Steps between evaluations.
         early_stopping_patience: Evaluations without a better score before stopping, or None.
-        best_metric: `accuracy`, `macro_f1` or `loss`.
-        group_by_length: Batches of similar length.
-        seeds: One per member.
-        max_nonfinite_steps: Skipped steps in a row before the run stops.
-        log_every_steps: Steps between two `StepDone` events.
+        loss: Per-row loss.
+        rows: The rows of the training split that it sees (N,).
+        table_of_epoch: Token table of an epoch; the same each time unless texts are augmented.
     """
 
+    seed: int
     num_epochs: int
     steps_per_epoch: int
-    batch_size: int
-    gradient_accumulation_steps: int
     learning_rate: float
     max_grad_norm: float
     schedule: ScheduleConfig
     evaluate_every_steps: int
     early_stopping_patience: int | None
-    best_metric: str
-    group_by_length: bool
-    seeds: tuple[int, ...]
-    max_nonfinite_steps: int
-    log_every_steps: int = 1
+    loss: Loss
+    rows: NDArray[np.int64]
+    table_of_epoch: Callable[[int], TokenTable]
 
     @property
     def total_steps(self) -> int:
         """Optimiser steps in all."""
         return self.num_epochs * self.steps_per_epoch
 
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """What all members share.
+
+    Attributes:
+        batch_size: Sequences of a member per micro-batch.
+        gradient_accumulation_steps: Micro-batches per step.
+        best_metric: `accuracy`, `macro_f1` or `loss`.
+        group_by_length: Batches of similar length.
+        max_nonfinite_steps: Skipped steps in a row before a member stops.
+        log_every_steps: Steps between two `StepDone` events of a member.
+    """
+
+    batch_size: int
+    gradient_accumulation_steps: int
+    best_metric: str
+    group_by_length: bool
+    max_nonfinite_steps: int
+    log_every_steps: int = 1
+
     @property
     def step_rows(self) -> int:
-        """Rows of one optimiser step."""
+        """Rows of one optimiser step of a member."""
         return self.batch_size * self.gradient_accumulation_steps
 
 
@@ -100,9 +115,9 @@ class Scores:
         return {"accuracy": self.accuracy, "macro_f1": self.macro_f1, "loss": -self.loss}[metric]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Position:
-    """Where a run is: everything but tensors that resuming needs.
+    """Where a member is: everything but tensors that resuming needs.
 
     Attributes:
         step: Optimiser steps done.
@@ -111,12 +126,14 @@ class Position:
         evaluations_without_gain: Since the best one.
         is_finished: No more steps are to be done.
         stopped_early: Patience ran out.
+        is_pruned: It left because others did better.
+        failure: Why it stopped before its time, or None.
         evaluation_due: The validation split is still to be scored at this step.
         loss_sum: Sum of step losses since the last evaluation.
         loss_steps: Their number.
         skipped_steps: Steps skipped for values that are not finite.
         skipped_in_a_row: The same, since the last good step.
-        seconds: Training seconds, evaluation and saving left out.
+        seconds: Training seconds, evaluation and saving left out; members that share a step share its time by their tokens.
         samples: Sequences trained on.
         tokens: Tokens trained on.
         loss_scale: State of the loss scale.
@@ -128,6 +145,8 @@ class Position:
     evaluations_without_gain: int = 0
     is_finished: bool = False
     stopped_early: bool = False
+    is_pruned: bool = False
+    failure: str | None = None
     evaluation_due: bool = False
     loss_sum: float = 0.0
     loss_steps: int = 0
@@ -142,11 +161,14 @@ class Position:
 class Hooks(Protocol):
     """What the workflow does for the loop."""
 
-    def evaluate(self) -> Scores | None:
-        """Score the validation split with the present values; None where a requested stop cut it short."""
+    def evaluate(self, members: Sequence[int]) -> list[Scores] | None:
+        """Score the validation split with the present values of some members; None where a requested stop cut it short."""
 
-    def save(self, position: Position, *, is_best: bool) -> None:
-        """Save position, values and optimiser state, durably, before returning."""
+    def leaving(self, positions: Sequence[Position], scored: Sequence[int]) -> Collection[int]:
+        """Members, of those that have just been scored and have steps to do, that shall leave because others did better."""
+
+    def save(self, positions: Sequence[Position], *, best: Collection[int]) -> None:
+        """Save positions, values and optimiser state, durably, before returning; the members in `best` have just reached their best score."""
 
     def stop_requested(self) -> bool:
         """Whether a signal asked for a stop."""
@@ -159,181 +181,268 @@ class Task:
     Attributes:
         bank: Encoder and members; its tensors are the updater's.
         updater: Optimiser over those tensors.
-        loss: Per-row loss.
-        table_of_epoch: Token table of an epoch; the same each time unless texts are augmented.
-        labels: Class ids (N,).
+        plans: One per member.
+        labels: Class ids of the training split.
         device: Where batches go.
+        states: What the frozen layers give for the training split, where that was computed beforehand.
     """
 
     bank: Bank
     updater: Updater
-    loss: Loss
-    table_of_epoch: Callable[[int], TokenTable]
+    plans: Sequence[MemberPlan]
     labels: NDArray[np.int64]
     device: torch.device
+    states: FrozenStates | None = None
 
 
-def train(task: Task, settings: LoopSettings, position: Position, hooks: Hooks, on_event: EventSink) -> Position:
-    """Train from a position to the end, or to a requested stop.
+def train(task: Task, settings: LoopSettings, positions: Sequence[Position], hooks: Hooks, on_event: EventSink) -> list[Position]:
+    """Train from given positions to the end, or to a requested stop.
 
     Args:
         task: What is trained on what.
         settings: How.
-        position: Where to start; fresh, or restored together with the updater's state.
+        positions: Where each member starts; fresh, or restored together with the updater's state.
         hooks: Evaluate, save, stop.
         on_event: Receives `StepDone`, `Evaluated` and warnings.
 
     Returns:
-        The last position; `is_finished` is False where a stop was requested.
-
-    Raises:
-        DataError: Too many steps in a row were not finite.
+        The last positions; a member's `is_finished` is False where a stop was requested, its `failure` is set where it could not go on.
     """
-    scale = LossScale(task.bank.encoder.dtype == torch.float16)
-    if position.loss_scale:
-        scale.restore(position.loss_scale)
-    if position.evaluation_due:
-        position = _evaluate_and_save(position, settings, hooks, on_event)
-    with crew_for_rows(settings.batch_size, task.device, _ROWS_PER_WORKER) as crew:
-        return _steps(task, settings, position, hooks, on_event, scale, crew)
+    return _Run(task, settings, positions, hooks, on_event).to_the_end()
 
 
-def _steps(task: Task, settings: LoopSettings, position: Position, hooks: Hooks, on_event: EventSink, scale: LossScale, crew: Crew) -> Position:
-    """All steps still to be done."""
-    meter = _Meter()
-    for rows, table in _rows_from(task, settings, position.step):
-        if position.is_finished or position.evaluation_due:
-            break
-        started = time.perf_counter()
-        outcome = _optimiser_step(task, settings, position.step, rows, table, scale, crew)
-        position = _advance(position, settings, outcome, rows, scale, time.perf_counter() - started, on_event)
-        meter.add(len(rows), time.perf_counter() - started)
-        if position.step % settings.log_every_steps == 0 or position.step == settings.total_steps:
-            on_event(_step_event(position, settings, outcome, meter))
-        is_last = position.step == settings.total_steps
-        if is_last or position.step % settings.evaluate_every_steps == 0:
-            position = _evaluate_and_save(replace(position, evaluation_due=True), settings, hooks, on_event)
-        elif hooks.stop_requested():
-            hooks.save(position, is_best=False)
-            break
-        if hooks.stop_requested():
-            break
-    return position
+@dataclass(frozen=True)
+class _MemberStep:
+    """The rows of one member in one step."""
+
+    rows: NDArray[np.int64]
+    table: TokenTable
 
 
 @dataclass(frozen=True)
 class _Outcome:
+    """What came of one member's step."""
+
     loss: float
     grad_norm: float
     learning_rate: float
+    rows: NDArray[np.int64]
     tokens: int
     is_applied: bool
     is_excused: bool
 
 
-def _rows_from(task: Task, settings: LoopSettings, step: int) -> Iterator[tuple[NDArray[np.int64], TokenTable]]:
-    """The rows of each optimiser step still to be done, with the epoch's token table."""
-    first_epoch, done = divmod(step, settings.steps_per_epoch)
-    for epoch in range(first_epoch, settings.num_epochs):
-        table = task.table_of_epoch(epoch)
-        order = numpy_generator(settings.seeds[0], "order", epoch)
-        batches = plan_batches(table.lengths, settings.step_rows, order, settings.group_by_length)
-        for rows in batches[done:]:
-            yield rows, table
-        done = 0
+class _Run:
+    """The state of one call of `train`."""
 
+    def __init__(self, task: Task, settings: LoopSettings, positions: Sequence[Position], hooks: Hooks, on_event: EventSink) -> None:
+        self.task, self.settings, self.hooks, self.on_event = task, settings, hooks, on_event
+        self.positions = list(positions)
+        self.scales = [LossScale(task.bank.encoder.dtype == torch.float16) for _ in positions]
+        for scale, position in zip(self.scales, positions, strict=True):
+            if position.loss_scale:
+                scale.restore(position.loss_scale)
+        self.meter = _Meter()
+        self._is_saved = True
 
-def _optimiser_step(task: Task, settings: LoopSettings, step: int, rows: NDArray[np.int64], table: TokenTable, scale: LossScale, crew: Crew) -> _Outcome:
-    """Forward and backward of all micro-batches of one step, then the update."""
-    task.updater.zero_grad()
-    normaliser = task.loss.normaliser(torch.from_numpy(task.labels[rows]))
-    lengths = table.offsets[rows + 1] - table.offsets[rows]
-    leaves = list(task.updater.tensors.values())
+    def to_the_end(self) -> list[Position]:
+        """All steps still to be done."""
+        self._evaluate_and_save([k for k, position in enumerate(self.positions) if position.evaluation_due])
+        feeds = [_rows_from(plan, self.task, self.settings, position.step) for plan, position in zip(self.task.plans, self.positions, strict=True)]
+        with crew_for_rows(self.settings.batch_size * len(feeds), self.task.device, ROWS_PER_WORKER) as crew:
+            while active := self._active():
+                if self.hooks.stop_requested():
+                    if not self._is_saved:
+                        self.hooks.save(self.positions, best=())
+                    break
+                self._step({k: next(feeds[k]) for k in active}, crew)
+                self._is_saved = False
+                due = [k for k in active if self._is_evaluation_due(k)]
+                for k in due:
+                    self.positions[k] = replace(self.positions[k], evaluation_due=True)
+                self._evaluate_and_save(due)
+        return self.positions
 
-    def run_share(places: NDArray[np.int64]) -> tuple[float, Sequence[Tensor | None]]:
-        part = rows[places]
-        batch = pack(table, part, task.labels[part], task.bank.encoder.shape.first_position, places).to(task.device)
+    def _active(self) -> list[int]:
+        """Members that have steps to do; none while an evaluation that was cut short is still to be done."""
+        if any(position.evaluation_due for position in self.positions):
+            return []
+        return [k for k, position in enumerate(self.positions) if not position.is_finished]
+
+    def _is_evaluation_due(self, k: int) -> bool:
+        position, plan = self.positions[k], self.task.plans[k]
+        return not position.is_finished and (position.step == plan.total_steps or position.step % plan.evaluate_every_steps == 0)
+
+    def _step(self, steps: Mapping[int, _MemberStep], crew: Crew) -> None:
+        """One optimiser step of every active member, booked and told."""
+        started = time.perf_counter()
+        outcomes = self._optimise(steps, crew)
+        seconds = time.perf_counter() - started
+        self.meter.add(sum(len(outcome.rows) for outcome in outcomes.values()), seconds)
+        tokens = sum(outcome.tokens for outcome in outcomes.values())
+        told = [
+            k
+            for k in steps
+            if (self.positions[k].step + 1) % self.settings.log_every_steps == 0 or self.positions[k].step + 1 == self.task.plans[k].total_steps
+        ]
+        rate = self.meter.read() if told else 0.0
+        for k, outcome in outcomes.items():
+            self._book(k, outcome, seconds * outcome.tokens / tokens)
+            if k in told:
+                self.on_event(self._step_event(k, outcome, rate))
+
+    def _optimise(self, steps: Mapping[int, _MemberStep], crew: Crew) -> dict[int, _Outcome]:
+        """Forward and backward of all shares of one step, then the update."""
+        task, settings = self.task, self.settings
+        task.updater.zero_grad()
+        lengths = {k: step.table.offsets[step.rows + 1] - step.table.offsets[step.rows] for k, step in steps.items()}
+        normalisers = {k: task.plans[k].loss.normaliser(torch.from_numpy(task.labels[step.rows])) for k, step in steps.items()}
+        losses = dict.fromkeys(steps, 0.0)
+        for start in range(0, settings.step_rows, settings.batch_size):
+            parts = {k: of_member[start : start + settings.batch_size] for k, of_member in lengths.items()}
+            chunks = [Chunk(k, start + np.arange(len(part)), part) for k, part in parts.items() if len(part)]
+            shares = make_shares(chunks, crew.workers)
+            run = crew.map if len(shares) > 1 else map
+            for share, (found, grads) in zip(shares, run(lambda share: self._run_share(share, steps, normalisers), shares), strict=True):
+                for chunk, loss in zip(share, found, strict=True):
+                    losses[chunk.member] += loss
+                task.updater.add_grads(share[0].member, share[-1].member + 1, grads)
+        return self._update(steps, losses, {k: int(of_member.sum()) for k, of_member in lengths.items()})
+
+    def _run_share(
+        self, share: Sequence[Chunk], steps: Mapping[int, _MemberStep], normalisers: Mapping[int, float]
+    ) -> tuple[list[float], Sequence[Tensor | None]]:
+        """Losses and gradients of one share: rows of some members, in the order of the members."""
+        task, first, last = self.task, share[0].member, share[-1].member + 1
+        places = {chunk.member: chunk.places for chunk in share}
+        members = []
+        for k in range(first, last):
+            rows = steps[k].rows[places[k]] if k in places else np.zeros(0, dtype=np.int64)
+            table = steps[k if k in places else first].table
+            members.append(MemberRows(table, rows, task.labels[rows], places.get(k, rows)))
+        batch = with_states(pack_members(members, task.bank.encoder.shape.first_position), task.states).to(task.device)
         assert batch.labels is not None
-        logits = task.bank.logits(batch, StepMasks(batch, settings.seeds, step))
-        loss = task.loss.rows(logits, batch.labels).sum() / normaliser
-        scaled = loss * scale.value if scale.value != 1.0 else loss
-        return loss.item(), torch.autograd.grad(scaled, leaves, allow_unused=True)
-
-    total = 0.0
-    for start in range(0, len(rows), settings.batch_size):
-        part = lengths[start : start + settings.batch_size]
-        workers = crew.workers if part.sum() >= crew.workers * _TOKENS_PER_WORKER else 1
-        shares = [start + places for places in deal(part, workers)]
-        for loss, grads in (crew.map if workers > 1 else map)(run_share, shares):
-            total += loss
-            add_grads(leaves, grads)
-    factor = learning_rate_factor(settings.schedule, step, settings.total_steps, settings.steps_per_epoch)
-    norm = task.updater.update(factor, settings.max_grad_norm, 1.0 / scale.value, is_allowed=math.isfinite(total))
-    is_finite = math.isfinite(total) and math.isfinite(norm)
-    excused = scale.update(is_finite)
-    return _Outcome(total, norm, settings.learning_rate * factor, int(lengths.sum()), is_finite, excused)
-
-
-def _advance(
-    position: Position, settings: LoopSettings, outcome: _Outcome, rows: NDArray[np.int64], scale: LossScale, seconds: float, on_event: EventSink
-) -> Position:
-    """Book one step; raise where too many in a row were not finite."""
-    moved = replace(
-        position,
-        step=position.step + 1,
-        seconds=position.seconds + seconds,
-        samples=position.samples + len(rows),
-        tokens=position.tokens + outcome.tokens,
-        loss_scale=scale.state(),
-    )
-    if outcome.is_applied:
-        return replace(moved, loss_sum=position.loss_sum + outcome.loss, loss_steps=position.loss_steps + 1, skipped_in_a_row=0)
-    if outcome.is_excused:
-        return moved
-    moved = replace(moved, skipped_steps=position.skipped_steps + 1, skipped_in_a_row=position.skipped_in_a_row + 1)
-    shown = ", ".join(str(row) for row in rows[:5])
-    on_event(
-        Note(
-            f"step {moved.step}: loss {outcome.loss} or gradient norm {outcome.grad_norm} is not finite; the step was skipped (training rows {shown}, …).",
-            is_warning=True,
+        leaves = task.updater.leaves(first, last)
+        masks = StepMasks(batch, [plan.seed for plan in task.plans[first:last]], [position.step for position in self.positions[first:last]])
+        logits = task.bank.select(first, last, leaves).logits(batch, masks)
+        per_member = zip(
+            range(first, last), torch.split(logits, list(batch.member_sequences)), torch.split(batch.labels, list(batch.member_sequences)), strict=True
         )
-    )
-    if moved.skipped_in_a_row >= settings.max_nonfinite_steps:
-        raise DataError(
+        losses = [task.plans[k].loss.rows(scores, labels).sum() / normalisers[k] for k, scores, labels in per_member if k in places]
+        scaled = [loss * self.scales[chunk.member].value if self.scales[chunk.member].value != 1.0 else loss for chunk, loss in zip(share, losses, strict=True)]
+        total = scaled[0] if len(scaled) == 1 else torch.stack(scaled).sum()
+        return [loss.item() for loss in losses], torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+
+    def _update(self, steps: Mapping[int, _MemberStep], losses: Mapping[int, float], tokens: Mapping[int, int]) -> dict[int, _Outcome]:
+        """Clip and update every member that took part."""
+        task = self.task
+        updates: list[MemberUpdate | None] = [None] * len(task.plans)
+        for k in steps:
+            plan = task.plans[k]
+            factor = learning_rate_factor(plan.schedule, self.positions[k].step, plan.total_steps, plan.steps_per_epoch)
+            updates[k] = MemberUpdate(factor, plan.max_grad_norm, 1.0 / self.scales[k].value, is_allowed=math.isfinite(losses[k]))
+        norms = task.updater.update(updates)
+        outcomes = {}
+        for k, step in steps.items():
+            update = updates[k]
+            assert update is not None
+            is_finite = update.is_allowed and math.isfinite(norms[k])
+            excused = self.scales[k].update(is_finite)
+            outcomes[k] = _Outcome(losses[k], norms[k], task.plans[k].learning_rate * update.factor, step.rows, tokens[k], is_finite, excused)
+        return outcomes
+
+    def _book(self, k: int, outcome: _Outcome, seconds: float) -> None:
+        """Move one member on by one step; stop it where too many in a row were not finite."""
+        position = self.positions[k]
+        moved = replace(
+            position,
+            step=position.step + 1,
+            seconds=position.seconds + seconds,
+            samples=position.samples + len(outcome.rows),
+            tokens=position.tokens + outcome.tokens,
+            loss_scale=self.scales[k].state(),
+        )
+        if outcome.is_applied:
+            moved = replace(moved, loss_sum=position.loss_sum + outcome.loss, loss_steps=position.loss_steps + 1, skipped_in_a_row=0)
+        elif not outcome.is_excused:
+            moved = self._skipped(k, moved, outcome)
+        self.positions[k] = moved
+
+    def _skipped(self, k: int, moved: Position, outcome: _Outcome) -> Position:
+        moved = replace(moved, skipped_steps=moved.skipped_steps + 1, skipped_in_a_row=moved.skipped_in_a_row + 1)
+        shown = ", ".join(str(row) for row in outcome.rows[:5])
+        of_member = f"member {k}, " if len(self.positions) > 1 else ""
+        self.on_event(
+            Note(
+                f"{of_member}step {moved.step}: loss {outcome.loss} or gradient norm {outcome.grad_norm} is not finite; the step was skipped "
+                f"(training rows {shown}, …).",
+                is_warning=True,
+            )
+        )
+        if moved.skipped_in_a_row < self.settings.max_nonfinite_steps:
+            return moved
+        failure = (
             f"training: {moved.skipped_in_a_row} steps in a row were not finite, got loss {outcome.loss} on training rows {shown}; expected numbers. "
             "Lower the learning rate, or look at these rows."
         )
-    return moved
+        return replace(moved, failure=failure, is_finished=True)
+
+    def _evaluate_and_save(self, due: Sequence[int]) -> None:
+        """Score the validation split, keep the best, decide who goes on, save; where a stop cuts the scoring short, save that it is still to be done."""
+        if not due:
+            return
+        scores = self.hooks.evaluate(due)
+        if scores is None:
+            self.hooks.save(self.positions, best=())
+            self._is_saved = True
+            return
+        best = [k for k, found in zip(due, scores, strict=True) if self._book_scores(k, found)]
+        going_on = [k for k in due if not self.positions[k].is_finished]
+        for k in self.hooks.leaving(self.positions, going_on):
+            self.positions[k] = replace(self.positions[k], is_finished=True, is_pruned=True)
+        self.hooks.save(self.positions, best=best)
+        self._is_saved = True
+
+    def _book_scores(self, k: int, scores: Scores) -> bool:
+        """Book one member's evaluation; True where it is its best."""
+        position, plan = self.positions[k], self.task.plans[k]
+        value = scores.value_of(self.settings.best_metric)
+        is_best = math.isfinite(value) and (position.best_score is None or value > position.best_score)
+        train_loss = position.loss_sum / position.loss_steps if position.loss_steps else math.nan
+        epoch = position.step / plan.steps_per_epoch
+        self.on_event(Evaluated(position.step, epoch, scores.loss, scores.accuracy, scores.macro_f1, train_loss, is_best, position.seconds, k))
+        without_gain = 0 if is_best else position.evaluations_without_gain + 1
+        patience = plan.early_stopping_patience
+        stopped_early = patience is not None and without_gain >= patience and position.step < plan.total_steps
+        self.positions[k] = replace(
+            position,
+            best_step=position.step if is_best else position.best_step,
+            best_score=value if is_best else position.best_score,
+            evaluations_without_gain=without_gain,
+            stopped_early=stopped_early,
+            evaluation_due=False,
+            is_finished=stopped_early or position.step == plan.total_steps,
+            loss_sum=0.0,
+            loss_steps=0,
+        )
+        return is_best
+
+    def _step_event(self, k: int, outcome: _Outcome, samples_per_second: float) -> StepDone:
+        position, plan = self.positions[k], self.task.plans[k]
+        epoch = position.step / plan.steps_per_epoch
+        return StepDone(position.step, plan.total_steps, epoch, outcome.loss, outcome.learning_rate, outcome.grad_norm, samples_per_second, position.seconds, k)
 
 
-def _evaluate_and_save(position: Position, settings: LoopSettings, hooks: Hooks, on_event: EventSink) -> Position:
-    """Score the validation split, keep the best, decide whether to go on, save; where a stop cuts the scoring short, save that it is still to be done."""
-    scores = hooks.evaluate()
-    if scores is None:
-        hooks.save(position, is_best=False)
-        return position
-    value = scores.value_of(settings.best_metric)
-    is_best = math.isfinite(value) and (position.best_score is None or value > position.best_score)
-    train_loss = position.loss_sum / position.loss_steps if position.loss_steps else math.nan
-    on_event(
-        Evaluated(position.step, position.step / settings.steps_per_epoch, scores.loss, scores.accuracy, scores.macro_f1, train_loss, is_best, position.seconds)
-    )
-    without_gain = 0 if is_best else position.evaluations_without_gain + 1
-    patience = settings.early_stopping_patience
-    stopped_early = patience is not None and without_gain >= patience and position.step < settings.total_steps
-    moved = replace(
-        position,
-        best_step=position.step if is_best else position.best_step,
-        best_score=value if is_best else position.best_score,
-        evaluations_without_gain=without_gain,
-        stopped_early=stopped_early,
-        evaluation_due=False,
-        is_finished=stopped_early or position.step == settings.total_steps,
-        loss_sum=0.0,
-        loss_steps=0,
-    )
-    hooks.save(moved, is_best=is_best)
-    return moved
+def _rows_from(plan: MemberPlan, task: Task, settings: LoopSettings, step: int) -> Iterator[_MemberStep]:
+    """The rows of each optimiser step that a member has still to do, with the epoch's token table."""
+    first_epoch, done = divmod(step, plan.steps_per_epoch)
+    for epoch in range(first_epoch, plan.num_epochs):
+        table = plan.table_of_epoch(epoch)
+        order = numpy_generator(plan.seed, "order", epoch)
+        batches = plan_batches(table.lengths[plan.rows], settings.step_rows, order, settings.group_by_length)
+        for places in batches[done:]:
+            yield _MemberStep(plan.rows[places], table)
+        done = 0
 
 
 class _Meter:
@@ -350,8 +459,3 @@ class _Meter:
         rate = self._samples / self._seconds if self._seconds else 0.0
         self._samples, self._seconds = 0, 0.0
         return rate
-
-
-def _step_event(position: Position, settings: LoopSettings, outcome: _Outcome, meter: _Meter) -> StepDone:
-    epoch = position.step / settings.steps_per_epoch
-    return StepDone(position.step, settings.total_steps, epoch, outcome.loss, outcome.learning_rate, outcome.grad_norm, meter.read(), position.seconds)

@@ -108,6 +108,7 @@ class MemberSettings:
         beta1: (K,); SGD's momentum is read from here.
         beta2: (K,).
         eps: (K,).
+        rate_factor: (K, P) of the learning rate, where tensors have rates of their own; None for 1 everywhere.
     """
 
     learning_rate: Tensor
@@ -116,6 +117,7 @@ class MemberSettings:
     beta1: Tensor
     beta2: Tensor
     eps: Tensor
+    rate_factor: Tensor | None = None
 
 
 class ArenaOptimizer:
@@ -128,8 +130,10 @@ class ArenaOptimizer:
 
     def __init__(self, arena: Arena, settings: MemberSettings) -> None:
         self.arena = arena
-        columns = {name: getattr(settings, name).to(arena.values)[:, None] for name in settings.__dataclass_fields__}
+        columns = {name: getattr(settings, name).to(arena.values)[:, None] for name in settings.__dataclass_fields__ if name != "rate_factor"}
         self.rate = torch.where(arena.is_head[None, :], columns["head_learning_rate"], columns["learning_rate"])  # (K, P)
+        if settings.rate_factor is not None:
+            self.rate = self.rate * settings.rate_factor.to(arena.values)
         self.decay = columns["weight_decay"] * arena.has_decay[None, :]  # (K, P)
         self.beta1, self.beta2, self.eps = columns["beta1"], columns["beta2"], columns["eps"]
         self.steps = torch.zeros(arena.members, 1, device=arena.values.device, dtype=arena.values.dtype)

@@ -74,13 +74,13 @@ class StepMasks:
     Args:
         batch: The micro-batch.
         seeds: One seed per member.
-        step: Optimiser step, from 0.
+        steps: Each member's optimiser step, from 0.
     """
 
-    def __init__(self, batch: PackedBatch, seeds: Sequence[int], step: int) -> None:
+    def __init__(self, batch: PackedBatch, seeds: Sequence[int], steps: Sequence[int]) -> None:
         self._batch = batch
         self._seeds = seeds
-        self._step = step
+        self._steps = steps
 
     @cached_property
     def _sequence_rows(self) -> Tensor:
@@ -101,14 +101,18 @@ class StepMasks:
         keys = torch.repeat_interleave(self._pooled_keys, lengths) + token + 1
         return torch.cat([keys, keys.new_zeros(self._batch.tail)])
 
-    def rows(self, name: str, width: int, probability: float, *, pooled: bool) -> Tensor | None:
-        """Factors (T, width), or (B, width) for pooled rows; None where the probability rounds to 0."""
-        threshold = _threshold(probability)
-        if threshold == 0:
+    def rows(self, name: str, width: int, probability: float | Sequence[float], *, pooled: bool) -> Tensor | None:
+        """Factors (T, width), or (B, width) for pooled rows; None where all probabilities (one, or one per member) round to 0."""
+        given = (probability,) if isinstance(probability, int | float) else tuple(probability)
+        thresholds = tuple(_threshold(value) for value in given)
+        if not any(thresholds):
             return None
         keys = self._pooled_keys if pooled else self._token_keys
         members = self._batch.member_sequences if pooled else self._batch.member_tokens
-        return _factors(_bytes(self._keyed(keys, members, name), width), threshold)
+        drawn = _bytes(self._keyed(keys, members, name), width)
+        if len(set(thresholds)) == 1:
+            return _factors(drawn, thresholds[0])
+        return torch.cat([_factors(part, threshold) for part, threshold in zip(torch.split(drawn, list(members)), thresholds, strict=True)])
 
     def attention(self, name: str, groups: Sequence[LengthGroup], num_heads: int, probability: float, *, pooled: bool) -> list[Tensor] | None:
         """One (n · H, L, L) tensor per group, (n · H, 1, L) for pooled rows; None where the probability rounds to 0.
@@ -138,8 +142,8 @@ class StepMasks:
     def _keyed(self, keys: Tensor, members: Sequence[int], name: str) -> Tensor:
         """Row keys mixed with each member's (seed, step, site)."""
         parts = []
-        for seed, part in zip(self._seeds, torch.split(keys, list(members)), strict=True):
-            parts.append(_mix(part * _GOLDEN + stream_seed(seed, self._step, name)))
+        for seed, step, part in zip(self._seeds, self._steps, torch.split(keys, list(members)), strict=True):
+            parts.append(_mix(part * _GOLDEN + stream_seed(seed, step, name)))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +18,12 @@ from lorabel.config import EncoderConfig, Precision, RunConfig
 from lorabel.data.packing import tokenise
 from lorabel.data.types import LabelMap
 from lorabel.errors import ArtifactError, ConfigError
+from lorabel.families import EncoderShape
 from lorabel.heads import HeadSpec, make_head
 from lorabel.inference.predictor import Predictor, table_logits
 from lorabel.losses.base import Loss
-from lorabel.methods.base import Method, make_method
-from lorabel.models.bank import Bank
+from lorabel.methods.base import Method, make_method, stacked_parameters
+from lorabel.models.bank import ENCODER_PREFIX, Bank
 from lorabel.models.checkpoint import EncoderSource, load_tokenizer, load_weights, resolve_encoder, weights_digest
 from lorabel.models.encoder import PackedEncoder, split_queries_keys_values
 from lorabel.models.heads import INITIAL_STD, head_shapes
@@ -34,7 +35,6 @@ from lorabel.training.updates import ArenaUpdater, LibraryUpdater, Updater, take
 from lorabel.workflows.preparation import Prepared
 
 CANARY_TOLERANCE = 1e-3
-_ENCODER = "encoder."
 
 
 @dataclass(frozen=True)
@@ -42,46 +42,59 @@ class Trainee:
     """What is trained.
 
     Attributes:
-        bank: Encoder, method, head and live tensors.
+        bank: Encoder, methods, heads and live tensors of all members.
         updater: Optimiser over those tensors.
-        learning_rate: Peak rate in use.
     """
 
     bank: Bank
     updater: Updater
-    learning_rate: float
 
 
-def build_trainee(prepared: Prepared, weights: Mapping[str, Tensor]) -> Trainee:
-    """Encoder, freshly initialised member and head, and their optimiser.
+def build_trainee(members: Sequence[Prepared], weights: Mapping[str, Tensor]) -> Trainee:
+    """Encoder, freshly initialised members and heads, and their optimiser.
 
     Args:
-        prepared: The run.
+        members: The runs; they share encoder, head and data.
         weights: The encoder's canonical tensors.
     """
-    config, method, shape = prepared.config, prepared.method, prepared.source.shape
-    encoder = PackedEncoder(shape, weights, dtype=prepared.compute.dtype, device=prepared.compute.device, dropout=config.encoder.dropout)
-    learning_rate = config.optimizer.learning_rate or method.default_learning_rate
-    fresh = fresh_tensors(method, prepared.head, prepared, weights)
+    first = members[0]
+    shape, compute, methods = first.source.shape, first.compute, tuple(member.method for member in members)
+    encoder = PackedEncoder(shape, weights, dtype=compute.dtype, device=compute.device, dropout=first.config.encoder.dropout)
+    rates = [learning_rate_of(member) for member in members]
+    fresh = [fresh_tensors(member.method, member.head, member, weights) for member in members]
+    optimizers = [member.config.optimizer for member in members]
     updater: Updater
-    if method.trains_encoder:
-        if not prepared.head.reads_frozen_pooler:
+    if first.method.trains_encoder:
+        if not first.head.reads_frozen_pooler:
             # No head reads it, so it must neither be trained nor counted.
             encoder.weights = {name: tensor for name, tensor in encoder.weights.items() if not name.startswith("pooler.")}
-        trained = {f"{_ENCODER}{name}": tensor for name, tensor in encoder.train_all(weights).items()}
-        heads = {name: tensor[None].to(prepared.compute.device).requires_grad_() for name, tensor in fresh.items()}
-        updater = LibraryUpdater({**trained, **heads}, config.optimizer, learning_rate)
+        trained = {f"{ENCODER_PREFIX}{name}": tensor for name, tensor in encoder.train_all(weights).items()}
+        heads = {name: tensor[None].to(compute.device).requires_grad_() for name, tensor in fresh[0].items()}
+        updater = LibraryUpdater({**trained, **heads}, optimizers[0], rates[0])
     else:
-        arena = Arena(_blocks(method, prepared.head, shape), 1, prepared.compute.device)
+        arena = Arena(_blocks(methods, first.head, shape), len(members), compute.device)
         with torch.no_grad():
-            for name, tensor in fresh.items():
-                arena.tensors[name].copy_(tensor[None])
-        updater = ArenaUpdater(arena, config.optimizer, learning_rate)
-    return Trainee(Bank(encoder, method, prepared.head, updater.tensors, head_dropout(config, shape.head_dropout)), updater, learning_rate)
+            for k, tensors in enumerate(fresh):
+                for name, tensor in tensors.items():
+                    corner(arena.tensors[name][k], tensor.shape).copy_(tensor)
+        factors = [{spec.name: spec.rate_factor for spec in method.parameters(shape)} for method in methods]
+        updater = ArenaUpdater(arena, optimizers, rates, factors)
+    dropout = tuple(head_dropout(member.config, shape.head_dropout) for member in members)
+    return Trainee(Bank(encoder, methods, first.head, updater.tensors, dropout), updater)
 
 
-def _blocks(method: Method, head: HeadSpec, shape: object) -> list[Block]:
-    adapter = [Block(spec.name, spec.shape, spec.has_decay) for spec in method.parameters(shape)]  # type: ignore[arg-type]
+def learning_rate_of(prepared: Prepared) -> float:
+    """Peak learning rate: as set, or the method's own."""
+    return prepared.config.optimizer.learning_rate or prepared.method.default_learning_rate
+
+
+def corner(tensor: Tensor, size: Sequence[int]) -> Tensor:
+    """The first rows and columns of a member's tensor that are its own; the rest is filled up with zeros to the largest member's size."""
+    return tensor[tuple(slice(length) for length in size)]
+
+
+def _blocks(methods: Sequence[Method], head: HeadSpec, shape: EncoderShape) -> list[Block]:
+    adapter = [Block(spec.name, spec.shape, spec.has_decay) for spec in stacked_parameters(methods, shape)]
     return adapter + [Block(name, size, takes_decay(name), "head") for name, size in head_shapes(head).items()]
 
 
@@ -132,12 +145,13 @@ def build_loss(config: RunConfig, labels: NDArray[np.int64], classes: int) -> Lo
     return loss
 
 
-def member_tensors(bank: Bank) -> dict[str, Tensor]:
-    """The trained tensors of a bank of one member, without K, on the CPU; trained encoder weights under canonical names."""
-    encoder = {name.removeprefix(_ENCODER): tensor.detach().cpu() for name, tensor in bank.tensors.items() if name.startswith(_ENCODER)}
-    apart = {f"{_ENCODER}{name}": tensor.clone() for name, tensor in split_queries_keys_values(encoder).items()}
-    rest = {name: tensor.detach()[0].cpu().clone() for name, tensor in bank.tensors.items() if not name.startswith(_ENCODER)}
-    return {**rest, **apart}
+def member_tensors(bank: Bank, member: int = 0) -> dict[str, Tensor]:
+    """The trained tensors of one member, without K and in its own sizes, on the CPU; trained encoder weights under canonical names."""
+    encoder = {name.removeprefix(ENCODER_PREFIX): tensor.detach().cpu() for name, tensor in bank.tensors.items() if bank.is_shared(name)}
+    apart = {f"{ENCODER_PREFIX}{name}": tensor.clone() for name, tensor in split_queries_keys_values(encoder).items()}
+    sizes = {spec.name: spec.shape for spec in bank.methods[member].parameters(bank.encoder.shape)} | head_shapes(bank.head)
+    own = {name: corner(bank.tensors[name].detach()[member], size).cpu().clone() for name, size in sizes.items()}
+    return {**own, **apart}
 
 
 def bank_from_tensors(
@@ -160,10 +174,10 @@ def bank_from_tensors(
         dtype: Compute dtype.
         device: Where.
     """
-    trained = {name.removeprefix(_ENCODER): tensor for name, tensor in tensors.items() if name.startswith(_ENCODER)}
+    trained = {name.removeprefix(ENCODER_PREFIX): tensor for name, tensor in tensors.items() if Bank.is_shared(name)}
     encoder = PackedEncoder(source.shape, {**weights, **trained}, dtype=dtype, device=device)
-    stacked = {name: tensor[None].to(device) for name, tensor in tensors.items() if not name.startswith(_ENCODER)}
-    return Bank(encoder, method, head, stacked)
+    stacked = {name: tensor[None].to(device) for name, tensor in tensors.items() if not Bank.is_shared(name)}
+    return Bank(encoder, (method,), head, stacked)
 
 
 def load_predictor(

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from lorabel.events import EventSink, Note, Progress
 from lorabel.heads import why_not_peft
 from lorabel.inference.predictor import probabilities, table_logits
 from lorabel.models.checkpoint import weights_digest
-from lorabel.training.loop import LoopSettings, Position
+from lorabel.training.loop import MemberPlan, Position
 from lorabel.training.schedules import warmup_steps
 from lorabel.workflows.building import Trainee, canary_logits, member_tensors
 from lorabel.workflows.preparation import Prepared
@@ -34,7 +35,16 @@ from lorabel.workflows.report import write_run_report
 
 
 def finish(
-    layout: RunLayout, prepared: Prepared, trainee: Trainee, settings: LoopSettings, position: Position, weights: Mapping[str, Tensor], on_event: EventSink
+    layout: RunLayout,
+    prepared: Prepared,
+    trainee: Trainee,
+    plan: MemberPlan,
+    position: Position,
+    weights: Mapping[str, Tensor],
+    on_event: EventSink,
+    *,
+    verb: str = "train",
+    beside: Path | None = None,
 ) -> RunRecord:
     """Write everything a finished run leaves behind.
 
@@ -42,26 +52,29 @@ def finish(
         layout: The run folder.
         prepared: The run.
         trainee: With the kept values.
-        settings: Of the loop.
+        plan: How it was trained.
         position: The last one.
         weights: The encoder's canonical tensors, as loaded.
         on_event: Receives notes and progress.
+        verb: What made the run; a member of a sweep gets no report of its own.
+        beside: Folder of the ledger of test openings (default: the one the run folder lies in).
 
     Returns:
         The record, as written.
     """
+    ledger = TestLedger(beside or layout.root.parent)
     metrics = Metrics(validation=_score(prepared, trainee, "validation", on_event))
     openings = 0
     test = prepared.data.splits.get("test")
     if prepared.config.final and test is not None:
         # The line is written before the split is read: an opening that crashes still counts.
-        openings = TestLedger(layout.root.parent).record(test.digest, "train", layout.root.name)
+        openings = ledger.record(test.digest, "train", layout.root.name)
         metrics = Metrics(validation=metrics.validation, test=_score(prepared, trainee, "test", on_event))
     elif prepared.config.final:
         on_event(Note("--final: there is no test split, so none was opened.", is_warning=True))
     elif test is not None:
-        openings = TestLedger(layout.root.parent).count(test.digest)
-    record = _record(prepared, trainee, settings, position, metrics, openings, weights)
+        openings = ledger.count(test.digest)
+    record = _record(prepared, trainee, plan, position, metrics, openings, weights, verb)
     tensors = member_tensors(trainee.bank)
     manifest = _manifest(record, prepared, weights, tensors)
     record = record.model_copy(update={"bytes": _sizes(record, tensors)})
@@ -69,6 +82,8 @@ def finish(
     file = layout.adapter / (PEFT_WEIGHTS if written.peft_compatible else OWN_WEIGHTS)
     record = record.model_copy(update={"digests": written.files, "bytes": record.bytes.model_copy(update={"adapter_file": file.stat().st_size})})
     write_record(layout.record, record)
+    if verb == "sweep":
+        return record
     on_event(
         Note(
             "The adapter is also one of the common adapter library."
@@ -88,7 +103,7 @@ def _score(prepared: Prepared, trainee: Trainee, name: str, on_event: EventSink)
 
 
 def _record(
-    prepared: Prepared, trainee: Trainee, settings: LoopSettings, position: Position, metrics: Metrics, openings: int, weights: Mapping[str, Tensor]
+    prepared: Prepared, trainee: Trainee, plan: MemberPlan, position: Position, metrics: Metrics, openings: int, weights: Mapping[str, Tensor], verb: str
 ) -> RunRecord:
     config, source = prepared.config, prepared.source
     reason = why_not_peft(prepared.head, prepared.method.peft_config(source.shape) is not None)
@@ -96,10 +111,10 @@ def _record(
     return RunRecord(
         run_id=uuid.uuid4().hex,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        verb="train",
+        verb=verb,
         status="finished",
         config=config.model_dump(mode="json"),
-        plan=_plan(prepared, settings),
+        plan=_plan(prepared, plan),
         data={"source": config.data.source, **prepared.data.facts, "truncated_rows": truncated, "notes": list(prepared.data.notes)},
         encoder=EncoderFacts(
             name=source.name, revision=source.revision, digest=weights_digest(weights), family=source.shape.family, parameters=source.shape.parameter_count
@@ -114,7 +129,7 @@ def _record(
             tokens_per_second=position.tokens / position.seconds,
             peak_memory_bytes=peak_memory_bytes(prepared.compute.device),
             steps=position.step,
-            epochs=position.step / settings.steps_per_epoch,
+            epochs=position.step / plan.steps_per_epoch,
             best_step=position.best_step,
             best_score=position.best_score,
             early_stopped=position.stopped_early,
@@ -138,18 +153,18 @@ def settled_method(prepared: Prepared) -> dict[str, Any]:
     return {"name": prepared.method.name, **prepared.method.model_dump(mode="json")}
 
 
-def _plan(prepared: Prepared, settings: LoopSettings) -> dict[str, Any]:
+def _plan(prepared: Prepared, plan: MemberPlan) -> dict[str, Any]:
     return {
         "method": settled_method(prepared),
-        "learning_rate": settings.learning_rate,
+        "learning_rate": plan.learning_rate,
         "precision": prepared.compute.precision,
         "device": str(prepared.compute.device),
         "threads": prepared.threads,
-        "num_epochs": settings.num_epochs,
-        "total_steps": settings.total_steps,
-        "steps_per_epoch": settings.steps_per_epoch,
-        "warmup_steps": warmup_steps(settings.schedule, settings.total_steps),
-        "evaluate_every_steps": settings.evaluate_every_steps,
+        "num_epochs": plan.num_epochs,
+        "total_steps": plan.total_steps,
+        "steps_per_epoch": plan.steps_per_epoch,
+        "warmup_steps": warmup_steps(plan.schedule, plan.total_steps),
+        "evaluate_every_steps": plan.evaluate_every_steps,
         "max_length_tokens": prepared.max_length_tokens,
     }
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel
 from tokenizers import Tokenizer
 
 from lorabel.budget import Budget, Parameters, base_size, parse_budget, require_fits, settle
@@ -14,6 +19,7 @@ from lorabel.config import RunConfig
 from lorabel.data.load import load_data
 from lorabel.data.packing import tokenise
 from lorabel.data.types import LabelledData, SplitName, TokenTable
+from lorabel.errors import ConfigError
 from lorabel.events import EventSink, Note
 from lorabel.heads import HeadSpec, make_head
 from lorabel.methods.base import Method, make_method
@@ -41,6 +47,7 @@ class Prepared:
         tokenizer_digest: Of what it does to a text.
         max_length_tokens: Longer texts are cut.
         tables: Token tables of the splits in use.
+        train_rows: Rows of the training split that are trained on (N,).
     """
 
     config: RunConfig
@@ -56,6 +63,7 @@ class Prepared:
     tokenizer_digest: str
     max_length_tokens: int
     tables: dict[SplitName, TokenTable]
+    train_rows: NDArray[np.int64]
 
 
 def prepare(config: RunConfig, on_event: EventSink) -> Prepared:
@@ -77,13 +85,9 @@ def prepare(config: RunConfig, on_event: EventSink) -> Prepared:
     data = load_data(config.data, on_event=on_event)
     for note in data.notes:
         on_event(Note(note))
-    head = make_head(source.shape, config.head.kind, config.head.pooling, len(data.labels))
-    budget = parse_budget(config.budget, base_size(head, source.shape))
-    options = settle(config.method, source.shape, budget.limit - head.parameter_count)
-    method = make_method(options)
-    parameters = require_fits(options, head, source.shape, budget)
-    if options != config.method:
-        settled = ", ".join(f"{name} {value:g}" for name, value in options.items() if config.method.get(name) != value)
+    choice = _choose(config, data, source)
+    if choice.options != config.method:
+        settled = ", ".join(f"{name} {value:g}" for name, value in choice.options.items() if config.method.get(name) != value)
         on_event(Note(f"Settled within the budget: {settled}."))
     threads = set_threads(config.training.threads)
     tokenizer, digest = load_tokenizer(source.folder)
@@ -97,7 +101,68 @@ def prepare(config: RunConfig, on_event: EventSink) -> Prepared:
         if tables[name].truncated_rows:
             share = 100 * tables[name].truncated_rows / len(split)
             on_event(Note(f"{name}: {tables[name].truncated_rows:,} of {len(split):,} texts ({share:.1f} %) are longer than {max_length} tokens and are cut."))
-    return Prepared(config, data, source, method, head, parameters, budget, compute, threads, tokenizer, digest, max_length, tables)
+    return Prepared(
+        config=config,
+        data=data,
+        source=source,
+        method=make_method(choice.options),
+        head=choice.head,
+        parameters=choice.parameters,
+        budget=choice.budget,
+        compute=compute,
+        threads=threads,
+        tokenizer=tokenizer,
+        tokenizer_digest=digest,
+        max_length_tokens=max_length,
+        tables=tables,
+        train_rows=np.arange(len(data.splits["train"])),
+    )
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A method settled within its budget, and its head."""
+
+    options: dict[str, Any]
+    head: HeadSpec
+    parameters: Parameters
+    budget: Budget
+
+
+def _choose(config: RunConfig, data: LabelledData, source: EncoderSource) -> _Choice:
+    head = make_head(source.shape, config.head.kind, config.head.pooling, len(data.labels))
+    budget = parse_budget(config.budget, base_size(head, source.shape))
+    options = settle(config.method, source.shape, budget.limit - head.parameter_count)
+    return _Choice(options, head, require_fits(options, head, source.shape, budget), budget)
+
+
+# What the runs of one sweep share.
+_SHARED = ("data", "encoder", "training.device", "training.precision", "training.threads")
+
+
+def prepare_like(prepared: Prepared, config: RunConfig) -> Prepared:
+    """Another run over the data, encoder and machine of a prepared one.
+
+    Args:
+        prepared: The run that is ready.
+        config: The other's settings.
+
+    Raises:
+        ConfigError: Settings that runs of one sweep must share differ, or the budget does not allow the method.
+    """
+    for path in _SHARED:
+        mine, others = (reduce(getattr, path.split("."), cast(Any, one)) for one in (config, prepared.config))
+        if mine != others:
+            names = (
+                [f"{path}.{name}" for name in type(mine).model_fields if getattr(mine, name) != getattr(others, name)]
+                if isinstance(mine, BaseModel)
+                else [path]
+            )
+            raise ConfigError(
+                f"sweep: {', '.join(names)} must be the same in all members, got unlike values; expected one data set, encoder and machine. Run a sweep for each."
+            )
+    choice = _choose(config, prepared.data, prepared.source)
+    return replace(prepared, config=config, method=make_method(choice.options), head=choice.head, parameters=choice.parameters, budget=choice.budget)
 
 
 def set_threads(threads: int | None) -> int:

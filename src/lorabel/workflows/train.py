@@ -6,16 +6,11 @@ the adapter folder appears only when it is complete.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
 import yaml
 from torch import Tensor
 
@@ -26,25 +21,17 @@ from lorabel.artifacts.lock import RunLock
 from lorabel.artifacts.records import RunRecord
 from lorabel.artifacts.store import write_text
 from lorabel.config import RunConfig
-from lorabel.data.augment import sentence_shuffle
-from lorabel.data.packing import tokenise
-from lorabel.data.types import TokenTable
 from lorabel.errors import ConfigError, DataError, StoppedError
-from lorabel.evaluation import accuracy_of, per_class_scores
-from lorabel.events import Evaluated, Event, EventSink, Note, Progress, StepDone, ignore
-from lorabel.inference.predictor import probabilities, table_logits
+from lorabel.events import Evaluated, Event, EventSink, Note, StepDone, ignore
 from lorabel.losses.base import Loss
 from lorabel.models.checkpoint import load_weights
 from lorabel.training.estimate import estimate_seconds
-from lorabel.training.loop import LoopSettings, Position, Scores, Task, train
-from lorabel.training.randomness import numpy_generator
-from lorabel.training.schedules import default_num_epochs
-from lorabel.workflows.building import Trainee, build_loss, build_trainee
+from lorabel.training.loop import MemberPlan, Position
+from lorabel.workflows.bank import make_loss, make_plans, train_bank
 from lorabel.workflows.finishing import finish
 from lorabel.workflows.preparation import Prepared, prepare
 from lorabel.workflows.stopping import StopRequest, stop_on_signals
 
-_LOG_EVENTS_PER_RUN = 2000
 _LONG_RUN_S = 2 * 3600
 
 
@@ -85,7 +72,7 @@ def run_train(config: RunConfig, out: Path, *, resume: bool = False, overwrite: 
     _check_folder(layout, resume=resume, overwrite=overwrite)
     prepared = prepare(config, on_event)
     weights = load_weights(prepared.source)
-    loss = _build_loss(prepared)
+    loss = make_loss(prepared)
     with RunLock(layout.lock), stop_on_signals() as stop:
         checkpoint = _open_run(layout, config, resume=resume, overwrite=overwrite, on_event=on_event)
         return _train_in(layout, prepared, _Parts(weights, loss), checkpoint, stop, on_event)
@@ -147,66 +134,43 @@ class _Parts:
     loss: Loss
 
 
-def _build_loss(prepared: Prepared) -> Loss:
-    return build_loss(prepared.config, prepared.data.splits["train"].labels, len(prepared.data.labels))
-
-
 def _train_in(layout: RunLayout, prepared: Prepared, parts: _Parts, checkpoint: Checkpoint | None, stop: StopRequest, on_event: EventSink) -> TrainResult:
-    trainee = build_trainee(prepared, parts.weights)
-    settings = loop_settings(prepared, trainee.learning_rate)
-    _announce(prepared, settings, on_event)
-    hooks = _RunHooks(layout, prepared, trainee, stop, on_event)
-    position = hooks.restore(checkpoint) if checkpoint is not None else Position()
-    history = History(layout.history, position.step)
-    labels = prepared.data.splits["train"].labels
-    task = Task(
-        trainee.bank,
-        trainee.updater,
-        parts.loss,
-        _tables(prepared, on_event),
-        labels,
-        prepared.compute.device,
-    )
-    try:
-        position = train(task, settings, position, hooks, _log_to(history, on_event)) if not position.is_finished else position
-    finally:
-        history.close()
+    (plan,) = make_plans([prepared], [parts.loss], on_event)
+    _announce(prepared, plan, on_event)
+    store = CheckpointStore(layout.checkpoints)
+    with ExitStack() as stack:
+        sinks = _Sinks(on_event)
+
+        def open_history(positions: Sequence[Position]) -> None:
+            sinks.history = stack.enter_context(closing(History(layout.history, positions[0].step)))
+
+        trained = train_bank([prepared], [plan], parts.weights, store, checkpoint, stop, sinks, open_history)
+    (position,) = trained.positions
     if stop.signal_number is not None:
         raise StoppedError(
-            f"Stopped after step {position.step} of {settings.total_steps}; the state is saved. Go on with the same command and --resume.", stop.signal_number
+            f"Stopped after step {position.step} of {plan.total_steps}; the state is saved. Go on with the same command and --resume.", stop.signal_number
         )
-    hooks.take_best()
-    record = finish(layout, prepared, trainee, settings, position, parts.weights, on_event)
-    CheckpointStore(layout.checkpoints).clear()
+    if position.failure is not None:
+        raise DataError(position.failure)
+    record = finish(layout, prepared, trained.trainee, plan, position, parts.weights, on_event)
+    store.clear()
     return TrainResult(layout.root, record)
 
 
-def loop_settings(prepared: Prepared, learning_rate: float) -> LoopSettings:
-    """The loop's settings, from the run's settings and the number of training rows."""
-    config = prepared.config.training
-    rows = len(prepared.data.splits["train"])
-    steps_per_epoch = -(-rows // (config.batch_size * config.gradient_accumulation_steps))
-    num_epochs = config.num_epochs or default_num_epochs(rows, len(prepared.data.labels))
-    total = steps_per_epoch * num_epochs
-    return LoopSettings(
-        num_epochs=num_epochs,
-        steps_per_epoch=steps_per_epoch,
-        batch_size=config.batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        learning_rate=learning_rate,
-        max_grad_norm=config.max_grad_norm,
-        schedule=prepared.config.schedule,
-        evaluate_every_steps=config.evaluate_every_steps or steps_per_epoch,
-        early_stopping_patience=config.early_stopping_patience,
-        best_metric=config.best_metric,
-        group_by_length=config.group_by_length,
-        seeds=(config.seed,),
-        max_nonfinite_steps=config.max_nonfinite_steps,
-        log_every_steps=max(1, total // _LOG_EVENTS_PER_RUN),
-    )
+class _Sinks:
+    """Sends steps and evaluations to the history as well, once it is open."""
+
+    def __init__(self, on_event: EventSink) -> None:
+        self._on_event = on_event
+        self.history: History | None = None
+
+    def __call__(self, event: Event) -> None:
+        if self.history is not None and isinstance(event, StepDone | Evaluated):
+            self.history.append(event)
+        self._on_event(event)
 
 
-def _announce(prepared: Prepared, settings: LoopSettings, on_event: EventSink) -> None:
+def _announce(prepared: Prepared, plan: MemberPlan, on_event: EventSink) -> None:
     """Say what will be trained and how long it will take, before it starts."""
     parameters, trains_encoder = prepared.parameters, prepared.method.trains_encoder
     for deviation in prepared.compute.deviations:
@@ -221,11 +185,11 @@ def _announce(prepared: Prepared, settings: LoopSettings, on_event: EventSink) -
                 f"{parameters.trainable:,} trainable parameters (adapter {parameters.adapter:,} + head {parameters.head:,}), budget {prepared.budget.limit:,}."
             )
         )
-    tokens = int(prepared.tables["train"].lengths.sum()) * settings.num_epochs
+    tokens = int(prepared.tables["train"].lengths.sum()) * plan.num_epochs
     seconds = estimate_seconds(prepared.source.shape, tokens, prepared.compute.device, prepared.compute.dtype, trains_encoder=trains_encoder)
     on_event(
         Note(
-            f"About {_duration(seconds)} of training: {settings.total_steps:,} steps, {tokens:,} tokens, {prepared.compute.precision} on {prepared.compute.device.type}."
+            f"About {_duration(seconds)} of training: {plan.total_steps:,} steps, {tokens:,} tokens, {prepared.compute.precision} on {prepared.compute.device.type}."
         )
     )
     if seconds > _LONG_RUN_S:
@@ -241,119 +205,3 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
-
-
-def _log_to(history: History, on_event: EventSink) -> EventSink:
-    def sink(event: Event) -> None:
-        if isinstance(event, StepDone | Evaluated):
-            history.append(event)
-        on_event(event)
-
-    return sink
-
-
-def _tables(prepared: Prepared, on_event: EventSink) -> Callable[[int], TokenTable]:
-    """Token table of an epoch: the cached one, or one with augmented texts, keyed by (seed, epoch)."""
-    config = prepared.config
-    if config.data.augmentation == "none":
-        return lambda _epoch: prepared.tables["train"]
-    texts = prepared.data.splits["train"].texts
-
-    def augmented(epoch: int) -> TokenTable:
-        generator = numpy_generator(config.training.seed, "augmentation", epoch)
-        chosen = generator.random(len(texts)) < config.data.augmentation_probability
-        changed = [sentence_shuffle(text, generator) if is_chosen else text for text, is_chosen in zip(texts, chosen, strict=True)]
-        return tokenise(changed, prepared.tokenizer, prepared.tokenizer_digest, prepared.max_length_tokens, on_event=on_event)
-
-    return augmented
-
-
-class _Interrupted(Exception):  # noqa: N818
-    """A signal arrived while the validation split was being scored."""
-
-
-class _RunHooks:
-    """Evaluation, saving and stopping for one run; implements `training.loop.Hooks`."""
-
-    def __init__(self, layout: RunLayout, prepared: Prepared, trainee: Trainee, stop: StopRequest, on_event: EventSink) -> None:
-        self._store = CheckpointStore(layout.checkpoints)
-        self._prepared = prepared
-        self._trainee = trainee
-        self._stop = stop
-        self._on_event = on_event
-        self._best: dict[str, torch.Tensor] = {}
-
-    def evaluate(self) -> Scores | None:
-        """Score the validation split; None where a signal arrives meanwhile."""
-        table, labels = self._prepared.tables["validation"], self._prepared.data.splits["validation"].labels
-        try:
-            logits = table_logits(self._trainee.bank, table, lambda done: self._scored(done, len(table)))
-        except _Interrupted:
-            return None
-        found = probabilities(logits)
-        classes = found.shape[1]
-        confusion = np.bincount(labels * classes + found.argmax(axis=1), minlength=classes * classes).reshape(1, classes, classes)
-        loss = -np.log(np.maximum(found[np.arange(len(labels)), labels], np.finfo(np.float64).tiny)).mean()
-        return Scores(float(loss), float(accuracy_of(confusion)[0]), float(per_class_scores(confusion)[2].mean()))
-
-    def _scored(self, done: int, total: int) -> None:
-        self._on_event(Progress("evaluating", done, total))
-        if self._stop and done < total:
-            raise _Interrupted
-
-    def save(self, position: Position, *, is_best: bool) -> None:
-        """Save position, values and optimiser state; the best values go along until they are beaten."""
-        state = self._trainee.updater.state()
-        if is_best:
-            self._best = {name: tensor.clone() for name, tensor in state.items() if name.startswith("values")}
-        tensors = {**{f"now.{name}": tensor for name, tensor in state.items()}, **{f"best.{name}": tensor for name, tensor in self._best.items()}}
-        meta = {"position": dataclasses.asdict(position), "config": _config_digest(self._prepared.config), **_circumstances(self._prepared)}
-        self._store.save(position.step, tensors, meta)
-
-    def stop_requested(self) -> bool:
-        """Whether a signal arrived."""
-        return bool(self._stop)
-
-    def restore(self, checkpoint: Checkpoint) -> Position:
-        """Take values, optimiser state and best values from a checkpoint; returns its position.
-
-        Raises:
-            DataError: The rows are not those the run began with.
-        """
-        _check_circumstances(checkpoint.meta, _circumstances(self._prepared), self._on_event)
-        self._trainee.updater.restore({name.removeprefix("now."): tensor for name, tensor in checkpoint.tensors.items() if name.startswith("now.")})
-        self._best = {name.removeprefix("best."): tensor for name, tensor in checkpoint.tensors.items() if name.startswith("best.")}
-        fields: dict[str, Any] = checkpoint.meta["position"]
-        self._on_event(Note(f"Going on from step {checkpoint.step}."))
-        return Position(**fields)
-
-    def take_best(self) -> None:
-        """Put the best values back; without one that is finite the last values stay, and it is said."""
-        if not self._best:
-            self._on_event(Note("No evaluation gave a finite score; the last values are kept.", is_warning=True))
-            return
-        self._trainee.updater.restore({**self._trainee.updater.state(), **self._best})
-
-
-def _circumstances(prepared: Prepared) -> dict[str, Any]:
-    """What a resumed run must find again (inputs), and what its bits depend on besides (compute)."""
-    return {
-        "inputs": {"tokenizer": prepared.tokenizer_digest, **{name: split.digest for name, split in prepared.data.splits.items()}},
-        "compute": {"precision": prepared.compute.precision, "device": prepared.compute.device.type, "threads": prepared.threads},
-    }
-
-
-def _check_circumstances(saved: Mapping[str, Any], now: Mapping[str, Any], on_event: EventSink) -> None:
-    before = {**now, **saved}  # A checkpoint that does not say counts as made here.
-    changed = sorted(name for name in {*before["inputs"], *now["inputs"]} if before["inputs"].get(name) != now["inputs"].get(name))
-    if changed:
-        raise DataError(
-            f"--resume: the data changed since the run stopped, got another digest of {', '.join(changed)}; expected the rows it began with. Restore them, or start again with --overwrite."
-        )
-    other = [f"{name} {value} (before: {before['compute'][name]})" for name, value in now["compute"].items() if before["compute"][name] != value]
-    if other:
-        on_event(Note(f"The run goes on with {', '.join(other)}, so its bits will differ from those of a run that was never stopped.", is_warning=True))
-
-
-def _config_digest(config: RunConfig) -> str:
-    return hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from lorabel.budget import settle
-from lorabel.cli.options import SETTINGS, TrainFlags
-from lorabel.config import RunConfig, load_config
+from lorabel.cli.options import TrainFlags
+from lorabel.config import SHORT_NAMES, RunConfig, load_config
 from lorabel.families import KNOWN_ENCODERS
 from lorabel.methods.lora import Lora
 
@@ -64,8 +64,8 @@ def value_at(config, path):
 
 
 def test_the_table_below_covers_every_flag():
-    assert set(GIVEN) == set(SETTINGS)
-    assert set(SETTINGS) == {item.name for item in dataclasses.fields(TrainFlags)} - {"config", "set"}
+    assert set(GIVEN) == set(SHORT_NAMES)
+    assert set(SHORT_NAMES) == {item.name for item in dataclasses.fields(TrainFlags)} - {"config", "set"}
 
 
 @pytest.mark.parametrize("name", GIVEN)
@@ -112,4 +112,4 @@ def test_help_sentences_are_the_settings_own():
     assert sentence("rank") == f"{Lora.model_fields['rank'].description[:-1]} (default: auto)."
     assert "(default: all-linear)." in sentence("targets"), "the recipe's, not the method's"
     assert "head_only" in sentence("method")
-    assert all(sentence(name) for name in SETTINGS)
+    assert all(sentence(name) for name in SHORT_NAMES)

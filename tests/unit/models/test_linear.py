@@ -22,7 +22,7 @@ def plain(x, weight, bias, slots, mask):
     for k, rows in enumerate(ROWS):
         part = y[row : row + rows]
         for slot in slots:
-            added = slot.factors.scaling * (source[row : row + rows] @ slot.factors.lora_A[k].t()) @ slot.factors.lora_B[k].t()
+            added = slot.factors.scaling[k] * (source[row : row + rows] @ slot.factors.lora_A[k].t()) @ slot.factors.lora_B[k].t()
             part = part + torch.nn.functional.pad(added, (slot.start, weight.shape[0] - slot.start - SITE))
         parts.append(part)
         row += rows
@@ -42,7 +42,7 @@ def test_values_and_gradients_equal_the_formula(sites, has_mask, needs_input):
         for site in sites:
             rank = site + 1
             a, b = draw(MEMBERS, rank, WIDTH, seed=10 + site).requires_grad_(), draw(MEMBERS, SITE, rank, seed=20 + site).requires_grad_()
-            slots.append(Slot(LowRank(a, b, 0.5 + site), site * SITE))
+            slots.append(Slot(LowRank(a, b, tuple(0.5 + site + k for k in range(len(a))), (0.0,) * len(a)), site * SITE))
         y = function(x, slots)
         leaves = [x] * needs_input + [factor for slot in slots for factor in (slot.factors.lora_A, slot.factors.lora_B)]
         grads = torch.autograd.grad((y * draw(*y.shape, seed=5)).sum(), leaves) if leaves else ()

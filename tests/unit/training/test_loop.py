@@ -19,7 +19,7 @@ from lorabel.models.bank import Bank
 from lorabel.models.checkpoint import load_weights, resolve_encoder
 from lorabel.models.encoder import PackedEncoder
 from lorabel.models.heads import head_shapes
-from lorabel.training.loop import LoopSettings, Position, Scores, Task, train
+from lorabel.training.loop import LoopSettings, MemberPlan, Position, Scores, Task, train
 from lorabel.training.optim import Arena, Block
 from lorabel.training.randomness import initial_head_tensor, initial_tensor, numpy_generator
 from lorabel.training.updates import ArenaUpdater, takes_decay
@@ -28,37 +28,38 @@ CPU = torch.device("cpu")
 LENGTHS = [3, 9, 4, 30, 12, 12, 5, 7, 21, 8, 3, 40, 6, 17, 9, 9, 11, 2, 26, 5, 13, 4]
 ROWS, LABELS = sequences(LENGTHS), np.array([row % 3 for row in range(len(LENGTHS))])
 TABLE = TokenTable(np.array([token for row in ROWS for token in row], dtype=np.int32), np.cumsum([0, *LENGTHS]), 0, 512)
-SETTINGS = LoopSettings(
+SETTINGS = LoopSettings(batch_size=12, gradient_accumulation_steps=1, best_metric="accuracy", group_by_length=True, max_nonfinite_steps=3)
+PLAN = MemberPlan(
+    seed=7,
     num_epochs=10,
     steps_per_epoch=2,
-    batch_size=12,
-    gradient_accumulation_steps=1,
     learning_rate=5e-3,
     max_grad_norm=0.7,
     schedule=ScheduleConfig(name="cosine", warmup_ratio=0.1),
     evaluate_every_steps=1000,
     early_stopping_patience=None,
-    best_metric="accuracy",
-    group_by_length=True,
-    seeds=(7,),
-    max_nonfinite_steps=3,
+    loss=CrossEntropy(0.1, (0.3, 1.0, 2.5)),
+    rows=np.arange(len(LENGTHS)),
+    table_of_epoch=lambda _epoch: TABLE,
 )
 OPTIMIZER = OptimizerConfig(learning_rate=5e-3, head_learning_rate=2e-3, weight_decay=0.05)
-LOSS = CrossEntropy(0.1, (0.3, 1.0, 2.5))
 
 
 class Hooks:
-    def evaluate(self):
-        return Scores(1.0, 0.5, 0.5)
+    def evaluate(self, members):
+        return [Scores(1.0, 0.5, 0.5) for _ in members]
 
-    def save(self, position, *, is_best):
+    def leaving(self, positions, scored):
+        return ()
+
+    def save(self, positions, *, best):
         pass
 
     def stop_requested(self):
         return False
 
 
-def make_task(folder, method, dtype=torch.float64, *, dropout=0.0, loss=LOSS):
+def make_task(folder, method, dtype=torch.float64, *, dropout=0.0, plan=PLAN):
     source = resolve_encoder(EncoderConfig(name=str(folder)))
     head = make_head(source.shape, "native", "cls", 3)
     encoder = PackedEncoder(source.shape, load_weights(source), dtype=dtype, device=CPU, dropout=dropout > 0)
@@ -70,13 +71,13 @@ def make_task(folder, method, dtype=torch.float64, *, dropout=0.0, loss=LOSS):
             arena.tensors[spec.name][0] = initial_tensor(spec, 0)
         for name, size in head_shapes(head).items():
             arena.tensors[name][0] = initial_head_tensor(name, size, 0, 0.2)
-    updater = ArenaUpdater(arena, OPTIMIZER, 5e-3)
-    return Task(Bank(encoder, method, head, arena.tensors, dropout), updater, loss, lambda _epoch: TABLE, LABELS, CPU), arena
+    updater = ArenaUpdater(arena, [OPTIMIZER], [5e-3])
+    return Task(Bank(encoder, (method,), head, arena.tensors, (dropout,)), updater, (plan,), LABELS, CPU), arena
 
 
 def run(task, settings=SETTINGS):
     events = []
-    position = train(task, settings, Position(), Hooks(), events.append)
+    (position,) = train(task, settings, [Position()], Hooks(), events.append)
     return position, events
 
 
@@ -134,8 +135,8 @@ def test_how_a_step_is_cut_changes_neither_values_nor_masks(group_by_length, tin
     method = make_method({"name": "lora", "rank": 3, "dropout": 0.3, "targets": "all-linear"})
     ends = []
     for size, parts in ((12, 1), (6, 2), (4, 3), (1, 12)):
-        task, arena = make_task(tiny_encoder("bert"), method, dropout=0.2)
-        settings = dataclasses.replace(SETTINGS, num_epochs=2, batch_size=size, gradient_accumulation_steps=parts, group_by_length=group_by_length)
+        task, arena = make_task(tiny_encoder("bert"), method, dropout=0.2, plan=dataclasses.replace(PLAN, num_epochs=2))
+        settings = dataclasses.replace(SETTINGS, batch_size=size, gradient_accumulation_steps=parts, group_by_length=group_by_length)
         position, events = run(task, settings)
         assert (position.samples, position.tokens) == (2 * len(LENGTHS), 2 * sum(LENGTHS))
         ends.append((arena.values.clone(), [event.loss for event in events if isinstance(event, StepDone)]))
@@ -166,7 +167,7 @@ def test_float16_starts_with_too_large_a_scale_and_finds_its_own(tiny_encoder, m
     plain, values = make_task(tiny_encoder("bert"), method, torch.float32)
     assert torch.equal(values.values, start)
     wanted = []
-    train(plain, SETTINGS, Position(step=done.step - 1), Hooks(), wanted.append)
+    train(plain, SETTINGS, [Position(step=done.step - 1)], Hooks(), wanted.append)
     assert done.grad_norm == pytest.approx(first_applied(wanted).grad_norm, rel=2e-2)
     assert done.loss == pytest.approx(first_applied(wanted).loss, rel=1e-2)
 
@@ -182,10 +183,10 @@ class BrokenOnce(CrossEntropy):
 
 
 def test_one_step_that_is_not_finite_is_skipped_whole_and_said(tiny_encoder):
-    task, arena = make_task(tiny_encoder("bert"), make_method({"name": "lora"}), loss=BrokenOnce())
+    task, arena = make_task(tiny_encoder("bert"), make_method({"name": "lora"}), plan=dataclasses.replace(PLAN, loss=BrokenOnce()))
     seen = []
     settings = dataclasses.replace(SETTINGS, batch_size=6, gradient_accumulation_steps=2)
-    position = train(task, settings, Position(), Hooks(), lambda event: seen.append((event, arena.values.clone())))
+    (position,) = train(task, settings, [Position()], Hooks(), lambda event: seen.append((event, arena.values.clone())))
     (at,) = [index for index, (event, _) in enumerate(seen) if isinstance(event, Note)]
     assert seen[at][0].is_warning
     assert seen[at][0].text.startswith("step 3: loss nan")

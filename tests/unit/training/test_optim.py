@@ -5,7 +5,7 @@ import torch
 
 from lorabel.config import OptimizerConfig
 from lorabel.training.optim import AdamW, Arena, Block, MemberSettings, Sgd
-from lorabel.training.updates import ArenaUpdater, LibraryUpdater
+from lorabel.training.updates import ArenaUpdater, LibraryUpdater, MemberUpdate
 
 BLOCKS = [Block("a", (3, 4)), Block("b", (5,), has_decay=False), Block("h", (2, 3), group="head")]
 CPU = torch.device("cpu")
@@ -116,14 +116,14 @@ def test_restored_updaters_go_on_bit_for_bit(name, kind):
     def build():
         if kind == "arena":
             arena = Arena(BLOCKS, 1, CPU)
-            return ArenaUpdater(arena, OptimizerConfig(name=name), 1e-2)
+            return ArenaUpdater(arena, [OptimizerConfig(name=name)], [1e-2])
         return LibraryUpdater({block.name: torch.zeros(block.shape).requires_grad_() for block in BLOCKS}, OptimizerConfig(name=name), 1e-2)
 
     def step(updater, seed):
         updater.zero_grad()
         for index, tensor in enumerate(updater.tensors.values()):
             (tensor * gradients(seed * 10 + index, tensor.shape).float()).sum().backward()
-        updater.update(0.5, 1.0, 1.0, is_allowed=True)
+        updater.update([MemberUpdate(0.5, 1.0, 1.0, is_allowed=True)])
 
     straight = build()
     for seed in range(4):
@@ -142,10 +142,10 @@ def test_restored_updaters_go_on_bit_for_bit(name, kind):
 
 def test_nothing_changes_where_the_gradient_is_not_finite():
     arena = Arena(BLOCKS, 1, CPU)
-    updater = ArenaUpdater(arena, OptimizerConfig(), 1e-2)
+    updater = ArenaUpdater(arena, [OptimizerConfig()], [1e-2])
     before = updater.state()
     arena.grads.fill_(float("inf"))
-    updater.update(1.0, 1.0, 1.0, is_allowed=True)
+    updater.update([MemberUpdate(1.0, 1.0, 1.0, is_allowed=True)])
     arena.grads.fill_(1.0)
-    updater.update(1.0, 1.0, 1.0, is_allowed=False)
+    updater.update([MemberUpdate(1.0, 1.0, 1.0, is_allowed=False)])
     assert all(torch.equal(before[key], value) for key, value in updater.state().items())

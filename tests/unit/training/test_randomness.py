@@ -14,7 +14,7 @@ CPU, HEADS = torch.device("cpu"), 4
 
 def attention_masks(batch, probability, *, seed=0, step=0, pooled=False):
     groups = group_by_length(batch.lengths, CPU, torch.float32)
-    masks = StepMasks(batch, [seed], step).attention("layers.0.attention", groups, HEADS, probability, pooled=pooled)
+    masks = StepMasks(batch, [seed], [step]).attention("layers.0.attention", groups, HEADS, probability, pooled=pooled)
     return [
         mask.view(group.count, HEADS, -1, group.longest)[i, :, : length if not pooled else 1, :length]
         for group, mask in zip(groups, masks, strict=True)
@@ -24,7 +24,7 @@ def attention_masks(batch, probability, *, seed=0, step=0, pooled=False):
 
 @pytest.mark.parametrize("probability", [0.998, 0.9999])
 def test_a_probability_near_one_still_keeps_something(probability):
-    mask = StepMasks(packed(sequences([40] * 20), 0), [0], 0).rows("site", 384, probability, pooled=False)
+    mask = StepMasks(packed(sequences([40] * 20), 0), [0], [0]).rows("site", 384, probability, pooled=False)
     assert torch.isfinite(mask).all()
     assert float(mask.mean()) == pytest.approx(1, abs=0.1)
 

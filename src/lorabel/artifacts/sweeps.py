@@ -1,0 +1,158 @@
+"""The record of a sweep: what was to be tried, in which bank, and what came of each member. It is written before a bank is trained and after each member is done."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from lorabel.artifacts.layout import RunLayout
+from lorabel.artifacts.records import Plain
+from lorabel.artifacts.store import read_json, write_json
+from lorabel.errors import ArtifactError
+
+SWEEP_VERSION = 1
+Status = Literal["planned", "finished", "pruned", "failed", "refused"]
+
+
+class SweepMember(Plain):
+    """One setting that is tried.
+
+    Attributes:
+        number: From 0; names its folder.
+        assignment: Dotted setting -> value, laid over the base settings.
+        bank: Number of the bank that it is trained in; None where it was refused.
+        status: `pruned` left because others did better, `failed` could not go on, `refused` was never trained.
+        reason: Why it failed or was refused.
+        accuracy: Validation accuracy of the kept values.
+        macro_f1: The same.
+        loss: The same.
+        trainable: Trainable parameters.
+        steps: Optimiser steps done.
+        seconds: Its share of the bank's training time.
+    """
+
+    number: int
+    assignment: dict[str, Any]
+    bank: int | None
+    status: Status = "planned"
+    reason: str | None = None
+    accuracy: float | None = None
+    macro_f1: float | None = None
+    loss: float | None = None
+    trainable: int | None = None
+    steps: int | None = None
+    seconds: float | None = None
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether it was trained and scored."""
+        return self.accuracy is not None
+
+    def value_of(self, metric: str) -> float:
+        """The score that is maximised: the named metric, the loss negated."""
+        scores = {"accuracy": self.accuracy, "macro_f1": self.macro_f1, "loss": None if self.loss is None else -self.loss}
+        value = scores[metric]
+        assert value is not None, "asked for the score of a member without one"
+        return value
+
+
+class SweepRecord(Plain):
+    """A whole sweep.
+
+    Attributes:
+        source: What fills it: the grid's combinations or the search's space, trials, sampler, seed; compared on resume.
+        base: Settings below all assignments; compared on resume.
+        metric: What is maximised on the validation split.
+        seconds: Wall-clock seconds of training so far.
+        members: In the order of their numbers.
+    """
+
+    schema_version: int = SWEEP_VERSION
+    source: dict[str, Any]
+    base: dict[str, Any]
+    metric: str
+    seconds: float = 0.0
+    members: list[SweepMember] = []
+
+    def ranked(self) -> list[SweepMember]:
+        """Members with scores, best first; of equals the one with fewer parameters, then the earlier."""
+        scored = [member for member in self.members if member.has_scores]
+        return sorted(scored, key=lambda member: (-member.value_of(self.metric), member.trainable or 0, member.number))
+
+    @property
+    def banks(self) -> int:
+        """Number of banks."""
+        return len({member.bank for member in self.members if member.bank is not None})
+
+
+@dataclass(frozen=True)
+class SweepLayout:
+    """Where things lie in a sweep folder.
+
+    Attributes:
+        root: The folder.
+    """
+
+    root: Path
+
+    @property
+    def record(self) -> Path:
+        """The sweep's record."""
+        return self.root / "sweep.json"
+
+    @property
+    def study(self) -> Path:
+        """The search's history, where no other storage is named."""
+        return self.root / "study.db"
+
+    @property
+    def best(self) -> Path:
+        """Settings of the best member; `train --config` takes them."""
+        return self.root / "best.yaml"
+
+    @property
+    def report(self) -> Path:
+        """The self-contained report."""
+        return self.root / "report.html"
+
+    @property
+    def figures(self) -> Path:
+        """PNG and SVG figures."""
+        return self.root / "figures"
+
+    @property
+    def lock(self) -> Path:
+        """Held while a process writes to the sweep."""
+        return self.root / ".lock"
+
+    def bank(self, number: int) -> Path:
+        """State of a bank that is being trained; removed when its members are done."""
+        return self.root / "banks" / f"{number:04d}"
+
+    def member(self, number: int) -> RunLayout:
+        """The run folder of a member."""
+        return RunLayout(self.root / "members" / f"{number:04d}")
+
+
+def write_sweep(path: Path, record: SweepRecord) -> None:
+    """Write a record, atomically."""
+    write_json(path, record.model_dump(mode="json"))
+
+
+def read_sweep(path: Path) -> SweepRecord:
+    """Read a record.
+
+    Raises:
+        ArtifactError: Missing, damaged, or of another version.
+    """
+    loaded = read_json(path)
+    if loaded.get("schema_version") != SWEEP_VERSION:
+        raise ArtifactError(f"{path}: another format, got version {loaded.get('schema_version')!r}; expected {SWEEP_VERSION}. Use the lorabel that wrote it.")
+    try:
+        return SweepRecord.model_validate(loaded)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ArtifactError(
+            f"{path}: not a sweep record, got {first['msg'].lower()} at {'.'.join(map(str, first['loc']))}; expected its fields. Restore it from a copy."
+        ) from error

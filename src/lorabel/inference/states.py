@@ -1,0 +1,155 @@
+"""Computing the states of frozen layers for a table, and keeping them on disk.
+
+Decisions:
+- The key holds everything that decides the bits: tokens, encoder, layer, pooling, precision, device, threads, version of torch. Whether they were found or computed
+  changes no bit of what is trained on them.
+- A cache that would pass its limit is not begun; before a new one is written, the oldest ones go until there is room.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lorabel.data.packing import pack
+from lorabel.data.types import TokenTable
+from lorabel.errors import StorageError
+from lorabel.events import EventSink, Progress
+from lorabel.heads import Pooling
+from lorabel.inference.predictor import length_batches
+from lorabel.models.crew import crew_for_rows
+from lorabel.models.encoder import PackedEncoder
+from lorabel.models.states import STORED, FrozenStates
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class StateKey:
+    """What decides the states of a table.
+
+    Attributes:
+        tokens: Digest of the table's rows, tokenizer and length limit.
+        encoder: Digest of the encoder's weights.
+        layer: The first layer still to be computed; the number of layers for pooled states.
+        pooling: Of the head.
+    """
+
+    tokens: str
+    encoder: str
+    layer: int
+    pooling: Pooling
+
+
+def states_size(table: TokenTable, encoder: PackedEncoder, layer: int) -> int:
+    """Bytes that the states of a table take on disk."""
+    rows = len(table) if layer == encoder.shape.num_layers else int(table.offsets[-1])
+    return rows * encoder.shape.hidden_size * encoder.dtype.itemsize
+
+
+def frozen_states(table: TokenTable, encoder: PackedEncoder, key: StateKey, cache: Path, limit_bytes: int, on_event: EventSink) -> FrozenStates:
+    """The states of a table, from the cache or computed.
+
+    Args:
+        table: N sequences.
+        encoder: The encoder.
+        key: What decides them.
+        cache: Folder of all caches of this kind.
+        limit_bytes: Most bytes of that folder; the states fit it.
+        on_event: Receives progress.
+
+    Raises:
+        StorageError: The disk refused.
+    """
+    threads = torch.get_num_threads() if encoder.device.type == "cpu" else 0
+    text = "|".join(map(str, (_VERSION, vars(key), encoder.dtype, encoder.device.type, threads, torch.__version__)))
+    folder = cache / hashlib.sha256(text.encode()).hexdigest()[:32]
+    is_pooled = key.layer == encoder.shape.num_layers
+    rows = len(table) if is_pooled else int(table.offsets[-1])
+    offsets = np.arange(len(table) + 1, dtype=np.int64) if is_pooled else table.offsets
+    values = _read(folder, (rows, encoder.shape.hidden_size))
+    if values is None:
+        try:
+            _make_room(cache, limit_bytes - states_size(table, encoder, key.layer))
+            _write(folder, table, encoder, key, offsets, on_event)
+        except OSError as error:
+            raise StorageError(
+                f"{folder}: the states of the frozen layers cannot be written, got {error.strerror or error}; expected space. Free space, set LORABEL_CACHE to another folder, "
+                "or turn them off with --set training.state_cache_gb=0."
+            ) from error
+        values = _read(folder, (rows, encoder.shape.hidden_size))
+        assert values is not None
+    os.utime(folder)
+    return FrozenStates(key.layer, values, offsets, encoder.dtype, is_pooled)
+
+
+def _read(folder: Path, shape: tuple[int, int]) -> NDArray[np.generic] | None:
+    """The cached values, memory-mapped; None where they are missing or damaged."""
+    try:
+        facts = json.loads((folder / "facts.json").read_text())
+        if facts["shape"] != list(shape) or facts["sha256"] != _digest(folder / "values.npy"):
+            return None
+        values: NDArray[np.generic] = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
+        return values
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _write(folder: Path, table: TokenTable, encoder: PackedEncoder, key: StateKey, offsets: NDArray[np.int64], on_event: EventSink) -> None:
+    """Compute into a temporary folder first: the cache is there whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
+    try:
+        shape = (int(offsets[-1]), encoder.shape.hidden_size)
+        values = np.lib.format.open_memmap(temporary / "values.npy", mode="w+", dtype=STORED[encoder.dtype], shape=shape)
+        _compute(values, table, encoder, key, offsets, on_event)
+        values.flush()
+        del values
+        (temporary / "facts.json").write_text(json.dumps({"shape": list(shape), "sha256": _digest(temporary / "values.npy")}))
+        os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _compute(values: NDArray[np.generic], table: TokenTable, encoder: PackedEncoder, key: StateKey, offsets: NDArray[np.int64], on_event: EventSink) -> None:
+    def run(rows: NDArray[np.int64]) -> int:
+        with torch.inference_mode():
+            batch = pack(table, rows, None, encoder.shape.first_position).to(encoder.device)
+            found = encoder.frozen_states(batch, key.layer, key.pooling).cpu().contiguous()
+        start = 0
+        plain = found.view(torch.uint16) if found.dtype == torch.bfloat16 else found
+        for row in batch.rows:
+            count = int(offsets[row + 1] - offsets[row])
+            values[offsets[row] : offsets[row + 1]] = plain[start : start + count].numpy()
+            start += count
+        return len(rows)
+
+    batches, done = list(length_batches(table.lengths)), 0
+    with crew_for_rows(len(batches), encoder.device, 1) as crew:
+        for count in crew.map(run, batches):
+            done += count
+            on_event(Progress("frozen layers", done, len(table)))
+
+
+def _make_room(cache: Path, room: int) -> None:
+    """Remove the caches that were used longest ago until the rest takes at most `room` bytes."""
+    folders = sorted((path for path in cache.glob("*") if (path / "facts.json").exists()), key=lambda path: path.stat().st_mtime, reverse=True)
+    for folder in folders:
+        room -= sum(file.stat().st_size for file in folder.iterdir())
+        if room < 0:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

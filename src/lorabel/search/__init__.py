@@ -1,0 +1,1 @@
+"""What to try: grids and search spaces over settings, and the samplers that draw from them. No torch here."""

@@ -1,0 +1,74 @@
+"""How the rows of one micro-batch of every member are shared out over workers.
+
+Two needs meet. A worker's share wants enough tokens that its products are worth their start-up (short texts: several members go into one share), and few enough that they
+stay in cache (long texts: a member's rows are dealt out over the workers). For one member this is: deal where there is enough for everybody, else one share.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorabel.models.crew import deal
+
+# A worker's share below these sizes costs more in small operations than it saves in waiting.
+ROWS_PER_WORKER = 8
+_TOKENS_PER_WORKER = 600
+# Members with few tokens are joined up to about this many.
+_TOKENS_PER_JOINT_SHARE = 1200
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows of one member.
+
+    Attributes:
+        member: Its number.
+        places: (B,) their places in the member's optimiser step.
+        lengths: (B,) their tokens.
+    """
+
+    member: int
+    places: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows."""
+        return int(self.lengths.sum())
+
+
+def make_shares(chunks: Sequence[Chunk], workers: int) -> list[list[Chunk]]:
+    """Cut a micro-batch of every member into shares.
+
+    Args:
+        chunks: One per member, by member.
+        workers: Threads that work side by side.
+
+    Returns:
+        Shares; within a share every member occurs once, in order. Every row is in exactly one.
+    """
+    shares: list[list[Chunk]] = []
+    small: list[Chunk] = []
+    for chunk in chunks:
+        if workers > 1 and chunk.tokens >= workers * _TOKENS_PER_WORKER and len(chunk.places) >= workers * ROWS_PER_WORKER:
+            shares += [[Chunk(chunk.member, chunk.places[places], chunk.lengths[places])] for places in deal(chunk.lengths, workers)]
+        else:
+            small.append(chunk)
+    return shares + _join(small, workers)
+
+
+def _join(chunks: Sequence[Chunk], workers: int) -> list[list[Chunk]]:
+    """Neighbours together, in shares of about equal size: as many as the tokens are worth, in multiples of the workers where there is enough for all."""
+    if not chunks:
+        return []
+    tokens = sum(chunk.tokens for chunk in chunks)
+    count = -(-tokens // _TOKENS_PER_JOINT_SHARE)
+    if tokens >= workers * _TOKENS_PER_WORKER:
+        count = -(-count // workers) * workers
+    ends = np.cumsum([chunk.tokens for chunk in chunks])
+    # A chunk belongs to the share in which its middle falls.
+    middles = ends - np.array([chunk.tokens for chunk in chunks]) / 2
+    turns = np.minimum((middles * count / tokens).astype(int), count - 1)
+    return [[chunk for chunk, turn in zip(chunks, turns, strict=True) if turn == at] for at in np.unique(turns)]

@@ -1,0 +1,421 @@
+"""`sweep`: many settings of one task, trained side by side in banks.
+
+Members whose settings allow it share a bank: one pass over the frozen encoder's weights serves them all, and none of them influences another. Unlike methods, heads, batch
+sizes or update rules go into banks of their own. What is to be tried is written down before it is trained, so that a sweep that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lorabel.artifacts.checkpoints import CheckpointStore
+from lorabel.artifacts.history import History
+from lorabel.artifacts.lock import RunLock
+from lorabel.artifacts.records import RunRecord
+from lorabel.artifacts.store import write_text
+from lorabel.artifacts.sweeps import SweepLayout, SweepMember, SweepRecord, read_sweep, write_sweep
+from lorabel.config import RunConfig, load_config
+from lorabel.errors import ConfigError, DataError, StoppedError, first_of
+from lorabel.events import Evaluated, Event, EventSink, Note, StepDone, ignore
+from lorabel.losses.base import Loss
+from lorabel.models.checkpoint import load_weights
+from lorabel.search.space import Assignment, Distribution, describe, nested
+from lorabel.search.study import SamplerName, Study, TrialResult
+from lorabel.training.loop import Position
+from lorabel.workflows.bank import TrainedBank, make_loss, make_plans, train_bank
+from lorabel.workflows.building import Trainee
+from lorabel.workflows.finishing import finish
+from lorabel.workflows.preparation import Prepared, prepare, prepare_like
+from lorabel.workflows.stopping import StopRequest, stop_on_signals
+from lorabel.workflows.sweep_report import write_sweep_report
+
+# Values, gradients, two moments, best values, and the copies that a checkpoint takes: float32 numbers per trainable parameter of a member.
+_COPIES_PER_PARAMETER = 10
+_MOST_MEMBERS = 32
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search in place of a grid.
+
+    Attributes:
+        space: Setting -> distribution.
+        trials: How many settings are tried.
+        sampler: `tpe` learns from what came before, `random` does not.
+        seed: Of the sampler.
+        storage: Optuna storage URL; None for SQLite in the sweep folder.
+        has_two_objectives: Fewer parameters count as well as a better score.
+    """
+
+    space: Mapping[str, Distribution]
+    trials: int
+    sampler: SamplerName = "tpe"
+    seed: int = 0
+    storage: str | None = None
+    has_two_objectives: bool = False
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """How a sweep is run.
+
+    Attributes:
+        halving: After each evaluation the worse part of a bank leaves, all but one in this many; None lets all finish.
+        bank_size: Most members of a bank; None chooses by free memory.
+    """
+
+    halving: int | None = None
+    bank_size: int | None = None
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep made.
+
+    Attributes:
+        root: The sweep folder.
+        record: Its record.
+    """
+
+    root: Path
+    record: SweepRecord
+
+
+def run_sweep(
+    base: Sequence[Mapping[str, Any]],
+    source: Sequence[Assignment] | Search,
+    out: Path,
+    options: SweepOptions = SweepOptions(),  # noqa: B008
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_event: EventSink = ignore,
+) -> SweepResult:
+    """Try many settings and keep an adapter of each.
+
+    Args:
+        base: Layers of settings below every assignment, as `load_config` takes them.
+        source: The assignments of a grid, or a search.
+        out: The sweep folder; it must not exist unless `resume` or `overwrite` is set.
+        options: How.
+        resume: Go on with the sweep in `out`.
+        overwrite: Remove an earlier sweep in `out` first.
+        on_event: Receives notes, progress, steps and evaluations; the last two name the member by its number in the sweep.
+
+    Returns:
+        The folder and its record.
+
+    Raises:
+        ConfigError: Settings, budget or folder are not usable.
+        DataError: The data cannot be used.
+        MissingExtraError: A search needs Optuna.
+        BusyError: Another process writes to the folder.
+        StoppedError: A signal asked for a stop; the state was saved.
+    """
+    config = load_config(*base)
+    if config.final:
+        raise ConfigError(
+            "--final: a sweep chooses on the validation split, got a wish to open the test split; expected none. Train the best settings with --final."
+        )
+    layout = SweepLayout(out)
+    record = _open(layout, config, _plain_source(source, options), resume=resume, overwrite=overwrite)
+    with RunLock(layout.lock), stop_on_signals() as stop:
+        return _Sweep(layout, record, base, source, options, stop, on_event).run()
+
+
+def _plain_source(source: Sequence[Assignment] | Search, options: SweepOptions) -> dict[str, Any]:
+    """The source as it is compared on resume; a storage may move."""
+    if isinstance(source, Search):
+        space = {name: vars(one) | {"choices": list(one.choices)} for name, one in source.space.items()}
+        kind: dict[str, Any] = {"space": space, "trials": source.trials, "sampler": source.sampler, "seed": source.seed, "two": source.has_two_objectives}
+    else:
+        kind = {"grid": list(source)}
+    plain: dict[str, Any] = json.loads(json.dumps({**kind, "halving": options.halving}))
+    return plain
+
+
+def _open(layout: SweepLayout, config: RunConfig, source: dict[str, Any], *, resume: bool, overwrite: bool) -> SweepRecord:
+    if resume and overwrite:
+        raise ConfigError("--resume and --overwrite: contradict each other, got both; expected one. Choose to go on or to start again.")
+    exists = layout.root.exists() and any(path.name != ".lock" for path in layout.root.iterdir())
+    base = config.model_dump(mode="json")
+    if resume:
+        if not layout.record.exists():
+            raise ConfigError(f"--resume: nothing to go on from, got {str(layout.root)!r}; expected a sweep folder. Leave --resume out to start.")
+        before = read_sweep(layout.record)
+        unlike = [name for name, mine, its in (("settings", base, before.base), ("grid or search", source, before.source)) if mine != its]
+        if unlike:
+            raise ConfigError(f"--resume: the {' and '.join(unlike)} differ from the sweep's, got others; expected the same command. Repeat it, or start anew.")
+        return before
+    if exists and not overwrite:
+        raise ConfigError(
+            f"--out: the folder is not empty, got {str(layout.root)!r}; expected a new one. Use --resume to go on, --overwrite to start again, or another name."
+        )
+    if exists and not layout.record.exists():
+        raise ConfigError(f"--overwrite: this is not a sweep folder, got {str(layout.root)!r}; expected one with {layout.record.name}. It is left alone.")
+    if exists:
+        shutil.rmtree(layout.root)
+    return SweepRecord(source=source, base=base, metric=config.training.best_metric)
+
+
+class _Sweep:
+    """One call of `run_sweep`, under the folder's lock."""
+
+    def __init__(
+        self,
+        layout: SweepLayout,
+        record: SweepRecord,
+        base: Sequence[Mapping[str, Any]],
+        source: Sequence[Assignment] | Search,
+        options: SweepOptions,
+        stop: StopRequest,
+        on_event: EventSink,
+    ) -> None:
+        self.layout, self.record, self.base, self.source = layout, record, base, source
+        self.options, self.stop, self.on_event = options, stop, on_event
+        self.study = self._open_study(source) if isinstance(source, Search) else None
+        self.shared: Prepared | None = None
+        self.weights: Mapping[str, Tensor] | None = None
+
+    def run(self) -> SweepResult:
+        """Draw and train until nothing is left."""
+        while True:
+            for bank in sorted({member.bank for member in self.record.members if member.status == "planned" and member.bank is not None}):
+                self._train_or_halve(bank)
+            self._tell()
+            if not self._draw():
+                break
+        if not self.record.ranked():
+            reasons = [f"member {member.number}: {member.reason}" for member in self.record.members]
+            raise ConfigError(f"sweep: no member could be trained, got {first_of(reasons, 3)}; expected at least one. Change the grid or the space.")
+        best = self.record.ranked()[0]
+        write_text(self.layout.best, self._config(best.assignment).to_yaml())
+        write_sweep_report(self.layout, self.record)
+        return SweepResult(self.layout.root, self.record)
+
+    def _open_study(self, search: Search) -> Study:
+        self.layout.root.mkdir(parents=True, exist_ok=True)
+        storage = search.storage or f"sqlite:///{self.layout.study.resolve()}"
+        study = Study(storage, search.space, search.sampler, search.seed, search.has_two_objectives)
+        study.drop_unfinished([member.number for member in self.record.members])
+        return study
+
+    def _config(self, assignment: Assignment) -> RunConfig:
+        return load_config(*self.base, nested(assignment))
+
+    def _prepared(self, assignment: Assignment) -> Prepared:
+        """A member, ready to train; what all share is made once."""
+        config = self._config(assignment)
+        if self.shared is None:
+            self.shared = prepare(config, self.on_event)
+        return prepare_like(self.shared, config)
+
+    def _draw(self) -> bool:
+        """Write down what is tried next; False where nothing is left to try."""
+        first = len(self.record.members)
+        if isinstance(self.source, Search):
+            left = self.source.trials - first
+            if left <= 0:
+                return False
+            assert self.study is not None
+            assignments = self.study.ask(first, min(left, self.options.bank_size or self._room()))
+        elif first:
+            return False
+        else:
+            assignments = list(self.source)
+        members, faults = [], []
+        groups: dict[str, list[int]] = {}
+        for number, assignment in enumerate(assignments, first):
+            try:
+                groups.setdefault(_bank_key(self._prepared(assignment)), []).append(number)
+                members.append(SweepMember(number=number, assignment=assignment, bank=None))
+            except ConfigError as error:
+                faults.append(f"member {number} ({describe(assignment)}): {error}")
+                members.append(SweepMember(number=number, assignment=assignment, bank=None, status="refused", reason=str(error)))
+        if faults and not isinstance(self.source, Search):
+            raise ConfigError("\n".join(faults[:5] + ([f"… {len(faults)} members in all."] if len(faults) > 5 else [])))
+        banks = self._banks(list(groups.values()))
+        self._write([*self.record.members, *(member.model_copy(update={"bank": banks.get(member.number)}) for member in members)])
+        return True
+
+    def _room(self) -> int:
+        """Members that fit the free memory beside the encoder, by the size of the base settings' adapter."""
+        return _members_that_fit(self._prepared({}).parameters.trainable, self._device())
+
+    def _device(self) -> torch.device:
+        assert self.shared is not None
+        return self.shared.compute.device
+
+    def _banks(self, groups: Sequence[Sequence[int]]) -> dict[int, int]:
+        """Member -> bank: each group cut into equal parts that fit the memory."""
+        banks: dict[int, int] = {}
+        bank = 1 + max((member.bank for member in self.record.members if member.bank is not None), default=-1)
+        for group in groups:
+            size = self.options.bank_size or self._room()
+            parts = -(-len(group) // size)
+            for part in range(parts):
+                for number in group[part * len(group) // parts : (part + 1) * len(group) // parts]:
+                    banks[number] = bank
+                bank += 1
+        return banks
+
+    def _train_or_halve(self, bank: int) -> None:
+        """Train a bank; where memory runs out, its members go into two banks of half the size."""
+        try:
+            self._train(bank)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            numbers = [member.number for member in self.record.members if member.bank == bank]
+            if not _is_out_of_memory(error) or len(numbers) < 2:
+                raise
+            shutil.rmtree(self.layout.bank(bank), ignore_errors=True)
+            next_bank = 1 + max(member.bank for member in self.record.members if member.bank is not None)
+            moved = {number: next_bank for number in numbers[len(numbers) // 2 :]}
+            self._write([member.model_copy(update={"bank": moved.get(member.number, member.bank)}) for member in self.record.members])
+            self.on_event(Note(f"Memory ran out with {len(numbers)} members at once; they are trained in two banks.", is_warning=True))
+        else:
+            return
+        for part in (bank, next_bank):
+            self._train_or_halve(part)
+
+    def _train(self, bank: int) -> None:
+        """Train the members of one bank, from its checkpoint where there is one, and write down what came of them."""
+        members = [member for member in self.record.members if member.bank == bank]
+        prepared = [self._prepared(member.assignment) for member in members]
+        if self.weights is None:
+            self.weights = load_weights(prepared[0].source)
+        losses: list[Loss] = [make_loss(one) for one in prepared]
+        plans = make_plans(prepared, losses, self.on_event)
+        store = CheckpointStore(self.layout.bank(bank) / "checkpoints")
+        checkpoint = store.newest(lambda text: self.on_event(Note(text, is_warning=True)))
+        started = time.perf_counter()
+        with ExitStack() as stack:
+            log = _MemberLog(self.on_event, [member.number for member in members])
+
+            def open_histories(positions: Sequence[Position]) -> None:
+                for member, position in zip(members, positions, strict=True):
+                    folder = self.layout.member(member.number)
+                    folder.root.mkdir(parents=True, exist_ok=True)
+                    log.histories.append(stack.enter_context(closing(History(folder.history, position.step))))
+
+            self.on_event(Note(f"Bank {bank}: {len(members)} members, {max(plan.total_steps for plan in plans):,} steps."))
+            leaving = _halving(self.options.halving) if self.options.halving else _nobody
+            trained = train_bank(prepared, plans, self.weights, store, checkpoint, self.stop, log, open_histories, leaving)
+        seconds = self.record.seconds + time.perf_counter() - started
+        self.record = self.record.model_copy(update={"seconds": seconds})
+        if self.stop.signal_number is not None:
+            self._write(self.record.members)
+            raise StoppedError(f"Stopped in bank {bank}; the state is saved. Go on with the same command and --resume.", self.stop.signal_number)
+        done = {member.number: self._finish(member, prepared[k], trained, k) for k, member in enumerate(members)}
+        self._write([done.get(member.number, member) for member in self.record.members])
+        shutil.rmtree(self.layout.bank(bank), ignore_errors=True)
+
+    def _finish(self, member: SweepMember, prepared: Prepared, trained: TrainedBank, k: int) -> SweepMember:
+        """Keep one member's adapter and record."""
+        position, layout = trained.positions[k], self.layout.member(member.number)
+        if position.failure is not None:
+            return member.model_copy(update={"status": "failed", "reason": position.failure, "steps": position.step})
+        assert self.weights is not None
+        write_text(layout.config, prepared.config.to_yaml())
+        trainee = Trainee(trained.trainee.bank.select(k, k + 1), trained.trainee.updater)
+        try:
+            record = finish(layout, prepared, trainee, trained.plans[k], position, self.weights, self.on_event, verb="sweep", beside=self.layout.root.parent)
+        except DataError as error:
+            return member.model_copy(update={"status": "failed", "reason": str(error), "steps": position.step})
+        return _scored(member, record, is_pruned=position.is_pruned)
+
+    def _tell(self) -> None:
+        if self.study is None:
+            return
+        results = {
+            member.number: TrialResult(member.value_of(self.record.metric) if member.has_scores else None, member.trainable or 0)
+            for member in self.record.members
+            if member.status != "planned"
+        }
+        self.study.tell(results)
+
+    def _write(self, members: Sequence[SweepMember]) -> None:
+        self.record = self.record.model_copy(update={"members": list(members)})
+        write_sweep(self.layout.record, self.record)
+
+
+def _scored(member: SweepMember, record: RunRecord, *, is_pruned: bool) -> SweepMember:
+    found = record.metrics.validation
+    return member.model_copy(
+        update={
+            "status": "pruned" if is_pruned else "finished",
+            "accuracy": found.accuracy,
+            "macro_f1": found.macro_f1,
+            "loss": found.loss,
+            "trainable": record.parameters.trainable,
+            "steps": record.training.steps,
+            "seconds": record.training.seconds,
+        }
+    )
+
+
+class _MemberLog:
+    """Sends each member's steps and evaluations to its own history, and to the caller under its number in the sweep."""
+
+    def __init__(self, on_event: EventSink, numbers: Sequence[int]) -> None:
+        self._on_event = on_event
+        self._numbers = numbers
+        self.histories: list[History] = []
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, StepDone | Evaluated):
+            self.histories[event.member].append(replace(event, member=0))
+            event = replace(event, member=self._numbers[event.member])
+        self._on_event(event)
+
+
+def _bank_key(prepared: Prepared) -> str:
+    """What the members of one bank share; equal keys go together."""
+    config, method = prepared.config, prepared.method
+    shared: dict[str, Any] = {
+        "method": method.name,
+        "head": (config.head.kind, config.head.pooling),
+        "optimizer": config.optimizer.name,
+        "loop": [config.training.batch_size, config.training.gradient_accumulation_steps, config.training.best_metric],
+        "rest": [config.training.group_by_length, config.training.max_nonfinite_steps],
+    }
+    if method.trains_encoder:
+        shared["alone"] = config.model_dump(mode="json")
+    if not method.pads_exactly:
+        shared["sizes"] = [(spec.name, spec.shape) for spec in method.parameters(prepared.source.shape)]
+    return json.dumps(shared, sort_keys=True)
+
+
+def _halving(one_in: int) -> Any:
+    """Successive halving (Jamieson and Talwalkar 2016) across a bank: of n members that were scored at one step, the best n / `one_in`, rounded up, go on."""
+
+    def leaving(scores: Sequence[float]) -> Collection[int]:
+        order = sorted(range(len(scores)), key=lambda place: (-scores[place], place))
+        return order[math.ceil(len(scores) / one_in) :]
+
+    return leaving
+
+
+def _nobody(_scores: Sequence[float]) -> Collection[int]:
+    return ()
+
+
+def _members_that_fit(trainable: int, device: torch.device) -> int:
+    """Members whose values, optimiser state and copies take at most half of the free memory."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(_MOST_MEMBERS, free // 2 // (4 * _COPIES_PER_PARAMETER * max(1, trainable))))
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error) or "not enough memory" in str(error)

@@ -1,0 +1,131 @@
+"""States of frozen layers computed once: the same answers, gradients and adapters as layers computed at every step; cached, checked, bounded, and off where they would be wrong."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from lorabel.config import EncoderConfig, load_config
+from lorabel.data.packing import pack
+from lorabel.events import Note
+from lorabel.heads import make_head
+from lorabel.inference import states as module
+from lorabel.inference.states import StateKey, frozen_states
+from lorabel.methods.base import first_adapted_layer, make_method
+from lorabel.models.bank import Bank
+from lorabel.models.checkpoint import load_weights, resolve_encoder
+from lorabel.models.encoder import PackedEncoder
+from lorabel.models.heads import head_shapes
+from lorabel.models.states import with_states
+from lorabel.workflows.building import member_tensors
+from lorabel.workflows.train import run_train
+from tests.conftest import FAMILIES
+from tests.contracts.test_bank_training import make_bank, member, run
+from tests.unit.training.test_loop import CPU, LENGTHS, SETTINGS, TABLE
+
+TOP = (
+    member({"rank": 2, "targets": "all-linear", "layers": (1,), "dropout": 0.2}, 5e-3, 0.05),
+    member({"rank": 3, "targets": "value", "layers": (1,)}, 2e-3, 0.0, seed=3),
+)
+
+
+def states_of(encoder, layer, tmp_path, pooling="cls", limit=10**9):
+    return frozen_states(TABLE, encoder, StateKey("t", "e", layer, pooling), tmp_path, limit, lambda _event: None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=["fp64", "fp32", "bf16"])
+@pytest.mark.parametrize("layer", [1, 2])
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answers_are_those_of_the_whole_encoder(family, pooling, layer, dtype, tiny_encoder, tmp_path):
+    source = resolve_encoder(EncoderConfig(name=str(tiny_encoder(family))))
+    encoder = PackedEncoder(source.shape, load_weights(source), dtype=dtype, device=CPU)
+    head = make_head(source.shape, "linear", pooling, 3)
+    tensors = {name: torch.randn(1, *size, generator=torch.Generator().manual_seed(1)) for name, size in head_shapes(head).items()}
+    bank = Bank(encoder, (make_method({"name": "head_only"}),), head, tensors)
+    states = states_of(encoder, layer, tmp_path, pooling)
+    batch = pack(TABLE, np.array([3, 0, 11, 17]), None, source.shape.first_position)
+    whole, quick = bank.logits(batch), bank.logits(with_states(batch, states))
+    tolerance = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 0.05}[dtype] * max(1.0, float(whole.abs().max()))
+    assert (whole - quick).abs().max() <= tolerance
+
+
+def test_members_train_on_them_as_without(tiny_encoder, tmp_path):
+    plain, _ = make_bank(tiny_encoder("bert"), TOP)
+    assert first_adapted_layer(plain.bank.methods, plain.bank.encoder.shape) == 1
+    run(plain, SETTINGS)
+    quick, _ = make_bank(tiny_encoder("bert"), TOP)
+    run(dataclasses.replace(quick, states=states_of(quick.bank.encoder, 1, tmp_path)), SETTINGS)
+    for k in range(len(TOP)):
+        one, other = member_tensors(plain.bank, k), member_tensors(quick.bank, k)
+        assert all((one[name] - other[name]).abs().max() <= 1e-9 for name in one)
+
+
+def test_what_was_computed_is_found_again_and_what_is_damaged_is_computed_again(tiny_encoder, tmp_path, monkeypatch):
+    encoder = make_bank(tiny_encoder("bert"), TOP, torch.float32)[0].bank.encoder
+    computed = []
+    real = module._compute
+    monkeypatch.setattr(module, "_compute", lambda *arguments: (computed.append(1), real(*arguments)))
+    first = np.array(states_of(encoder, 1, tmp_path).values)
+    assert first.shape == (sum(LENGTHS), 32)
+    assert np.array_equal(states_of(encoder, 1, tmp_path).values, first)
+    assert len(computed) == 1
+    (folder,) = tmp_path.iterdir()
+    damaged = bytearray((folder / "values.npy").read_bytes())
+    damaged[-3] ^= 1
+    (folder / "values.npy").write_bytes(damaged)
+    assert np.array_equal(states_of(encoder, 1, tmp_path).values, first)
+    states_of(encoder, 2, tmp_path)
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    states_of(encoder, 1, tmp_path)
+    torch.set_num_threads(before)
+    assert len(computed) == 4
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_the_oldest_make_room(tiny_encoder, tmp_path):
+    encoder = make_bank(tiny_encoder("bert"), TOP, torch.float32)[0].bank.encoder
+    size = module.states_size(TABLE, encoder, 1)
+    assert size == sum(LENGTHS) * 32 * 4
+    for turn, tokens in enumerate("abc"):
+        frozen_states(TABLE, encoder, StateKey(tokens, "e", 1, "cls"), tmp_path, int(2.5 * size), lambda _event: None)
+        assert len(list(tmp_path.iterdir())) == min(turn + 1, 2)
+
+
+def train(tiny_encoder, table, out, *layers):
+    base = {
+        "encoder": {"name": str(tiny_encoder("bert"))},
+        "data": {"source": str(table)},
+        "method": {"name": "lora", "layers": [1]},
+        "training": {"num_epochs": 3, "batch_size": 8, "precision": "fp32", "threads": 1},
+        "optimizer": {"learning_rate": 5e-3},
+    }
+    notes = []
+    result = run_train(load_config(base, *layers), out, on_event=lambda event: notes.append(event.text) if isinstance(event, Note) else None)
+    return load_file(next((result.run / "adapter").glob("*.safetensors"))), [note for note in notes if "frozen" in note]
+
+
+def test_train_uses_them_and_says_so_and_why_not(tiny_encoder, news_table, tmp_path):
+    quick, notes = train(tiny_encoder, news_table, tmp_path / "quick")
+    assert notes == ["The lower 1 of 2 layers are frozen: they are computed once for all members and epochs."]
+    again, _ = train(tiny_encoder, news_table, tmp_path / "again")
+    assert all(np.array_equal(quick[name], again[name]) for name in quick)
+    off, notes = train(tiny_encoder, news_table, tmp_path / "off", {"training": {"state_cache_gb": 0}})
+    assert notes == []
+    assert all(np.abs(quick[name] - off[name]).max() <= 1e-4 for name in quick)
+    _, notes = train(tiny_encoder, news_table, tmp_path / "head", {"method": {"name": "head_only"}})
+    assert notes == ["All 2 layers are frozen: they are computed once for all members and epochs."]
+    for number, (layers, reason) in enumerate(
+        (
+            ({"encoder": {"dropout": True}}, "the encoder's own dropout is on"),
+            ({"data": {"augmentation": "sentence_shuffle"}}, "texts are augmented"),
+            ({"training": {"state_cache_gb": 1e-7}}, "their states would take 0.0 GB, and training.state_cache_gb is 1e-07"),
+        )
+    ):
+        _, notes = train(tiny_encoder, news_table, tmp_path / str(number), layers)
+        assert notes == [f"The lower 1 of 2 layers are frozen, but are computed anew at every step: {reason}."]
+    for number, layers in enumerate(({"method": {"layers": [0, 1]}}, {"training": {"num_epochs": 1}}, {"method": {"name": "full"}})):
+        assert train(tiny_encoder, news_table, tmp_path / f"none{number}", layers)[1] == []

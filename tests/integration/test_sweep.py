@@ -1,0 +1,215 @@
+"""`sweep` end to end on a tiny encoder: members as they would be alone, kills, memory, halving, searches, refusals."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from lorabel.config import load_config
+from lorabel.errors import ConfigError
+from lorabel.events import Note
+from lorabel.search.space import expand_grid, nested, parse_search
+from lorabel.training import loop
+from lorabel.workflows import sweep as module
+from lorabel.workflows.predict import load
+from lorabel.workflows.sweep import Search, SweepOptions, run_sweep
+from lorabel.workflows.train import run_train
+
+BASE = {
+    "method": {"name": "lora", "targets": ["all-linear"]},
+    "training": {"num_epochs": 4, "batch_size": 8, "gradient_accumulation_steps": 2, "precision": "fp32", "threads": 1},
+    "optimizer": {"learning_rate": 5e-3},
+}
+GRID = expand_grid({"rank": [1, 3], "learning_rate": [2e-3, 1e-2], "dropout": [0.0, 0.2]}, "grid")
+
+
+@pytest.fixture
+def base(tiny_encoder, news_table):
+    return [BASE, {"encoder": {"name": str(tiny_encoder("bert"))}, "data": {"source": str(news_table)}}]
+
+
+def weights(folder):
+    return load_file(next((folder / "adapter").glob("*.safetensors")))
+
+
+def outcome(record):
+    """All of a record but what a clock decides."""
+    return [member.model_dump(exclude={"seconds"}) for member in record.members]
+
+
+def test_every_member_is_what_it_would_be_alone(base, tmp_path):
+    result = run_sweep(base, GRID, tmp_path / "sweep")
+    assert result.record.banks == 1
+    for member in result.record.members:
+        alone = run_train(load_config(*base, nested(member.assignment)), tmp_path / f"alone-{member.number}")
+        folder = tmp_path / "sweep" / "members" / f"{member.number:04d}"
+        ours, its = weights(folder), weights(alone.run)
+        assert ours.keys() == its.keys()
+        assert all(np.abs(ours[name] - its[name]).max() <= 2e-4 for name in its), member
+        assert abs(member.loss - alone.record.metrics.validation.loss) <= 1e-3
+        assert member.trainable == alone.record.parameters.trainable
+        assert yaml.safe_load((folder / "config.yaml").read_text()) == yaml.safe_load((alone.run / "config.yaml").read_text())
+        assert len(load(folder, encoder=base[1]["encoder"]["name"]).predict(["bank shares fell"])) == 1
+
+
+def test_the_best_settings_train_as_they_are(base, tmp_path):
+    result = run_sweep(base, GRID[:4], tmp_path / "sweep")
+    best = result.record.ranked()[0]
+    assert all(member.accuracy <= best.accuracy for member in result.record.members)
+    again = run_train(load_config(yaml.safe_load((tmp_path / "sweep" / "best.yaml").read_text())), tmp_path / "again")
+    assert again.record.parameters.trainable == best.trainable
+    assert abs(again.record.metrics.validation.loss - best.loss) <= 1e-3
+    page = (tmp_path / "sweep" / "report.html").read_text()
+    assert page.count("<svg") == 3 + ("importances.png" in {path.name for path in (tmp_path / "sweep" / "figures").iterdir()})
+    assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace("http://creativecommons.org", "").replace(
+        "https://matplotlib.org", ""
+    )
+
+
+def killing(monkeypatch, at):
+    real, done = loop._Run._optimise, []
+
+    def dies(*arguments):
+        done.append(1)
+        if len(done) in at:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(loop._Run, "_optimise", dies)
+
+
+def sources():
+    search = Search(parse_search("learning_rate=loguniform(1e-3,2e-2) rank=choice(1,2,4) dropout=uniform(0,0.3)"), trials=9, seed=3)
+    return {"grid": (GRID, SweepOptions(bank_size=3)), "search": (search, SweepOptions(bank_size=3)), "halving": (GRID, SweepOptions(bank_size=8, halving=2))}
+
+
+@pytest.mark.parametrize("kind", ["grid", "search", "halving"])
+def test_a_sweep_that_was_killed_gives_the_same_table(kind, base, tmp_path, monkeypatch):
+    base = [*base, {"training": {"evaluate_every_steps": 2}}]
+    source, options = sources()[kind]
+    straight = run_sweep(base, source, tmp_path / "straight", options).record
+    killing(monkeypatch, (5, 16, 24))
+    killed = 0
+    while True:
+        try:
+            resumed = run_sweep(base, source, tmp_path / "killed", options, resume=killed > 0).record
+        except KeyboardInterrupt:
+            killed += 1
+            continue
+        break
+    assert killed == (1 if kind == "halving" else 3)
+    assert outcome(resumed) == outcome(straight)
+    for member in straight.members:
+        one, other = (tmp_path / name / "members" / f"{member.number:04d}" for name in ("straight", "killed"))
+        assert all(np.array_equal(weights(one)[name], weights(other)[name]) for name in weights(one))
+        assert not (tmp_path / "killed" / "banks" / "0000").exists()
+
+
+def test_halving_lets_the_better_half_go_on(base, tmp_path):
+    record = run_sweep(base, GRID, tmp_path / "sweep", SweepOptions(halving=2)).record
+    steps = sorted(member.steps for member in record.members)
+    per_epoch = steps[0]
+    assert [step // per_epoch for step in steps] == [1, 1, 1, 1, 2, 2, 3, 4]
+    assert [member.status for member in record.members].count("pruned") == 7
+    (survivor,) = [member for member in record.members if member.status == "finished"]
+    assert survivor.steps == 4 * per_epoch
+
+
+def test_out_of_memory_halves_the_bank_and_goes_on(base, tmp_path, monkeypatch):
+    real, sizes = module.train_bank, []
+
+    def small(members, *arguments):
+        sizes.append(len(members))
+        if len(members) > 2:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+        return real(members, *arguments)
+
+    monkeypatch.setattr(module, "train_bank", small)
+    notes = []
+    record = run_sweep(base, GRID, tmp_path / "sweep", on_event=lambda event: notes.append(event.text) if isinstance(event, Note) else None).record
+    assert sizes == [8, 4, 2, 2, 4, 2, 2]
+    assert record.banks == 4
+    assert all(member.status == "finished" for member in record.members)
+    assert "Memory ran out with 8 members at once; they are trained in two banks." in notes
+    monkeypatch.setattr(module, "train_bank", real)
+    plain = run_sweep(base, GRID, tmp_path / "plain").record
+    assert [member.accuracy for member in plain.members] == [member.accuracy for member in record.members]
+
+
+def test_unlike_methods_heads_and_update_rules_go_into_banks_of_their_own(base, tmp_path):
+    grid = expand_grid([{"method.name": ["lora", "head_only"]}, {"head.kind": ["linear"]}, {"optimizer.name": ["sgd"]}, {"rank": [2]}], "grid")
+    record = run_sweep(base, grid, tmp_path / "sweep").record
+    assert [member.bank for member in record.members] == [0, 1, 2, 3, 0]
+    assert len({member.trainable for member in record.members}) > 2
+
+
+def test_a_member_that_cannot_go_on_is_said_to_have_failed(base, tmp_path, monkeypatch):
+    grid = expand_grid({"learning_rate": [5e-3, 1e30]}, "grid")
+    record = run_sweep([*base, {"training": {"max_nonfinite_steps": 2, "num_epochs": 8}}], grid, tmp_path / "sweep").record
+    good, bad = record.members
+    assert (good.status, bad.status) == ("finished", "failed")
+    assert bad.reason
+    assert str(bad.number) in (tmp_path / "sweep" / "report.html").read_text()
+    assert not (tmp_path / "sweep" / "members" / "0001" / "adapter").exists()
+
+
+def test_what_must_be_shared_is_named(base, tmp_path):
+    with pytest.raises(ConfigError, match=r"sweep: data.limit_rows must be the same in all members"):
+        run_sweep(base, expand_grid({"limit_rows": [10, 12]}, "grid"), tmp_path / "sweep")
+    assert not (tmp_path / "sweep" / "sweep.json").exists()
+
+
+def test_a_grid_over_the_budget_is_refused_whole_and_a_search_goes_on_without(base, tmp_path):
+    tight = [*base, {"budget": "2000"}]
+    with pytest.raises(ConfigError, match=r"member 1 \(rank 30\)"):
+        run_sweep(tight, expand_grid({"rank": [1, 30]}, "grid"), tmp_path / "grid")
+    search = Search(parse_search("rank=choice(1,30)"), trials=6, sampler="random")
+    record = run_sweep([*tight, {"method": {"rank": 1}}], search, tmp_path / "search").record
+    assert {member.status for member in record.members} == {"finished", "refused"}
+    assert all(("budget" in (member.reason or "").lower()) == (member.status == "refused") for member in record.members)
+
+
+def test_resume_refuses_another_sweep_and_a_full_folder_is_left_alone(base, tmp_path):
+    run_sweep(base, GRID[:2], tmp_path / "sweep")
+    with pytest.raises(ConfigError, match=r"--out: the folder is not empty"):
+        run_sweep(base, GRID[:2], tmp_path / "sweep")
+    with pytest.raises(ConfigError, match=r"--resume: the grid or search differ"):
+        run_sweep(base, GRID[:3], tmp_path / "sweep", resume=True)
+    with pytest.raises(ConfigError, match=r"--resume: the settings differ"):
+        run_sweep([*base, {"training": {"seed": 1}}], GRID[:2], tmp_path / "sweep", resume=True)
+    with pytest.raises(ConfigError, match=r"--final: a sweep chooses on the validation split"):
+        run_sweep([*base, {"final": True}], GRID[:2], tmp_path / "other")
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    (stranger / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"--overwrite: this is not a sweep folder"):
+        run_sweep(base, GRID[:2], stranger, overwrite=True)
+    assert (stranger / "mine.txt").read_text() == "mine"
+
+
+def test_the_command_prints_one_json_object_and_its_errors_leave_with_two(run_cli, tiny_encoder, news_table, tmp_path):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("rank: [1, 2]\nlearning_rate: [1e-3, 1e-2]\n")
+    words = ("sweep", news_table, "--encoder", tiny_encoder("bert"), "--precision", "fp32", "--threads", 1, "--epochs", 2, "--batch-size", 16)
+    done = run_cli(*words, "--grid", grid, "-o", tmp_path / "sweep", "--json")
+    assert done.code == 0, done.err
+    printed = json.loads(done.out)
+    assert set(printed) == {"members", "best", "banks", "seconds", "config", "report"}
+    assert [member["settings"] for member in printed["members"]][0] == {"method.rank": 1, "optimizer.learning_rate": 1e-3}
+    assert all(set(member) >= {"settings", "validation", "parameters", "adapter"} for member in printed["members"])
+    shown = run_cli(*words, "--grid", grid, "-o", tmp_path / "again")
+    assert "learning_rate" in shown.out
+    assert "best.yaml" in shown.err
+    for extra, words_of_error in (
+        ((), "neither --grid nor --search"),
+        (("--grid", grid, "--search", "rank=int(1,2)"), "both --grid and --search"),
+        (("--grid", tmp_path / "none.yaml"), "cannot be read"),
+        (("--search", "rank=int(1,2)", "--trials", 0), "--trials: too small, got 0"),
+        (("--grid", grid, "--halving", 1), "--halving: too small, got 1"),
+    ):
+        failed = run_cli(*words, *extra, "-o", tmp_path / "x")
+        assert failed.code == 2
+        assert words_of_error in failed.err
+        assert not (tmp_path / "x").exists()
