@@ -37,6 +37,7 @@ from lorabel.training.loop import Position
 from lorabel.workflows.bank import TrainedBank, make_loss, make_plans, train_bank
 from lorabel.workflows.building import Trainee
 from lorabel.workflows.finishing import finish
+from lorabel.workflows.held_out import write_held_out
 from lorabel.workflows.preparation import Prepared, prepare, prepare_like
 from lorabel.workflows.stopping import StopRequest, stop_on_signals
 from lorabel.workflows.sweep_report import write_sweep_report
@@ -101,6 +102,7 @@ def run_sweep(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    may_open_test: bool = False,
     on_event: EventSink = ignore,
 ) -> SweepResult:
     """Try many settings and keep an adapter of each.
@@ -112,6 +114,7 @@ def run_sweep(
         options: How.
         resume: Go on with the sweep in `out`.
         overwrite: Remove an earlier sweep in `out` first.
+        may_open_test: Members differ in nothing that could be chosen by a score, so that `final` settings may open the test split.
         on_event: Receives notes, progress, steps and evaluations; the last two name the member by its number in the sweep.
 
     Returns:
@@ -125,7 +128,7 @@ def run_sweep(
         StoppedError: A signal asked for a stop; the state was saved.
     """
     config = load_config(*base)
-    if config.final:
+    if config.final and not may_open_test:
         raise ConfigError(
             "--final: a sweep chooses on the validation split, got a wish to open the test split; expected none. Train the best settings with --final."
         )
@@ -333,6 +336,8 @@ class _Sweep:
             record = finish(layout, prepared, trainee, trained.plans[k], position, self.weights, self.on_event, verb="sweep", beside=self.layout.root.parent)
         except DataError as error:
             return member.model_copy(update={"status": "failed", "reason": str(error), "steps": position.step})
+        if prepared.config.data.fold is not None:
+            write_held_out(layout, prepared, trainee.bank)
         return _scored(member, record, is_pruned=position.is_pruned)
 
     def _tell(self) -> None:
@@ -351,13 +356,15 @@ class _Sweep:
 
 
 def _scored(member: SweepMember, record: RunRecord, *, is_pruned: bool) -> SweepMember:
-    found = record.metrics.validation
+    found, test = record.metrics.validation, record.metrics.test
     return member.model_copy(
         update={
             "status": "pruned" if is_pruned else "finished",
             "accuracy": found.accuracy,
             "macro_f1": found.macro_f1,
             "loss": found.loss,
+            "test_accuracy": None if test is None else test.accuracy,
+            "test_macro_f1": None if test is None else test.macro_f1,
             "trainable": record.parameters.trainable,
             "steps": record.training.steps,
             "seconds": record.training.seconds,
