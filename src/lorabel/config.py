@@ -150,6 +150,7 @@ class RunConfig(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     loss: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
+    trackers: tuple[str, ...] = Field(default=(), description="Experiment trackers that are told what happens: tensorboard, mlflow, wandb; each is an extra.")
     final: bool = Field(default=False, description="Open the test split at the end; every opening is counted.")
 
     @field_validator("budget", mode="before")
@@ -167,6 +168,7 @@ class RunConfig(Section):
 SHORT_NAMES = {
     "recipe": "recipe",
     "budget": "budget",
+    "tracker": "trackers",
     "text_column": "data.text_columns",
     "label_column": "data.label_column",
     "limit_rows": "data.limit_rows",

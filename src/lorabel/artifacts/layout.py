@@ -60,6 +60,11 @@ class RunLayout:
         return self.root / "checkpoints"
 
     @property
+    def trackers(self) -> Path:
+        """What experiment trackers keep of the run."""
+        return self.root / "trackers"
+
+    @property
     def held_out(self) -> Path:
         """Cross-validation: probabilities of the training rows that this run did not see."""
         return self.predictions / "held_out.parquet"
