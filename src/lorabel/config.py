@@ -46,6 +46,8 @@ class DataConfig(Section):
         description="Rows of the validation split where one is made (default: 10 percent, at most 2000), or a stratified draw from the given one.",
     )
     test_rows: int | None = Field(default=None, ge=0, description="Rows of the test split where one is made (default: 10 percent, at most 5000); 0 for none.")
+    folds: int | None = Field(default=None, ge=2, description="Cross-validation: parts that the training split is cut into (stratified, equal texts together).")
+    fold: int | None = Field(default=None, ge=0, description="Cross-validation: the part that is left out of training, from 0.")
     split_seed: int = Field(default=0, ge=0, description="Seed of splits that are made and rows that are drawn.")
     max_length_tokens: int | None = Field(
         default=None, ge=4, description="Longest sequence in tokens; longer texts are cut and counted (default: 512 or what the encoder allows)."
@@ -148,6 +150,7 @@ class RunConfig(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     loss: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
+    trackers: tuple[str, ...] = Field(default=(), description="Experiment trackers that are told what happens: tensorboard, mlflow, wandb; each is an extra.")
     final: bool = Field(default=False, description="Open the test split at the end; every opening is counted.")
 
     @field_validator("budget", mode="before")
@@ -165,6 +168,7 @@ class RunConfig(Section):
 SHORT_NAMES = {
     "recipe": "recipe",
     "budget": "budget",
+    "tracker": "trackers",
     "text_column": "data.text_columns",
     "label_column": "data.label_column",
     "limit_rows": "data.limit_rows",

@@ -114,4 +114,5 @@ def unknown_name(where: str, name: str, known: list[str]) -> str:
 METHODS: Registry[type] = Registry("method", "lorabel.methods")
 METRICS: Registry[object] = Registry("metric", "lorabel.metrics")
 LOSSES: Registry[type] = Registry("loss", "lorabel.losses")
+TRACKERS: Registry[type] = Registry("tracker", "lorabel.trackers")
 EXPORTERS: Registry[object] = Registry("exporter", "lorabel.exporters")

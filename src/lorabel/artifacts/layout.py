@@ -60,6 +60,16 @@ class RunLayout:
         return self.root / "checkpoints"
 
     @property
+    def trackers(self) -> Path:
+        """What experiment trackers keep of the run."""
+        return self.root / "trackers"
+
+    @property
+    def held_out(self) -> Path:
+        """Cross-validation: probabilities of the training rows that this run did not see."""
+        return self.predictions / "held_out.parquet"
+
+    @property
     def lock(self) -> Path:
         """Held while a process writes to the run."""
         return self.root / ".lock"

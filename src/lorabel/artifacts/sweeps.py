@@ -27,6 +27,8 @@ class SweepMember(Plain):
         accuracy: Validation accuracy of the kept values.
         macro_f1: The same.
         loss: The same.
+        test_accuracy: Of the test split, where it was opened.
+        test_macro_f1: The same.
         trainable: Trainable parameters.
         steps: Optimiser steps done.
         seconds: Its share of the bank's training time.
@@ -40,6 +42,8 @@ class SweepMember(Plain):
     accuracy: float | None = None
     macro_f1: float | None = None
     loss: float | None = None
+    test_accuracy: float | None = None
+    test_macro_f1: float | None = None
     trainable: int | None = None
     steps: int | None = None
     seconds: float | None = None
@@ -115,6 +119,11 @@ class SweepLayout:
     def report(self) -> Path:
         """The self-contained report."""
         return self.root / "report.html"
+
+    @property
+    def out_of_fold(self) -> Path:
+        """Cross-validation: for every training row the probabilities given by the member that did not see it."""
+        return self.root / "out_of_fold.parquet"
 
     @property
     def figures(self) -> Path:

@@ -108,6 +108,7 @@ class TrainFlags(SettingFlags):
     max_length: Annotated[int | None, flag("max_length", DATA)] = None
     drop_empty: Annotated[bool | None, flag("drop_empty", DATA, negative=())] = None
     augmentation: Annotated[Literal["none", "sentence_shuffle"] | None, flag("augmentation", DATA)] = None
+    tracker: Annotated[tuple[str, ...] | None, flag("tracker", OUTPUT, negative=())] = None
     optimizer: Annotated[Literal["adamw", "sgd"] | None, flag("optimizer", TRAINING)] = None
     learning_rate: Annotated[float | None, flag("learning_rate", TRAINING)] = None
     weight_decay: Annotated[float | None, flag("weight_decay", TRAINING)] = None

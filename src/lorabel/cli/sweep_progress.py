@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.live import Live
 from rich.table import Table
@@ -13,6 +15,9 @@ from lorabel.cli.output import err, out
 from lorabel.events import Evaluated, Event, Note, Progress, StepDone
 from lorabel.reports.tables import percent
 from lorabel.search.space import shown, varied
+
+if TYPE_CHECKING:
+    from lorabel.workflows.repeats import Spread
 
 _SECONDS_BETWEEN_LINES = 15.0
 _ROWS = 24
@@ -109,3 +114,9 @@ def print_sweep(record: SweepRecord) -> None:
         if not member.has_scores:
             table.add_row(str(member.number), *(shown(member.assignment.get(name)) for name in names), "", "", "", member.status)
     out.print(table)
+
+
+def print_spread(split: str, scores: Mapping[str, Spread]) -> None:
+    """Mean and deviation of a split's scores over members."""
+    parts = [f"{name.replace('macro_f1', 'macro-F1')} {percent(score.mean)} ± {100 * score.deviation:.2f}" for name, score in scores.items()]
+    out.print(f"{split}  {', '.join(parts)}  over {len(scores['accuracy'].values)} members")

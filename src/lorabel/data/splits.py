@@ -1,5 +1,7 @@
 """Making splits and drawing rows: seeded, stratified by label, grouped by normalised text so that no text is in two splits."""
 
+import warnings
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -65,6 +67,36 @@ def draw(labels: NDArray[np.int64], rows: int, seed: int) -> NDArray[np.int64]:
     for label, quota in enumerate(_quotas(np.bincount(labels), rows)):
         chosen.append(generator.permutation(np.flatnonzero(labels == label))[:quota])
     return np.sort(np.concatenate(chosen))
+
+
+def fold_of_rows(keys: NDArray[np.uint64], labels: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
+    """Cut a table into folds for cross-validation: stratified, rows with the same text in one fold.
+
+    Args:
+        keys: Key of each row's text (N,).
+        labels: Class ids (N,).
+        folds: How many, from 2 to the number of different texts.
+        seed: Equal seeds cut equally.
+
+    Returns:
+        Fold of each row (N,).
+
+    Raises:
+        DataError: Fewer different texts than folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    _, group = np.unique(keys, return_inverse=True)
+    if group.max() + 1 < folds:
+        raise DataError(f"data.folds: more folds than different texts, got {folds} for {group.max() + 1}; expected at most that. Use fewer folds.")
+    found = np.zeros(len(labels), dtype=np.int64)
+    with warnings.catch_warnings():
+        # A class with fewer rows than folds cannot be in all of them; that is said by its scores.
+        warnings.filterwarnings("ignore", message="The least populated class")
+        cut = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(np.zeros(len(labels)), labels, group)
+        for fold, (_, held_out) in enumerate(cut):
+            found[held_out] = fold
+    return found
 
 
 def _quotas(counts: NDArray[np.int64], rows: int) -> NDArray[np.int64]:

@@ -109,6 +109,12 @@ class TokenTable:
         """Tokens per sequence (N,)."""
         return np.diff(self.offsets)
 
+    def take(self, rows: NDArray[np.int64]) -> TokenTable:
+        """Some sequences, in the order given; the count of cut texts is not kept."""
+        parts = [self.input_ids[self.offsets[row] : self.offsets[row + 1]] for row in rows]
+        offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])]).astype(np.int64)
+        return TokenTable(np.concatenate(parts) if parts else self.input_ids[:0], offsets, 0, self.max_length_tokens)
+
 
 @dataclass(frozen=True)
 class PackedBatch:

@@ -68,7 +68,7 @@ def finish(
     test = prepared.data.splits.get("test")
     if prepared.config.final and test is not None:
         # The line is written before the split is read: an opening that crashes still counts.
-        openings = ledger.record(test.digest, "train", layout.root.name)
+        openings = ledger.record(test.digest, "train", str(layout.root.relative_to(beside)) if beside else layout.root.name)
         metrics = Metrics(validation=metrics.validation, test=_score(prepared, trainee, "test", on_event))
     elif prepared.config.final:
         on_event(Note("--final: there is no test split, so none was opened.", is_warning=True))

@@ -15,9 +15,11 @@ from pydantic import BaseModel
 from tokenizers import Tokenizer
 
 from lorabel.budget import Budget, Parameters, base_size, parse_budget, require_fits, settle
-from lorabel.config import RunConfig
+from lorabel.config import DataConfig, RunConfig
 from lorabel.data.load import load_data
 from lorabel.data.packing import tokenise
+from lorabel.data.splits import fold_of_rows
+from lorabel.data.texts import text_keys
 from lorabel.data.types import LabelledData, SplitName, TokenTable
 from lorabel.errors import ConfigError
 from lorabel.events import EventSink, Note
@@ -115,7 +117,7 @@ def prepare(config: RunConfig, on_event: EventSink) -> Prepared:
         tokenizer_digest=digest,
         max_length_tokens=max_length,
         tables=tables,
-        train_rows=np.arange(len(data.splits["train"])),
+        train_rows=_train_rows(config, data),
     )
 
 
@@ -151,7 +153,7 @@ def prepare_like(prepared: Prepared, config: RunConfig) -> Prepared:
         ConfigError: Settings that runs of one sweep must share differ, or the budget does not allow the method.
     """
     for path in _SHARED:
-        mine, others = (reduce(getattr, path.split("."), cast(Any, one)) for one in (config, prepared.config))
+        mine, others = (_without_fold(reduce(getattr, path.split("."), cast(Any, one))) for one in (config, prepared.config))
         if mine != others:
             names = (
                 [f"{path}.{name}" for name in type(mine).model_fields if getattr(mine, name) != getattr(others, name)]
@@ -162,7 +164,24 @@ def prepare_like(prepared: Prepared, config: RunConfig) -> Prepared:
                 f"sweep: {', '.join(names)} must be the same in all members, got unlike values; expected one data set, encoder and machine. Run a sweep for each."
             )
     choice = _choose(config, prepared.data, prepared.source)
-    return replace(prepared, config=config, method=make_method(choice.options), head=choice.head, parameters=choice.parameters, budget=choice.budget)
+    rows = prepared.train_rows if config.data == prepared.config.data else _train_rows(config, prepared.data)
+    like = replace(prepared, config=config, train_rows=rows, method=make_method(choice.options))
+    return replace(like, head=choice.head, parameters=choice.parameters, budget=choice.budget)
+
+
+def _without_fold(section: Any) -> Any:
+    """Members of a cross-validation share everything about the data but the fold that each leaves out."""
+    return section.model_copy(update={"fold": None}) if isinstance(section, DataConfig) else section
+
+
+def _train_rows(config: RunConfig, data: LabelledData) -> NDArray[np.int64]:
+    """Rows of the training split that are trained on: all, or all but one fold."""
+    train, folds, fold = data.splits["train"], config.data.folds, config.data.fold
+    if folds is None or fold is None:
+        return np.arange(len(train))
+    if fold >= folds:
+        raise ConfigError(f"data.fold: no such fold, got {fold} of {folds}; expected 0 to {folds - 1}. Count folds from 0.")
+    return np.flatnonzero(fold_of_rows(text_keys(train.texts), train.labels, folds, config.data.split_seed) != fold)
 
 
 def set_threads(threads: int | None) -> int:

@@ -37,9 +37,11 @@ from lorabel.training.loop import Position
 from lorabel.workflows.bank import TrainedBank, make_loss, make_plans, train_bank
 from lorabel.workflows.building import Trainee
 from lorabel.workflows.finishing import finish
+from lorabel.workflows.held_out import write_held_out
 from lorabel.workflows.preparation import Prepared, prepare, prepare_like
 from lorabel.workflows.stopping import StopRequest, stop_on_signals
 from lorabel.workflows.sweep_report import write_sweep_report
+from lorabel.workflows.tracking import Tracking, check_trackers
 
 # Values, gradients, two moments, best values, and the copies that a checkpoint takes: float32 numbers per trainable parameter of a member.
 _COPIES_PER_PARAMETER = 10
@@ -101,6 +103,7 @@ def run_sweep(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    may_open_test: bool = False,
     on_event: EventSink = ignore,
 ) -> SweepResult:
     """Try many settings and keep an adapter of each.
@@ -112,6 +115,7 @@ def run_sweep(
         options: How.
         resume: Go on with the sweep in `out`.
         overwrite: Remove an earlier sweep in `out` first.
+        may_open_test: Members differ in nothing that could be chosen by a score, so that `final` settings may open the test split.
         on_event: Receives notes, progress, steps and evaluations; the last two name the member by its number in the sweep.
 
     Returns:
@@ -125,10 +129,11 @@ def run_sweep(
         StoppedError: A signal asked for a stop; the state was saved.
     """
     config = load_config(*base)
-    if config.final:
+    if config.final and not may_open_test:
         raise ConfigError(
             "--final: a sweep chooses on the validation split, got a wish to open the test split; expected none. Train the best settings with --final."
         )
+    check_trackers(config)
     layout = SweepLayout(out)
     record = _open(layout, config, _plain_source(source, options), resume=resume, overwrite=overwrite)
     with RunLock(layout.lock), stop_on_signals() as stop:
@@ -302,6 +307,9 @@ class _Sweep:
         started = time.perf_counter()
         with ExitStack() as stack:
             log = _MemberLog(self.on_event, [member.number for member in members])
+            for member, one in zip(members, prepared, strict=True):
+                tracking = Tracking(one.config, self.layout.member(member.number).root, _only_notes(self.on_event))
+                log.trackings.append(stack.enter_context(tracking))
 
             def open_histories(positions: Sequence[Position]) -> None:
                 for member, position in zip(members, positions, strict=True):
@@ -312,16 +320,16 @@ class _Sweep:
             self.on_event(Note(f"Bank {bank}: {len(members)} members, {max(plan.total_steps for plan in plans):,} steps."))
             leaving = _halving(self.options.halving) if self.options.halving else _nobody
             trained = train_bank(prepared, plans, self.weights, store, checkpoint, self.stop, log, open_histories, leaving)
-        seconds = self.record.seconds + time.perf_counter() - started
-        self.record = self.record.model_copy(update={"seconds": seconds})
-        if self.stop.signal_number is not None:
-            self._write(self.record.members)
-            raise StoppedError(f"Stopped in bank {bank}; the state is saved. Go on with the same command and --resume.", self.stop.signal_number)
-        done = {member.number: self._finish(member, prepared[k], trained, k) for k, member in enumerate(members)}
+            seconds = self.record.seconds + time.perf_counter() - started
+            self.record = self.record.model_copy(update={"seconds": seconds})
+            if self.stop.signal_number is not None:
+                self._write(self.record.members)
+                raise StoppedError(f"Stopped in bank {bank}; the state is saved. Go on with the same command and --resume.", self.stop.signal_number)
+            done = {member.number: self._finish(member, prepared[k], trained, k, log.trackings[k]) for k, member in enumerate(members)}
         self._write([done.get(member.number, member) for member in self.record.members])
         shutil.rmtree(self.layout.bank(bank), ignore_errors=True)
 
-    def _finish(self, member: SweepMember, prepared: Prepared, trained: TrainedBank, k: int) -> SweepMember:
+    def _finish(self, member: SweepMember, prepared: Prepared, trained: TrainedBank, k: int, tracking: Tracking) -> SweepMember:
         """Keep one member's adapter and record."""
         position, layout = trained.positions[k], self.layout.member(member.number)
         if position.failure is not None:
@@ -333,6 +341,9 @@ class _Sweep:
             record = finish(layout, prepared, trainee, trained.plans[k], position, self.weights, self.on_event, verb="sweep", beside=self.layout.root.parent)
         except DataError as error:
             return member.model_copy(update={"status": "failed", "reason": str(error), "steps": position.step})
+        tracking.finished(record)
+        if prepared.config.data.fold is not None:
+            write_held_out(layout, prepared, trainee.bank)
         return _scored(member, record, is_pruned=position.is_pruned)
 
     def _tell(self) -> None:
@@ -351,13 +362,15 @@ class _Sweep:
 
 
 def _scored(member: SweepMember, record: RunRecord, *, is_pruned: bool) -> SweepMember:
-    found = record.metrics.validation
+    found, test = record.metrics.validation, record.metrics.test
     return member.model_copy(
         update={
             "status": "pruned" if is_pruned else "finished",
             "accuracy": found.accuracy,
             "macro_f1": found.macro_f1,
             "loss": found.loss,
+            "test_accuracy": None if test is None else test.accuracy,
+            "test_macro_f1": None if test is None else test.macro_f1,
             "trainable": record.parameters.trainable,
             "steps": record.training.steps,
             "seconds": record.training.seconds,
@@ -372,12 +385,19 @@ class _MemberLog:
         self._on_event = on_event
         self._numbers = numbers
         self.histories: list[History] = []
+        self.trackings: list[Tracking] = []
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, StepDone | Evaluated):
             self.histories[event.member].append(replace(event, member=0))
+            self.trackings[event.member](event)
             event = replace(event, member=self._numbers[event.member])
         self._on_event(event)
+
+
+def _only_notes(on_event: EventSink) -> EventSink:
+    """What a member's trackers tell: the rest reaches the caller anyway."""
+    return lambda event: on_event(event) if isinstance(event, Note) else None
 
 
 def _bank_key(prepared: Prepared) -> str:

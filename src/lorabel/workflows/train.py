@@ -31,6 +31,7 @@ from lorabel.workflows.bank import make_loss, make_plans, train_bank
 from lorabel.workflows.finishing import finish
 from lorabel.workflows.preparation import Prepared, prepare
 from lorabel.workflows.stopping import StopRequest, stop_on_signals
+from lorabel.workflows.tracking import Tracking, check_trackers
 
 _LONG_RUN_S = 2 * 3600
 
@@ -69,13 +70,17 @@ def run_train(config: RunConfig, out: Path, *, resume: bool = False, overwrite: 
         StorageError: The disk refused.
     """
     layout = RunLayout(out)
+    check_trackers(config)
     _check_folder(layout, resume=resume, overwrite=overwrite)
     prepared = prepare(config, on_event)
     weights = load_weights(prepared.source)
     loss = make_loss(prepared)
     with RunLock(layout.lock), stop_on_signals() as stop:
         checkpoint = _open_run(layout, config, resume=resume, overwrite=overwrite, on_event=on_event)
-        return _train_in(layout, prepared, _Parts(weights, loss), checkpoint, stop, on_event)
+        with Tracking(config, layout.root, on_event) as tracking:
+            result = _train_in(layout, prepared, _Parts(weights, loss), checkpoint, stop, tracking)
+            tracking.finished(result.record)
+        return result
 
 
 def _check_folder(layout: RunLayout, *, resume: bool, overwrite: bool) -> None:
@@ -113,7 +118,7 @@ def _open_run(layout: RunLayout, config: RunConfig, *, resume: bool, overwrite: 
     if overwrite:
         for path in (layout.report, layout.record, layout.history):
             path.unlink(missing_ok=True)
-        for folder in (layout.adapter, layout.figures, layout.checkpoints, layout.predictions):
+        for folder in (layout.adapter, layout.figures, layout.checkpoints, layout.predictions, layout.trackers):
             _remove_tree(folder)
     write_text(layout.config, config.to_yaml())
     return None

@@ -14,6 +14,7 @@ from lorabel.methods.lora import Lora
 GIVEN = {
     "recipe": ("recipe", "paper", "paper"),
     "budget": ("budget", "300k", "300k"),
+    "tracker": ("trackers", ("tensorboard", "mlflow"), ("tensorboard", "mlflow")),
     "text_column": ("data.text_columns", ("title", "body"), ("title", "body")),
     "label_column": ("data.label_column", "topic", "topic"),
     "limit_rows": ("data.limit_rows", 100, 100),
