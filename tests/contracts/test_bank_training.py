@@ -17,9 +17,10 @@ from lorabel.models.bank import Bank
 from lorabel.models.checkpoint import load_weights, resolve_encoder
 from lorabel.models.encoder import PackedEncoder
 from lorabel.models.heads import head_shapes
-from lorabel.training.loop import LoopSettings, MemberPlan, Position, Task, train
+from lorabel.training.loop import Task, train
 from lorabel.training.optim import Arena, Block
 from lorabel.training.randomness import initial_head_tensor, initial_tensor, numpy_generator
+from lorabel.training.state import LoopSettings, MemberPlan, Position
 from lorabel.training.updates import ArenaUpdater, takes_decay
 from lorabel.workflows.building import corner, member_tensors
 from tests.conftest import reference_model
@@ -201,7 +202,7 @@ class StopsEarly(Hooks):
         self.scored, self.saved = [], []
 
     def evaluate(self, members):
-        from lorabel.training.loop import Scores
+        from lorabel.training.state import Scores
 
         self.scored.append(tuple(members))
         return [Scores(1.0, 0.5 - 0.01 * len(self.scored) if k == 0 else 0.5 + 0.01 * len(self.scored), 0.5) for k in members]

@@ -68,6 +68,7 @@ class SweepRecord(Plain):
         source: What fills it: the grid's combinations or the search's space, trials, sampler, seed; compared on resume.
         base: Settings below all assignments; compared on resume.
         metric: What is maximised on the validation split.
+        bank_size: Most members of a bank, where that was chosen by free memory.
         seconds: Wall-clock seconds of training so far.
         members: In the order of their numbers.
     """
@@ -76,6 +77,7 @@ class SweepRecord(Plain):
     source: dict[str, Any]
     base: dict[str, Any]
     metric: str
+    bank_size: int | None = None
     seconds: float = 0.0
     members: list[SweepMember] = []
 

@@ -31,9 +31,10 @@ from lorabel.methods.base import first_adapted_layer
 from lorabel.models.checkpoint import weights_digest
 from lorabel.models.encoder import PackedEncoder
 from lorabel.models.states import FrozenStates
-from lorabel.training.loop import LoopSettings, MemberPlan, Position, Scores, Task, train
+from lorabel.training.loop import Task, train
 from lorabel.training.randomness import numpy_generator
 from lorabel.training.schedules import default_num_epochs
+from lorabel.training.state import LoopSettings, MemberPlan, Position, Scores
 from lorabel.workflows.building import Trainee, build_loss, build_trainee, learning_rate_of
 from lorabel.workflows.preparation import Prepared, cache_dir
 from lorabel.workflows.stopping import StopRequest

@@ -27,8 +27,8 @@ from lorabel.events import EventSink, Note, Progress
 from lorabel.heads import why_not_peft
 from lorabel.inference.predictor import probabilities, table_logits
 from lorabel.models.checkpoint import weights_digest
-from lorabel.training.loop import MemberPlan, Position
 from lorabel.training.schedules import warmup_steps
+from lorabel.training.state import MemberPlan, Position
 from lorabel.workflows.building import Trainee, canary_logits, member_tensors
 from lorabel.workflows.preparation import Prepared
 from lorabel.workflows.report import write_run_report

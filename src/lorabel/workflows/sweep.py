@@ -7,11 +7,9 @@ sizes or update rules go into banks of their own. What is to be tried is written
 from __future__ import annotations
 
 import json
-import math
-import os
 import shutil
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,8 +31,9 @@ from lorabel.losses.base import Loss
 from lorabel.models.checkpoint import load_weights
 from lorabel.search.space import Assignment, Distribution, describe, nested
 from lorabel.search.study import SamplerName, Study, TrialResult
-from lorabel.training.loop import Position
+from lorabel.training.state import Position
 from lorabel.workflows.bank import TrainedBank, make_loss, make_plans, train_bank
+from lorabel.workflows.bank_planning import bank_key, halving, is_out_of_memory, members_that_fit, nobody
 from lorabel.workflows.building import Trainee
 from lorabel.workflows.finishing import finish
 from lorabel.workflows.held_out import write_held_out
@@ -42,10 +41,6 @@ from lorabel.workflows.preparation import Prepared, prepare, prepare_like
 from lorabel.workflows.stopping import StopRequest, stop_on_signals
 from lorabel.workflows.sweep_report import write_sweep_report
 from lorabel.workflows.tracking import Tracking, check_trackers
-
-# Values, gradients, two moments, best values, and the copies that a checkpoint takes: float32 numbers per trainable parameter of a member.
-_COPIES_PER_PARAMETER = 10
-_MOST_MEMBERS = 32
 
 
 @dataclass(frozen=True)
@@ -135,8 +130,9 @@ def run_sweep(
         )
     check_trackers(config)
     layout = SweepLayout(out)
-    record = _open(layout, config, _plain_source(source, options), resume=resume, overwrite=overwrite)
+    _check_folder(layout, resume=resume, overwrite=overwrite)
     with RunLock(layout.lock), stop_on_signals() as stop:
+        record = _open(layout, config, _plain_source(source, options), resume=resume)
         return _Sweep(layout, record, base, source, options, stop, on_event).run()
 
 
@@ -151,27 +147,34 @@ def _plain_source(source: Sequence[Assignment] | Search, options: SweepOptions) 
     return plain
 
 
-def _open(layout: SweepLayout, config: RunConfig, source: dict[str, Any], *, resume: bool, overwrite: bool) -> SweepRecord:
+def _check_folder(layout: SweepLayout, *, resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite: contradict each other, got both; expected one. Choose to go on or to start again.")
-    exists = layout.root.exists() and any(path.name != ".lock" for path in layout.root.iterdir())
-    base = config.model_dump(mode="json")
-    if resume:
-        if not layout.record.exists():
-            raise ConfigError(f"--resume: nothing to go on from, got {str(layout.root)!r}; expected a sweep folder. Leave --resume out to start.")
-        before = read_sweep(layout.record)
-        unlike = [name for name, mine, its in (("settings", base, before.base), ("grid or search", source, before.source)) if mine != its]
-        if unlike:
-            raise ConfigError(f"--resume: the {' and '.join(unlike)} differ from the sweep's, got others; expected the same command. Repeat it, or start anew.")
-        return before
-    if exists and not overwrite:
+    exists = layout.root.exists() and any(path.name != layout.lock.name for path in layout.root.iterdir())
+    if resume and not layout.record.exists():
+        raise ConfigError(f"--resume: nothing to go on from, got {str(layout.root)!r}; expected a sweep folder. Leave --resume out to start.")
+    if exists and not (resume or overwrite):
         raise ConfigError(
             f"--out: the folder is not empty, got {str(layout.root)!r}; expected a new one. Use --resume to go on, --overwrite to start again, or another name."
         )
     if exists and not layout.record.exists():
         raise ConfigError(f"--overwrite: this is not a sweep folder, got {str(layout.root)!r}; expected one with {layout.record.name}. It is left alone.")
-    if exists:
-        shutil.rmtree(layout.root)
+
+
+def _open(layout: SweepLayout, config: RunConfig, source: dict[str, Any], *, resume: bool) -> SweepRecord:
+    """The record to go on with, or a new one in a cleared folder."""
+    base = config.model_dump(mode="json")
+    if resume:
+        before = read_sweep(layout.record)
+        unlike = [name for name, mine, its in (("settings", base, before.base), ("grid or search", source, before.source)) if mine != its]
+        if unlike:
+            raise ConfigError(f"--resume: the {' and '.join(unlike)} differ from the sweep's, got others; expected the same command. Repeat it, or start anew.")
+        return before
+    for path in layout.root.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != layout.lock.name:
+            path.unlink()
     return SweepRecord(source=source, base=base, metric=config.training.best_metric)
 
 
@@ -235,7 +238,7 @@ class _Sweep:
             if left <= 0:
                 return False
             assert self.study is not None
-            assignments = self.study.ask(first, min(left, self.options.bank_size or self._room()))
+            assignments = self.study.ask(first, min(left, self._bank_size()))
         elif first:
             return False
         else:
@@ -244,7 +247,7 @@ class _Sweep:
         groups: dict[str, list[int]] = {}
         for number, assignment in enumerate(assignments, first):
             try:
-                groups.setdefault(_bank_key(self._prepared(assignment)), []).append(number)
+                groups.setdefault(bank_key(self._prepared(assignment), number), []).append(number)
                 members.append(SweepMember(number=number, assignment=assignment, bank=None))
             except ConfigError as error:
                 faults.append(f"member {number} ({describe(assignment)}): {error}")
@@ -255,9 +258,15 @@ class _Sweep:
         self._write([*self.record.members, *(member.model_copy(update={"bank": banks.get(member.number)}) for member in members)])
         return True
 
-    def _room(self) -> int:
-        """Members that fit the free memory beside the encoder, by the size of the base settings' adapter."""
-        return _members_that_fit(self._prepared({}).parameters.trainable, self._device())
+    def _bank_size(self) -> int:
+        """Most members of a bank: as asked, or by the free memory when the sweep began, so that a search that goes on draws as it did."""
+        if self.options.bank_size is not None:
+            return self.options.bank_size
+        if self.record.bank_size is None:
+            fits = members_that_fit(self._prepared({}).parameters.trainable, self._device())
+            self.record = self.record.model_copy(update={"bank_size": fits})
+        assert self.record.bank_size is not None
+        return self.record.bank_size
 
     def _device(self) -> torch.device:
         assert self.shared is not None
@@ -268,8 +277,7 @@ class _Sweep:
         banks: dict[int, int] = {}
         bank = 1 + max((member.bank for member in self.record.members if member.bank is not None), default=-1)
         for group in groups:
-            size = self.options.bank_size or self._room()
-            parts = -(-len(group) // size)
+            parts = -(-len(group) // self._bank_size())
             for part in range(parts):
                 for number in group[part * len(group) // parts : (part + 1) * len(group) // parts]:
                     banks[number] = bank
@@ -282,7 +290,7 @@ class _Sweep:
             self._train(bank)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             numbers = [member.number for member in self.record.members if member.bank == bank]
-            if not _is_out_of_memory(error) or len(numbers) < 2:
+            if not is_out_of_memory(error) or len(numbers) < 2:
                 raise
             shutil.rmtree(self.layout.bank(bank), ignore_errors=True)
             next_bank = 1 + max(member.bank for member in self.record.members if member.bank is not None)
@@ -318,7 +326,7 @@ class _Sweep:
                     log.histories.append(stack.enter_context(closing(History(folder.history, position.step))))
 
             self.on_event(Note(f"Bank {bank}: {len(members)} members, {max(plan.total_steps for plan in plans):,} steps."))
-            leaving = _halving(self.options.halving) if self.options.halving else _nobody
+            leaving = halving(self.options.halving) if self.options.halving else nobody
             trained = train_bank(prepared, plans, self.weights, store, checkpoint, self.stop, log, open_histories, leaving)
             seconds = self.record.seconds + time.perf_counter() - started
             self.record = self.record.model_copy(update={"seconds": seconds})
@@ -398,44 +406,3 @@ class _MemberLog:
 def _only_notes(on_event: EventSink) -> EventSink:
     """What a member's trackers tell: the rest reaches the caller anyway."""
     return lambda event: on_event(event) if isinstance(event, Note) else None
-
-
-def _bank_key(prepared: Prepared) -> str:
-    """What the members of one bank share; equal keys go together."""
-    config, method = prepared.config, prepared.method
-    shared: dict[str, Any] = {
-        "method": method.name,
-        "head": (config.head.kind, config.head.pooling),
-        "optimizer": config.optimizer.name,
-        "loop": [config.training.batch_size, config.training.gradient_accumulation_steps, config.training.best_metric],
-        "rest": [config.training.group_by_length, config.training.max_nonfinite_steps],
-    }
-    if method.trains_encoder:
-        shared["alone"] = config.model_dump(mode="json")
-    if not method.pads_exactly:
-        shared["sizes"] = [(spec.name, spec.shape) for spec in method.parameters(prepared.source.shape)]
-    return json.dumps(shared, sort_keys=True)
-
-
-def _halving(one_in: int) -> Any:
-    """Successive halving (Jamieson and Talwalkar 2016) across a bank: of n members that were scored at one step, the best n / `one_in`, rounded up, go on."""
-
-    def leaving(scores: Sequence[float]) -> Collection[int]:
-        order = sorted(range(len(scores)), key=lambda place: (-scores[place], place))
-        return order[math.ceil(len(scores) / one_in) :]
-
-    return leaving
-
-
-def _nobody(_scores: Sequence[float]) -> Collection[int]:
-    return ()
-
-
-def _members_that_fit(trainable: int, device: torch.device) -> int:
-    """Members whose values, optimiser state and copies take at most half of the free memory."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(_MOST_MEMBERS, free // 2 // (4 * _COPIES_PER_PARAMETER * max(1, trainable))))
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error) or "not enough memory" in str(error)

@@ -26,7 +26,7 @@ from lorabel.events import Evaluated, Event, EventSink, Note, StepDone, ignore
 from lorabel.losses.base import Loss
 from lorabel.models.checkpoint import load_weights
 from lorabel.training.estimate import estimate_seconds
-from lorabel.training.loop import MemberPlan, Position
+from lorabel.training.state import MemberPlan, Position
 from lorabel.workflows.bank import make_loss, make_plans, train_bank
 from lorabel.workflows.finishing import finish
 from lorabel.workflows.preparation import Prepared, prepare

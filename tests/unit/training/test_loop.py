@@ -19,9 +19,10 @@ from lorabel.models.bank import Bank
 from lorabel.models.checkpoint import load_weights, resolve_encoder
 from lorabel.models.encoder import PackedEncoder
 from lorabel.models.heads import head_shapes
-from lorabel.training.loop import LoopSettings, MemberPlan, Position, Scores, Task, train
+from lorabel.training.loop import Task, train
 from lorabel.training.optim import Arena, Block
 from lorabel.training.randomness import initial_head_tensor, initial_tensor, numpy_generator
+from lorabel.training.state import LoopSettings, MemberPlan, Position, Scores
 from lorabel.training.updates import ArenaUpdater, takes_decay
 
 CPU = torch.device("cpu")
