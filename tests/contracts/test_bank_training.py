@@ -42,7 +42,14 @@ def member(options, rate, decay, **plan):
 
 MEMBERS = (
     member({"rank": 2, "alpha": 4, "targets": "query,value"}, 5e-3, 0.05),
-    member({"rank": 5, "alpha": 5, "targets": "all-linear"}, 2e-3, 0.0, seed=3, max_grad_norm=0.0, schedule=ScheduleConfig(name="linear", warmup_steps=5)),
+    member(
+        {"rank": 5, "alpha": 5, "targets": "all-linear", "lora_plus_ratio": 4.0},
+        2e-3,
+        0.0,
+        seed=3,
+        max_grad_norm=0.0,
+        schedule=ScheduleConfig(name="linear", warmup_steps=5),
+    ),
     member({"rank": 1, "alpha": 8, "targets": "ffn_down"}, 1e-2, 0.1, num_epochs=6, loss=CrossEntropy(0.0), schedule=ScheduleConfig(name="constant")),
     member({"rank": 3, "alpha": 6, "targets": "attention", "use_rslora": True}, 1e-3, 0.01, seed=11, rows=np.arange(0, len(LENGTHS), 2), steps_per_epoch=1),
 )
@@ -62,7 +69,8 @@ def make_bank(folder, members, dtype=torch.float64):
             for name, size in head_shapes(head).items():
                 arena.tensors[name][k] = initial_head_tensor(name, size, members[k].plan.seed, 0.2)
     encoder = PackedEncoder(shape, load_weights(source), dtype=dtype, device=CPU)
-    updater = ArenaUpdater(arena, [one.optimizer for one in members], [one.plan.learning_rate for one in members])
+    factors = [{spec.name: spec.rate_factor for spec in method.parameters(shape)} for method in methods]
+    updater = ArenaUpdater(arena, [one.optimizer for one in members], [one.plan.learning_rate for one in members], factors)
     bank = Bank(encoder, methods, head, arena.tensors)
     return Task(bank, updater, tuple(one.plan for one in members), LABELS, CPU), arena
 
@@ -82,7 +90,7 @@ def plain_loop(family, one, shape, start):
     groups = [
         {
             "params": [p],
-            "lr": one.optimizer.head_learning_rate if name.startswith("head.") else one.optimizer.learning_rate,
+            "lr": one.optimizer.head_learning_rate if name.startswith("head.") else one.optimizer.learning_rate * plus(one, name),
             "weight_decay": 0.0 if name.endswith(".bias") else one.optimizer.weight_decay,
         }
         for name, p in theirs.items()
@@ -102,6 +110,11 @@ def plain_loop(family, one, shape, start):
             optimizer.step()
             schedule.step()
     return theirs
+
+
+def plus(one, name):
+    """LoRA+: B's rate over A's."""
+    return one.options.get("lora_plus_ratio", 1.0) if name.endswith("lora_B") else 1.0
 
 
 def reference_schedule(optimizer, plan):

@@ -28,7 +28,8 @@ def test_the_paper_recipe_holds_the_papers_settings():
         "rank": 8,
         "alpha": 16.0,
         "dropout": 0.1,
-        "use_rslora": False, "lora_plus_ratio": 1.0,
+        "use_rslora": False,
+        "lora_plus_ratio": 1.0,
     }
     assert (config.encoder.name, config.encoder.dropout, config.head.kind, config.head.pooling) == ("roberta-base", True, "native", "cls")
     optimizer = config.optimizer
