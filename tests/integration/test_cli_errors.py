@@ -338,3 +338,17 @@ def test_without_a_hub_the_error_comes_soon_and_names_the_folder(table, tmp_path
     assert done.returncode == 2, done.stderr
     assert "--encoder DIR" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_prediction_that_is_terminated_leaves_no_file(run, tiny_encoder, tmp_path):
+    (tmp_path / "many.csv").write_text("text\n" + "the team won the match\n" * 400_000)
+    words = ["predict", run, tmp_path / "many.csv", "-o", tmp_path / "out.csv", "--encoder", tiny_encoder("bert"), "--threads", 1]
+    process = subprocess.Popen([sys.executable, "-m", "lorabel", *map(str, words)], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".out.csv.*.tmp")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 143, told
+    assert "terminated; no file was left half written." in told
+    assert [path.name for path in tmp_path.iterdir()] == ["many.csv"]

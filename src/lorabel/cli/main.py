@@ -4,9 +4,12 @@ Exit codes: 0 done, 1 our fault, 2 the user's input, 3 refused by a gate, 74 dis
 """
 
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
+from types import FrameType
 
 from cyclopts import App, CycloptsError
 
@@ -46,7 +49,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     is_debugging = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    sys.exit(_run(words, is_debugging))
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _raise_terminated) if is_main else None
+    try:
+        code = _run(words, is_debugging)
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, before)
+    sys.exit(code)
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived: whatever is under way unwinds, so that no temporary file is left."""
+
+
+def _raise_terminated(_number: int, _frame: FrameType | None) -> None:
+    raise _Terminated
 
 
 def _run(words: list[str], is_debugging: bool) -> int:
@@ -60,6 +78,8 @@ def _run(words: list[str], is_debugging: bool) -> int:
         return _say(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _say("interrupted; no file was left half written.", 130)
+    except _Terminated:
+        return _say("terminated; no file was left half written.", 143)
     except BrokenPipeError:
         # The reader of our output went away; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

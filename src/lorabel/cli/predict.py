@@ -23,6 +23,7 @@ def predict(
     text: Annotated[tuple[str, ...], Parameter(help="Classify this text instead of a file; may be repeated.", negative=(), show_default=False)] = (),
     text_column: Annotated[tuple[str, ...] | None, Parameter(help="Text columns (default: found).", negative=())] = None,
     prefix: Annotated[str, Parameter(help="Put before the names of added columns.", show_default=False)] = "",
+    keep_empty: Annotated[bool, Parameter(help="Leave rows without a text unanswered instead of refusing the table.", negative=(), show_default=False)] = False,
     encoder: Annotated[str | None, Parameter(help="Checkpoint folder, where the adapter's encoder cannot be found by name.")] = None,
     precision: Annotated[Precision, Parameter(help="fp32 gives the same bits everywhere; auto is fastest.")] = "auto",
     device: Annotated[Device, Parameter(help="Where to compute.")] = "auto",
@@ -36,7 +37,7 @@ def predict(
             f'predict: either a file or --text, got {"both" if text else "neither"}; expected one. For example lorabel predict ADAPTER --text "…".'
         )
     if text:
-        _check_texts(text, {"--output": output, "--text-column": text_column, "--prefix": prefix})
+        _check_texts(text, {"--output": output, "--text-column": text_column, "--prefix": prefix, "--keep-empty": keep_empty})
         from lorabel.workflows.preparation import set_threads
 
         set_threads(threads)
@@ -50,7 +51,17 @@ def predict(
     assert file is not None
     with ProgressPrinter(is_quiet=quiet) as show:
         result = run_predict(
-            adapter, file, output, text_columns=text_column, prefix=prefix, precision=precision, device=device, encoder=encoder, threads=threads, on_event=show
+            adapter,
+            file,
+            output,
+            text_columns=text_column,
+            prefix=prefix,
+            precision=precision,
+            device=device,
+            encoder=encoder,
+            threads=threads,
+            keep_empty=keep_empty,
+            on_event=show,
         )
     if json:
         print_json(result)

@@ -3,7 +3,7 @@
 Three kinds, each a pure function of what it is keyed by, so that resuming needs no generator state and members of a bank cannot disturb each other:
 
 - Initial values: a generator per (seed, tensor name).
-- Orders and augmentation: a NumPy generator per (seed, purpose, epoch).
+- Orders: a NumPy generator per (seed, epoch); augmentation: one per (seed, epoch, row), so that what becomes of a text does not depend on the others.
 - Dropout masks: a counter-based hash of (member's seed, optimiser step, site, row within the step, token, feature). Nothing else enters: not who shares the bank, not
   packing order, not how a step is cut into micro-batches. Integer arithmetic only, so every device draws the same masks.
 
@@ -37,9 +37,10 @@ def stream_seed(*key: object) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
-def numpy_generator(seed: int, purpose: str, epoch: int) -> np.random.Generator:
-    """The generator of one purpose (`order`, `augmentation`) in one epoch."""
-    return np.random.Generator(np.random.Philox(stream_seed(seed, purpose, epoch)))
+def numpy_generator(seed: int, purpose: str, epoch: int, row: int | None = None) -> np.random.Generator:
+    """The generator of one purpose (`order`, `augmentation`) in one epoch, or of one row in it."""
+    key = stream_seed(seed, purpose, epoch)
+    return np.random.Generator(np.random.Philox(key) if row is None else np.random.Philox(key=np.array([key, row], dtype=np.uint64)))
 
 
 def initial_tensor(spec: ParameterSpec, seed: int) -> Tensor:

@@ -151,16 +151,18 @@ def train_bank(
 
 
 def _tables(prepared: Prepared, on_event: EventSink) -> Callable[[int], TokenTable]:
-    """Token table of an epoch: the cached one, or one with augmented texts, keyed by (seed, epoch)."""
+    """Token table of an epoch: the cached one, or one with augmented texts, keyed by (seed, epoch, row)."""
     config = prepared.config
     if config.data.augmentation == "none":
         return lambda _epoch: prepared.tables["train"]
     texts = prepared.data.splits["train"].texts
 
     def augmented(epoch: int) -> TokenTable:
-        generator = numpy_generator(config.training.seed, "augmentation", epoch)
-        chosen = generator.random(len(texts)) < config.data.augmentation_probability
-        changed = [sentence_shuffle(text, generator) if is_chosen else text for text, is_chosen in zip(texts, chosen, strict=True)]
+        changed = list(texts)
+        for row, text in enumerate(changed):
+            generator = numpy_generator(config.training.seed, "augmentation", epoch, row)
+            if generator.random() < config.data.augmentation_probability:
+                changed[row] = sentence_shuffle(text, generator)
         return tokenise(changed, prepared.tokenizer, prepared.tokenizer_digest, prepared.max_length_tokens, on_event=on_event)
 
     return augmented

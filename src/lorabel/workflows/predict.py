@@ -80,6 +80,7 @@ def run_predict(
     device: str = "auto",
     encoder: str | None = None,
     threads: int | None = None,
+    keep_empty: bool = False,
     on_event: EventSink = ignore,
 ) -> PredictResult:
     """Classify a table, block by block.
@@ -94,6 +95,7 @@ def run_predict(
         device: Where.
         encoder: A checkpoint folder in place of the named encoder.
         threads: CPU threads.
+        keep_empty: Leave the added columns of rows without a text empty instead of refusing the table.
         on_event: Receives notes and progress.
 
     Returns:
@@ -121,10 +123,13 @@ def run_predict(
             if columns is None:
                 columns = choose_text_columns(block, where, text_columns)
                 on_event(Note(f"Text from {' + '.join(columns)}."))
-            found = predictor.explain(_texts(block, where, columns))
+            texts = _texts(block, where, columns, keep_empty=keep_empty)
+            answers = iter(predictor.explain([text for text in texts if text is not None]))
+            found = [None if text is None else next(answers) for text in texts]
             writer.write(_with_predictions(block, found, predictor.labels.names, prefix, where))
             for prediction in found:
-                counts[prediction.label] += 1
+                if prediction is not None:
+                    counts[prediction.label] += 1
             rows += len(block)
             on_event(Progress("predicting", rows, None))
         if rows == 0:
@@ -141,27 +146,29 @@ def _require_columns(block: Block, names: list[str], source: str) -> None:
         )
 
 
-def _texts(block: Block, source: str, columns: tuple[str, ...]) -> list[str]:
-    faults = Faults("Give a text in every row.")
-    texts = []
+def _texts(block: Block, source: str, columns: tuple[str, ...], *, keep_empty: bool) -> list[str | None]:
+    """The text of each row; None where it is empty and such rows are kept."""
+    faults = Faults("Give a text in every row, or leave such rows without an answer with --keep-empty.")
+    texts: list[str | None] = []
     for line, *parts in zip(block.lines, *(block.columns[name] for name in columns), strict=True):
         if any(part is not None and not isinstance(part, str) for part in parts):
             faults.add(f"{source}:{line}", "the text is not a string", parts, "a string")
             continue
         text = " ".join(part for part in parts if part)
-        if not text.strip():
+        is_empty = not text.strip()
+        if is_empty and not keep_empty:
             faults.add(f"{source}:{line}", "empty text", text, "a text")
-        texts.append(text)
+        texts.append(None if is_empty else text)
     faults.raise_if_any()
     return texts
 
 
-def _with_predictions(block: Block, found: list[Prediction], labels: tuple[str, ...], prefix: str, source: str) -> dict[str, list[Any]]:
+def _with_predictions(block: Block, found: list[Prediction | None], labels: tuple[str, ...], prefix: str, source: str) -> dict[str, list[Any]]:
     """The block's columns and the added ones, in order."""
     added: dict[str, list[Any]] = {
-        f"{prefix}predicted_label": [prediction.label for prediction in found],
-        f"{prefix}score": [prediction.score for prediction in found],
-        **{f"{prefix}prob_{label}": [float(prediction.probabilities[index]) for prediction in found] for index, label in enumerate(labels)},
+        f"{prefix}predicted_label": [None if one is None else one.label for one in found],
+        f"{prefix}score": [None if one is None else one.score for one in found],
+        **{f"{prefix}prob_{label}": [None if one is None else float(one.probabilities[index]) for one in found] for index, label in enumerate(labels)},
     }
     clash = next((name for name in added if name in block.columns), None)
     if clash is not None:

@@ -74,4 +74,6 @@ def test_orders_follow_seed_purpose_and_epoch():
 
     np.random.seed(1)  # noqa: NPY002
     assert draw(0, "order", 1) == draw(0, "order", 1)
+    assert draw(0, "augmentation", 1, 7) == draw(0, "augmentation", 1, 7)
+    assert len({tuple(draw(*key)) for key in ((0, "augmentation", 1, 7), (0, "augmentation", 1, 8), (0, "augmentation", 2, 7), (1, "augmentation", 1, 7))}) == 4
     assert len({tuple(draw(*key)) for key in ((0, "order", 1), (1, "order", 1), (0, "order", 2), (0, "augmentation", 1))}) == 4

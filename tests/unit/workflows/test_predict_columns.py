@@ -111,3 +111,23 @@ def test_a_table_without_rows_is_refused_in_every_format(name, tmp_path):
 def test_a_name_whose_ending_promises_something_else_is_refused(name, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         predict.run_predict(tmp_path, "-", tmp_path / name, threads=1)
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.parquet"])
+def test_rows_without_a_text_can_be_left_unanswered(name, monkeypatch, tmp_path):
+    give(monkeypatch, b"text,id\none,1\n,2\n  ,3\ntwo,4\n")
+    result = predict.run_predict(tmp_path, "-", tmp_path / name, threads=1, keep_empty=True)
+    assert result.rows == 4
+    assert sum(result.counts.values()) == 2
+    if name.endswith("parquet"):
+        import pyarrow.parquet
+
+        rows = pyarrow.parquet.read_table(tmp_path / name).to_pylist()
+    elif name.endswith("jsonl"):
+        rows = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+    else:
+        with (tmp_path / name).open(newline="") as file:
+            rows = [{key: value or None for key, value in row.items()} for row in csv.DictReader(file)]
+    assert [row["id"] for row in rows] == ["1", "2", "3", "4"]
+    assert [row["predicted_label"] is None for row in rows] == [False, True, True, False]
+    assert [row["score"] is None for row in rows] == [False, True, True, False]
