@@ -27,6 +27,8 @@ if [[ $called_from != "$PWD" && $data != /* && -e $called_from/$data ]]; then da
 name=$(basename "$data")
 name=${name%%.*}
 out=runs/$name
+# Another table of the same name keeps its results.
+if [[ -f $out/lora/config.yaml ]] && ! grep -qxF "  source: $data" "$out/lora/config.yaml"; then out=$out-$(printf %s "$data" | cksum | cut -d ' ' -f 1); fi
 mkdir -p "$out"
 
 # Full fine-tuning takes every setting but those of an adapter.

@@ -84,3 +84,16 @@ def test_help_installs_and_runs_nothing(script):
     text = script("--help")
     assert "./run.sh my_texts.csv" in text
     assert not (script.folder / ".venv").exists()
+
+
+def test_results_of_another_table_of_the_same_name_are_kept(script):
+    lora = script.folder / "runs/t/lora"
+    lora.mkdir(parents=True)
+    (lora / "record.json").write_text("{}")
+    (lora / "config.yaml").write_text("data:\n  source: a/t.csv\n")
+    assert script("a/t.csv")[0] == "train a/t.csv --out runs/t/lora --final --overwrite"
+    first, second, _ = script("b/t.csv")
+    folder = first.split()[3].removesuffix("/lora")
+    assert folder.startswith("runs/t-")
+    assert first == f"train b/t.csv --out {folder}/lora --final"
+    assert second == f"train b/t.csv --out {folder}/full --final --method full"
