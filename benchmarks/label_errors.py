@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+
 from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_json
 
 
@@ -47,7 +48,8 @@ def main() -> None:
     verdict = "reached" if caught[0.04] >= 0.7 else "not reached"
     text = f"# Planted label errors\n\n{arguments.rows:,} AG News training rows, {len(flipped)} labels changed to another class; default recipe, {arguments.folds} folds.\n\n"
     text += markdown(["first … of the rows", "planted errors among them"], [[f"{100 * share:g} %", f"{100 * value:.1f} %"] for share, value in caught.items()])
-    text += f"\nAsked for: 70 % in the first 4 %: {verdict}. {len(suspects)} rows are called suspect, {len(flipped & suspects)} of them planted; the rest of AG News has errors of its own.\n\n"
+    text += f"\nAsked for: 70 % in the first 4 %: {verdict}. {len(suspects)} rows are called suspect, {len(flipped & suspects)} of them planted; "
+    text += "AG News has errors of its own.\n\n"
     (RESULTS / "label_errors.md").write_text(text + environment_lines(env))
     print(text)
 
