@@ -19,7 +19,8 @@ def main() -> None:
 
     torch.set_num_threads(job["threads"])
     seconds, samples = (ours if job["who"] == "ours" else peer)(job)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    on_gpu = job.get("device", "cpu") == "cuda"
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({"samples_per_second": samples / seconds, "seconds": seconds, "samples": samples, "peak_memory_bytes": peak}))
 
 
@@ -40,7 +41,7 @@ def ours(job: dict) -> tuple[float, int]:
     settings = {
         "data": {"source": job["data"], "validation_rows": 4},
         "encoder": {"name": job["encoder"]},
-        "training": {"num_epochs": 1, "precision": job["precision"], "threads": job["threads"]},
+        "training": {"num_epochs": 1, "precision": job["precision"], "threads": job["threads"], "device": job.get("device", "cpu")},
         "budget": "100%",
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -92,7 +93,7 @@ def peer(job: dict) -> tuple[float, int]:
         lr_scheduler_type="linear",
         warmup_steps=2,
         weight_decay=0.01,
-        use_cpu=True,
+        use_cpu=job.get("device", "cpu") == "cpu",
         bf16=job["precision"] == "bf16",
         report_to=[],
         save_strategy="no",

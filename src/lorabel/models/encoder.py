@@ -22,8 +22,10 @@ from lorabel.data.types import PackedBatch
 from lorabel.families import EncoderShape
 from lorabel.heads import Pooling
 from lorabel.methods.base import Method
+from lorabel.models import varlen
 from lorabel.models.attention import LengthGroup, group_by_length, pooled_attention, self_attention
 from lorabel.models.linear import Slot, adapted_linear
+from lorabel.models.varlen import Segments, segments_of
 
 JOINT_SITES = ("query", "key", "value")
 
@@ -70,6 +72,7 @@ class _Step:
     """What stays the same while one batch goes through all layers."""
 
     groups: tuple[LengthGroup, ...]
+    segments: Segments | None
     first_rows: Tensor
     member_tokens: tuple[int, ...]
     member_sequences: tuple[int, ...]
@@ -93,6 +96,7 @@ class PackedEncoder:
         self.dtype = dtype
         self.device = device
         self.dropout = dropout
+        self._has_kernels = varlen.is_available(device, dtype)
         self.weights = {name: tensor.to(device=device, dtype=dtype) for name, tensor in join_queries_keys_values(weights, shape).items()}
 
     def train_all(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -161,8 +165,10 @@ class PackedEncoder:
         return hidden[: len(hidden) - batch.tail]
 
     def _step(self, batch: PackedBatch, adapters: Adapters, masks: MaskSource | None) -> _Step:
-        groups = group_by_length(batch.lengths, self.device, self.dtype)
-        return _Step(groups, batch.cu_seqlens[:-1], batch.member_tokens, batch.member_sequences, adapters, masks)
+        has_attention_dropout = masks is not None and self.dropout and self.shape.attention_dropout > 0
+        segments = segments_of(batch) if self._has_kernels and not has_attention_dropout else None
+        groups = group_by_length(batch.lengths, self.device, self.dtype) if segments is None else ()
+        return _Step(groups, segments, batch.cu_seqlens[:-1], batch.member_tokens, batch.member_sequences, adapters, masks)
 
     def _embed(self, batch: PackedBatch, masks: MaskSource | None) -> Tensor:
         w = self.weights
@@ -180,8 +186,10 @@ class PackedEncoder:
     def _layer(self, layer: int, hidden: Tensor, step: _Step) -> Tensor:
         """One transformer layer over all tokens, (T, D) -> (T, D)."""
         qkv = self._product(layer, JOINT_SITES, hidden, step)  # (T, 3D)
-        drops = self._attention_masks(layer, step, pooled=False)
-        context = self_attention(qkv, step.groups, self.shape.num_heads, drops)
+        if step.segments is not None:
+            context = varlen.self_attention(qkv, step.segments, self.shape.num_heads)
+        else:
+            context = self_attention(qkv, step.groups, self.shape.num_heads, self._attention_masks(layer, step, pooled=False))
         return self._after_attention(layer, context, hidden, step, pooled=False)
 
     def _last_layer_of_first_rows(self, layer: int, hidden: Tensor, step: _Step) -> Tensor:
@@ -189,8 +197,10 @@ class PackedEncoder:
         first = hidden.index_select(0, step.first_rows)  # (B, D)
         query = self._product(layer, ("query",), first, step, pooled=True)
         key_value = self._product(layer, ("key", "value"), hidden, step)  # (T, 2D)
-        drops = self._attention_masks(layer, step, pooled=True)
-        context = pooled_attention(query, key_value, step.groups, self.shape.num_heads, drops)
+        if step.segments is not None:
+            context = varlen.pooled_attention(query, key_value, step.segments, self.shape.num_heads)
+        else:
+            context = pooled_attention(query, key_value, step.groups, self.shape.num_heads, self._attention_masks(layer, step, pooled=True))
         return self._after_attention(layer, context, first, step, pooled=True)
 
     def _after_attention(self, layer: int, context: Tensor, residual: Tensor, step: _Step, *, pooled: bool) -> Tensor:

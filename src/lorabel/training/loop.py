@@ -34,7 +34,7 @@ from lorabel.models.states import FrozenStates, with_states
 from lorabel.training.precision import LossScale
 from lorabel.training.randomness import StepMasks, numpy_generator
 from lorabel.training.schedules import learning_rate_factor
-from lorabel.training.shares import ROWS_PER_WORKER, Chunk, make_shares
+from lorabel.training.shares import ROWS_PER_WORKER, TOKENS_PER_GPU_SHARE, TOKENS_PER_JOINT_SHARE, Chunk, make_shares
 from lorabel.training.state import LoopSettings, MemberPlan, Position, Scores
 from lorabel.training.updates import MemberUpdate, Updater
 
@@ -182,7 +182,7 @@ class _Run:
         for start in range(0, settings.step_rows, settings.batch_size):
             parts = {k: of_member[start : start + settings.batch_size] for k, of_member in lengths.items()}
             chunks = [Chunk(k, start + np.arange(len(part)), part) for k, part in parts.items() if len(part)]
-            shares = make_shares(chunks, crew.workers)
+            shares = make_shares(chunks, crew.workers, TOKENS_PER_JOINT_SHARE if task.device.type == "cpu" else TOKENS_PER_GPU_SHARE)
             run = crew.map if len(shares) > 1 else map
             for share, (found, grads) in zip(shares, run(lambda share: self._run_share(share, steps, normalisers), shares), strict=True):
                 for chunk, loss in zip(share, found, strict=True):
@@ -212,7 +212,8 @@ class _Run:
         losses = [task.plans[k].loss.rows(scores, labels).sum() / normalisers[k] for k, scores, labels in per_member if k in places]
         scaled = [loss * self.scales[chunk.member].value if self.scales[chunk.member].value != 1.0 else loss for chunk, loss in zip(share, losses, strict=True)]
         total = scaled[0] if len(scaled) == 1 else torch.stack(scaled).sum()
-        return [loss.item() for loss in losses], torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+        # One transfer for all members: each would wait for the device.
+        return torch.stack(losses).tolist(), torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
 
     def _update(self, steps: Mapping[int, _MemberStep], losses: Mapping[int, float], tokens: Mapping[int, int]) -> dict[int, _Outcome]:
         """Clip and update every member that took part."""

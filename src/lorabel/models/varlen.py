@@ -1,0 +1,96 @@
+"""Attention over packed tokens through the library's variable-length kernels: no padding, no groups, one launch a layer. GPUs in half precision only.
+
+The kernels know no dropout on attention weights; where a recipe asks for it, and wherever these kernels are missing, `attention.py` computes the same.
+"""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from lorabel.data.types import PackedBatch
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Where the sequences of a batch lie, as the kernels want it.
+
+    Attributes:
+        cu_seqlens: (B + 1,) int32, on the device.
+        longest: Tokens of the longest sequence.
+        tokens: Of all sequences, the tail left out.
+        one_each: (B + 1,) int32: one query row per sequence.
+    """
+
+    cu_seqlens: Tensor
+    longest: int
+    tokens: int
+    one_each: Tensor
+
+
+def is_available(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernels can be used.
+
+    Args:
+        device: Where tensors live.
+        dtype: Of queries, keys and values.
+    """
+    is_half = dtype in (torch.bfloat16, torch.float16)
+    return device.type == "cuda" and is_half and _is_recent(device) and find_spec("torch.nn.attention.varlen") is not None
+
+
+def _is_recent(device: torch.device) -> bool:
+    """The kernels need compute capability 8 (Ampere) or later."""
+    return torch.cuda.get_device_capability(device)[0] >= 8
+
+
+def segments_of(batch: PackedBatch) -> Segments:
+    """The segments of a batch; its lengths are known to the host, so that nothing waits for the device."""
+    count = len(batch.lengths)
+    one_each = torch.arange(count + 1, dtype=torch.int32, device=batch.cu_seqlens.device)
+    return Segments(batch.cu_seqlens.to(torch.int32), max(batch.lengths, default=0), sum(batch.lengths), one_each)
+
+
+def self_attention(qkv: Tensor, segments: Segments, num_heads: int) -> Tensor:
+    """softmax(q kᵀ / √d) v within each sequence.
+
+    Args:
+        qkv: (T, 3 · D): queries, keys and values side by side.
+        segments: Of the batch; rows after the last sequence give zeros.
+        num_heads: H; d = D / H.
+
+    Returns:
+        (T, D) in the dtype of qkv.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    width = qkv.shape[1] // 3
+    query, key, value = qkv[: segments.tokens].view(segments.tokens, 3, num_heads, width // num_heads).unbind(1)
+    out = varlen_attn(query, key, value, segments.cu_seqlens, segments.cu_seqlens, segments.longest, segments.longest)
+    assert isinstance(out, Tensor)
+    context = out.reshape(segments.tokens, width)
+    tail = len(qkv) - segments.tokens
+    return torch.cat([context, context.new_zeros(tail, width)]) if tail else context
+
+
+def pooled_attention(query: Tensor, key_value: Tensor, segments: Segments, num_heads: int) -> Tensor:
+    """Attention of one query row per sequence over that sequence's tokens.
+
+    Args:
+        query: (B, D).
+        key_value: (T, 2 · D): keys and values side by side.
+        segments: Of the batch.
+        num_heads: H.
+
+    Returns:
+        (B, D).
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    width = query.shape[1]
+    key, value = key_value[: segments.tokens].view(segments.tokens, 2, num_heads, width // num_heads).unbind(1)
+    rows = query.view(len(query), num_heads, width // num_heads)
+    out = varlen_attn(rows, key, value, segments.one_each, segments.cu_seqlens, 1, segments.longest)
+    assert isinstance(out, Tensor)
+    return out.reshape(len(query), width)
