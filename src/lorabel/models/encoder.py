@@ -22,10 +22,9 @@ from lorabel.data.types import PackedBatch
 from lorabel.families import EncoderShape
 from lorabel.heads import Pooling
 from lorabel.methods.base import Method
-from lorabel.models import varlen
 from lorabel.models.attention import LengthGroup, group_by_length, pooled_attention, self_attention
 from lorabel.models.linear import Slot, adapted_linear
-from lorabel.models.varlen import Segments, segments_of
+from lorabel.models.varlen import Segments, kernel_pooled_attention, kernel_self_attention, kernels_are_available, segments_of
 
 JOINT_SITES = ("query", "key", "value")
 
@@ -96,7 +95,7 @@ class PackedEncoder:
         self.dtype = dtype
         self.device = device
         self.dropout = dropout
-        self._has_kernels = varlen.is_available(device, dtype)
+        self._has_kernels = kernels_are_available(device, dtype)
         self.weights = {name: tensor.to(device=device, dtype=dtype) for name, tensor in join_queries_keys_values(weights, shape).items()}
 
     def train_all(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -187,7 +186,7 @@ class PackedEncoder:
         """One transformer layer over all tokens, (T, D) -> (T, D)."""
         qkv = self._product(layer, JOINT_SITES, hidden, step)  # (T, 3D)
         if step.segments is not None:
-            context = varlen.self_attention(qkv, step.segments, self.shape.num_heads)
+            context = kernel_self_attention(qkv, step.segments, self.shape.num_heads)
         else:
             context = self_attention(qkv, step.groups, self.shape.num_heads, self._attention_masks(layer, step, pooled=False))
         return self._after_attention(layer, context, hidden, step, pooled=False)
@@ -198,7 +197,7 @@ class PackedEncoder:
         query = self._product(layer, ("query",), first, step, pooled=True)
         key_value = self._product(layer, ("key", "value"), hidden, step)  # (T, 2D)
         if step.segments is not None:
-            context = varlen.pooled_attention(query, key_value, step.segments, self.shape.num_heads)
+            context = kernel_pooled_attention(query, key_value, step.segments, self.shape.num_heads)
         else:
             context = pooled_attention(query, key_value, step.groups, self.shape.num_heads, self._attention_masks(layer, step, pooled=True))
         return self._after_attention(layer, context, first, step, pooled=True)

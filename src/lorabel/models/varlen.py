@@ -29,7 +29,7 @@ class Segments:
     one_each: Tensor
 
 
-def is_available(device: torch.device, dtype: torch.dtype) -> bool:
+def kernels_are_available(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernels can be used.
 
     Args:
@@ -52,7 +52,7 @@ def segments_of(batch: PackedBatch) -> Segments:
     return Segments(batch.cu_seqlens.to(torch.int32), max(batch.lengths, default=0), sum(batch.lengths), one_each)
 
 
-def self_attention(qkv: Tensor, segments: Segments, num_heads: int) -> Tensor:
+def kernel_self_attention(qkv: Tensor, segments: Segments, num_heads: int) -> Tensor:
     """softmax(q kᵀ / √d) v within each sequence.
 
     Args:
@@ -74,7 +74,7 @@ def self_attention(qkv: Tensor, segments: Segments, num_heads: int) -> Tensor:
     return torch.cat([context, context.new_zeros(tail, width)]) if tail else context
 
 
-def pooled_attention(query: Tensor, key_value: Tensor, segments: Segments, num_heads: int) -> Tensor:
+def kernel_pooled_attention(query: Tensor, key_value: Tensor, segments: Segments, num_heads: int) -> Tensor:
     """Attention of one query row per sequence over that sequence's tokens.
 
     Args:

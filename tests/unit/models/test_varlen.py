@@ -9,6 +9,7 @@ from tests.contracts.batches import packed, sequences
 
 from lorabel.config import EncoderConfig
 from lorabel.methods.base import make_method
+from lorabel.models import encoder as encoder_module
 from lorabel.models import varlen
 from lorabel.models.checkpoint import load_weights, resolve_encoder
 from lorabel.models.encoder import Adapters, PackedEncoder
@@ -42,7 +43,7 @@ def test_answers_and_gradients_are_those_of_our_own_attention(family, pooling, t
     assert batch.tail > 0
     found, calls = [], []
     for has_kernels in (False, True):
-        monkeypatch.setattr(varlen, "is_available", lambda device, dtype, answer=has_kernels: answer)
+        monkeypatch.setattr(encoder_module, "kernels_are_available", lambda device, dtype, answer=has_kernels: answer)
         monkeypatch.setattr(library, "varlen_attn", lambda *arguments: (calls.append(1), plain_kernel(*arguments))[1])
         encoder = PackedEncoder(source.shape, load_weights(source), dtype=torch.float64, device=torch.device("cpu"))
         tensors = {name: tensor.clone().requires_grad_() for name, tensor in start.items()}
@@ -58,9 +59,9 @@ def test_answers_and_gradients_are_those_of_our_own_attention(family, pooling, t
 def test_they_are_used_on_recent_gpus_in_half_precision_alone(monkeypatch):
     monkeypatch.setattr(varlen, "_is_recent", lambda _device: True)
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert varlen.is_available(gpu, torch.bfloat16)
-    assert varlen.is_available(gpu, torch.float16)
-    assert not varlen.is_available(gpu, torch.float32)
-    assert not varlen.is_available(cpu, torch.bfloat16)
+    assert varlen.kernels_are_available(gpu, torch.bfloat16)
+    assert varlen.kernels_are_available(gpu, torch.float16)
+    assert not varlen.kernels_are_available(gpu, torch.float32)
+    assert not varlen.kernels_are_available(cpu, torch.bfloat16)
     monkeypatch.setattr(varlen, "_is_recent", lambda _device: False)
-    assert not varlen.is_available(gpu, torch.bfloat16)
+    assert not varlen.kernels_are_available(gpu, torch.bfloat16)
