@@ -83,7 +83,7 @@ def test_resume_is_bit_identical(method, stop_after, tiny_encoder, news_table, t
     config = config_for(tiny_encoder, news_table, method, {"training": two_workers})
     straight = run_train(config, tmp_path / "straight")
     assert straight.record.training.steps == 12
-    real, steps = loop._optimiser_step, []
+    real, steps = loop._Run._optimise, []
 
     def dies(*arguments):
         if len(steps) == stop_after:
@@ -91,10 +91,10 @@ def test_resume_is_bit_identical(method, stop_after, tiny_encoder, news_table, t
         steps.append(1)
         return real(*arguments)
 
-    monkeypatch.setattr(loop, "_optimiser_step", dies)
+    monkeypatch.setattr(loop._Run, "_optimise", dies)
     with pytest.raises(KeyboardInterrupt):
         run_train(config, tmp_path / "stopped")
-    monkeypatch.setattr(loop, "_optimiser_step", real)
+    monkeypatch.setattr(loop._Run, "_optimise", real)
     resumed = run_train(config, tmp_path / "stopped", resume=True)
     assert equal(weights(straight.run), weights(resumed.run))
     histories = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (straight.run, resumed.run)]
@@ -105,7 +105,7 @@ def test_resume_is_bit_identical(method, stop_after, tiny_encoder, news_table, t
 
 def test_resume_refuses_other_rows_and_says_when_the_bits_will_differ(tiny_encoder, news_table, tmp_path, monkeypatch):
     config = config_for(tiny_encoder, news_table, {"training": {"evaluate_every_steps": 2, "threads": None}})
-    real, steps = loop._optimiser_step, []
+    real, steps = loop._Run._optimise, []
 
     def dies(*arguments):
         if len(steps) == 3:
@@ -113,10 +113,10 @@ def test_resume_refuses_other_rows_and_says_when_the_bits_will_differ(tiny_encod
         steps.append(1)
         return real(*arguments)
 
-    monkeypatch.setattr(loop, "_optimiser_step", dies)
+    monkeypatch.setattr(loop._Run, "_optimise", dies)
     with pytest.raises(KeyboardInterrupt):
         run_train(config, tmp_path / "run")
-    monkeypatch.setattr(loop, "_optimiser_step", real)
+    monkeypatch.setattr(loop._Run, "_optimise", real)
     train = news_table / "train.jsonl"
     rows = train.read_text()
     train.write_text(rows.replace("bank shares", "bank bonds", 1))
@@ -257,7 +257,7 @@ def test_class_weights_and_smoothing_change_the_result(tiny_encoder, news_table,
 
 @pytest.mark.parametrize(
     "settings",
-    [{"method": {"name": "full"}}, {"method": {"name": "head_only"}}, {"head": {"kind": "linear", "pooling": "mean"}}, {"head": {"kind": "native-pooler"}}],
+    [{"method": {"name": "full"}}, {"method": {"name": "head_only"}}, {"head": {"kind": "linear", "pooling": "mean"}}],
     ids=str,
 )
 def test_combinations_the_adapter_library_cannot_express_load_here(settings, tiny_encoder, news_table, tmp_path):
