@@ -94,6 +94,6 @@ def test_another_tokenizer_is_refused(adapter, tiny_encoder, tmp_path):
 def test_the_encoders_dropout_reaches_the_encoder_and_the_head(method, is_on, tiny_encoder, news_table):
     settings = {"method": {"name": method}, "encoder": {"name": str(tiny_encoder("bert")), "dropout": is_on}, "data": {"source": str(news_table)}}
     prepared = prepare(load_config(settings), lambda event: None)
-    bank = build_trainee(prepared, load_weights(prepared.source)).bank
+    bank = build_trainee([prepared], load_weights(prepared.source)).bank
     assert bank.encoder.dropout is is_on
-    assert bank.head_dropout == (0.1 if is_on else 0.0)
+    assert bank.head_dropout == (0.1 if is_on else 0.0,)
