@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lorabel.data.types import PackedBatch, TokenTable
+from lorabel.data.types import PackedBatch, TokenTable, places_of
 from lorabel.errors import StorageError
 from lorabel.events import EventSink, Note, Progress, ignore
 
@@ -121,7 +121,7 @@ def _fill_cache(folder: Path, table: TokenTable) -> None:
     digests = {}
     for name, array in (("input_ids.npy", table.input_ids), ("offsets.npy", table.offsets)):
         np.save(folder / name, array)
-        digests[name] = _digest(folder / name)
+        digests[name] = file_digest(folder / name)
     facts = {"rows": len(table), "truncated_rows": table.truncated_rows, "sha256": digests}
     (folder / "facts.json").write_text(json.dumps({"facts": facts, "sha256": _digest_of(facts)}))
 
@@ -131,7 +131,11 @@ def _read_cache(folder: Path, rows: int, max_length_tokens: int) -> TokenTable |
     try:
         stored = json.loads((folder / "facts.json").read_text())
         facts = stored["facts"]
-        if stored["sha256"] != _digest_of(facts) or facts["rows"] != rows or any(_digest(folder / name) != digest for name, digest in facts["sha256"].items()):
+        if (
+            stored["sha256"] != _digest_of(facts)
+            or facts["rows"] != rows
+            or any(file_digest(folder / name) != digest for name, digest in facts["sha256"].items())
+        ):
             return None
         offsets = np.load(folder / "offsets.npy", allow_pickle=False)
         input_ids = np.load(folder / "input_ids.npy", mmap_mode="r", allow_pickle=False)
@@ -140,7 +144,8 @@ def _read_cache(folder: Path, rows: int, max_length_tokens: int) -> TokenTable |
         return None
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a cached file."""
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
@@ -230,7 +235,7 @@ def pack_members(members: Sequence[MemberRows], first_position: int) -> PackedBa
     cu_seqlens = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=cu_seqlens[1:])
     within = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
-    input_ids = np.concatenate([_ids(member) for member in sorted_members])
+    input_ids = np.concatenate([member.table.input_ids[places_of(member.table.offsets, member.rows)] for member in sorted_members]).astype(np.int64)
     tail = round_up(len(input_ids)) - len(input_ids)
     labels = [member.labels for member in sorted_members if member.labels is not None]
     return PackedBatch(
@@ -249,12 +254,3 @@ def _shortest_first(member: MemberRows) -> MemberRows:
     order = np.argsort(member.table.offsets[member.rows + 1] - member.table.offsets[member.rows], kind="stable")
     labels = None if member.labels is None else member.labels[order]
     return MemberRows(member.table, member.rows[order], labels, member.places[order])
-
-
-def _ids(member: MemberRows) -> NDArray[np.int64]:
-    """Token ids of a member's rows, end to end."""
-    starts = member.table.offsets[member.rows]
-    lengths = member.table.offsets[member.rows + 1] - starts
-    ends = np.cumsum(lengths)
-    within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
-    return np.asarray(member.table.input_ids[np.repeat(starts, lengths) + within], dtype=np.int64)

@@ -111,9 +111,22 @@ class TokenTable:
 
     def take(self, rows: NDArray[np.int64]) -> TokenTable:
         """Some sequences, in the order given; the count of cut texts is not kept."""
-        parts = [self.input_ids[self.offsets[row] : self.offsets[row + 1]] for row in rows]
         offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])]).astype(np.int64)
-        return TokenTable(np.concatenate(parts) if parts else self.input_ids[:0], offsets, 0, self.max_length_tokens)
+        return TokenTable(self.input_ids[places_of(self.offsets, rows)], offsets, 0, self.max_length_tokens)
+
+
+def places_of(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the elements of some rows lie in an array of rows end to end, in the order of `rows`.
+
+    Args:
+        offsets: (N + 1,) row i is elements `offsets[i]:offsets[i + 1]`.
+        rows: (B,) the rows.
+    """
+    starts = offsets[rows]
+    lengths = offsets[rows + 1] - starts
+    ends = np.cumsum(lengths)
+    within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+    return np.asarray(np.repeat(starts, lengths) + within)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lorabel.data.packing import pack
+from lorabel.data.packing import file_digest, pack
 from lorabel.data.types import TokenTable
 from lorabel.errors import StorageError
 from lorabel.events import EventSink, Progress
@@ -96,7 +96,7 @@ def _read(folder: Path, shape: tuple[int, int]) -> NDArray[np.generic] | None:
     """The cached values, memory-mapped; None where they are missing or damaged."""
     try:
         facts = json.loads((folder / "facts.json").read_text())
-        if facts["shape"] != list(shape) or facts["sha256"] != _digest(folder / "values.npy"):
+        if facts["shape"] != list(shape) or facts["sha256"] != file_digest(folder / "values.npy"):
             return None
         values: NDArray[np.generic] = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
         return values
@@ -115,7 +115,7 @@ def _write(folder: Path, table: TokenTable, encoder: PackedEncoder, key: StateKe
         _compute(values, table, encoder, key, offsets, on_event)
         values.flush()
         del values
-        (temporary / "facts.json").write_text(json.dumps({"shape": list(shape), "sha256": _digest(temporary / "values.npy")}))
+        (temporary / "facts.json").write_text(json.dumps({"shape": list(shape), "sha256": file_digest(temporary / "values.npy")}))
         os.rename(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -148,8 +148,3 @@ def _make_room(cache: Path, room: int) -> None:
         room -= sum(file.stat().st_size for file in folder.iterdir())
         if room < 0:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

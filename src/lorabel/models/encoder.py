@@ -150,16 +150,13 @@ class PackedEncoder:
         none = Adapters((), {})
         if layer == self.shape.num_layers:
             return self.pool(batch, none, pooling)
-        step, hidden = self._step(batch, none, None), self._embed(batch, None)
-        for below in range(layer):
-            hidden = self._layer(below, hidden, step)
-        return hidden[: len(hidden) - batch.tail]
+        return self.encode(batch, none, num_layers=layer)
 
-    def encode(self, batch: PackedBatch, adapters: Adapters, masks: MaskSource | None = None) -> Tensor:
-        """Hidden states of the last layer for the tokens of all sequences, (sum of lengths, D)."""
+    def encode(self, batch: PackedBatch, adapters: Adapters, masks: MaskSource | None = None, num_layers: int | None = None) -> Tensor:
+        """Hidden states after the first `num_layers` layers (all, if None) for the tokens of all sequences, (sum of lengths, D)."""
         step = self._step(batch, adapters, masks)
         hidden = self._embed(batch, masks)
-        for layer in range(self.shape.num_layers):
+        for layer in range(self.shape.num_layers if num_layers is None else num_layers):
             hidden = self._layer(layer, hidden, step)
         return hidden[: len(hidden) - batch.tail]
 

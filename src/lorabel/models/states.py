@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lorabel.data.types import PackedBatch
+from lorabel.data.types import PackedBatch, places_of
 
 # NumPy has no bfloat16: its bits are kept as integers of that size.
 STORED: dict[torch.dtype, str] = {torch.bfloat16: "uint16", torch.float16: "float16", torch.float32: "float32", torch.float64: "float64"}
@@ -43,11 +43,7 @@ class FrozenStates:
         Returns:
             (their lengths together, D), or (B, D) for pooled states.
         """
-        starts = self.offsets[rows]
-        lengths = self.offsets[rows + 1] - starts
-        ends = np.cumsum(lengths)
-        within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
-        return torch.from_numpy(self.values[np.repeat(starts, lengths) + within]).view(self.dtype)
+        return torch.from_numpy(self.values[places_of(self.offsets, rows)]).view(self.dtype)
 
 
 def with_states(batch: PackedBatch, states: FrozenStates | None) -> PackedBatch:
