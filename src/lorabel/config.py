@@ -237,15 +237,34 @@ def read_config_file(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: Unreadable, not YAML, or not a mapping.
     """
-    try:
-        loaded = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{path}: cannot be read as settings, got {type(error).__name__}: {error}; expected a YAML file. Check the path and the syntax."
-        ) from error
+    loaded = read_yaml(path, f"{path}: cannot be read as settings")
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path}: not a mapping of settings, got {type(loaded).__name__}; expected sections such as `training:`. See a run's config.yaml.")
     return loaded
+
+
+def read_yaml(path: Path, fault: str) -> Any:
+    """What a YAML file holds.
+
+    Args:
+        path: The file.
+        fault: Where and what is wrong, should it not be readable.
+
+    Raises:
+        ConfigError: Unreadable or not YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{fault}, got {type(error).__name__}: {error}; expected a YAML file. Check the path and the syntax.") from error
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted name -> value."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def parse_assignment(text: str) -> dict[str, Any]:

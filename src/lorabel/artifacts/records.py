@@ -1,7 +1,7 @@
 """The record of a run: everything a report needs, and the only thing it may read."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -15,6 +15,9 @@ class Plain(BaseModel):
     """Base of record sections: frozen, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Section = TypeVar("Section", bound=Plain)
 
 
 class EncoderFacts(Plain):
@@ -114,13 +117,28 @@ def read_record(path: Path) -> RunRecord:
     Raises:
         ArtifactError: Missing, damaged, or of another version.
     """
+    return read_versioned(path, RunRecord, RECORD_VERSION, "a run record")
+
+
+def read_versioned(path: Path, kind: type[Section], version: int, name: str) -> Section:
+    """Read a JSON file that carries its schema's version.
+
+    Args:
+        path: The file.
+        kind: Its model.
+        version: The version that is understood.
+        name: What it is, for errors.
+
+    Raises:
+        ArtifactError: Missing, damaged, or of another version.
+    """
     loaded = read_json(path)
-    if loaded.get("schema_version") != RECORD_VERSION:
-        raise ArtifactError(f"{path}: another format, got version {loaded.get('schema_version')!r}; expected {RECORD_VERSION}. Use the lorabel that wrote it.")
+    if loaded.get("schema_version") != version:
+        raise ArtifactError(f"{path}: another format, got version {loaded.get('schema_version')!r}; expected {version}. Use the lorabel that wrote it.")
     try:
-        return RunRecord.model_validate(loaded)
+        return kind.model_validate(loaded)
     except ValidationError as error:
         first = error.errors()[0]
         raise ArtifactError(
-            f"{path}: not a run record, got {first['msg'].lower()} at {'.'.join(map(str, first['loc']))}; expected the fields of a record. Restore it from a copy."
+            f"{path}: not {name}, got {first['msg'].lower()} at {'.'.join(map(str, first['loc']))}; expected the fields of a record. Restore it from a copy."
         ) from error

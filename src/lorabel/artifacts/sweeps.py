@@ -4,12 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from lorabel.artifacts.layout import RunLayout
-from lorabel.artifacts.records import Plain
-from lorabel.artifacts.store import read_json, write_json
-from lorabel.errors import ArtifactError
+from lorabel.artifacts.records import Plain, read_versioned
+from lorabel.artifacts.store import write_json
+from lorabel.training.state import Scores
 
 SWEEP_VERSION = 1
 Status = Literal["planned", "finished", "pruned", "failed", "refused"]
@@ -55,10 +53,10 @@ class SweepMember(Plain):
 
     def value_of(self, metric: str) -> float:
         """The score that is maximised: the named metric, the loss negated."""
-        scores = {"accuracy": self.accuracy, "macro_f1": self.macro_f1, "loss": None if self.loss is None else -self.loss}
-        value = scores[metric]
-        assert value is not None, "asked for the score of a member without one"
-        return value
+        assert self.loss is not None, "asked for the score of a member without one"
+        assert self.accuracy is not None
+        assert self.macro_f1 is not None
+        return Scores(self.loss, self.accuracy, self.macro_f1).value_of(metric)
 
 
 class SweepRecord(Plain):
@@ -157,13 +155,4 @@ def read_sweep(path: Path) -> SweepRecord:
     Raises:
         ArtifactError: Missing, damaged, or of another version.
     """
-    loaded = read_json(path)
-    if loaded.get("schema_version") != SWEEP_VERSION:
-        raise ArtifactError(f"{path}: another format, got version {loaded.get('schema_version')!r}; expected {SWEEP_VERSION}. Use the lorabel that wrote it.")
-    try:
-        return SweepRecord.model_validate(loaded)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ArtifactError(
-            f"{path}: not a sweep record, got {first['msg'].lower()} at {'.'.join(map(str, first['loc']))}; expected its fields. Restore it from a copy."
-        ) from error
+    return read_versioned(path, SweepRecord, SWEEP_VERSION, "a sweep record")

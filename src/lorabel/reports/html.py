@@ -7,6 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from lorabel.config import flatten
 from lorabel.reports.figures import MANY_CLASSES, svg_bytes
 from lorabel.reports.tables import (
     COLUMNS,
@@ -89,12 +90,10 @@ def _inline(svg: bytes) -> str:
     return text[text.index("<svg") :]
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            rows += _flat(value, f"{prefix}{key}.")
-        else:
-            shown = MISSING if value is None else ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            rows.append((f"{prefix}{key}", shown))
-    return rows
+def _flat(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Settings as rows of texts."""
+    return [(name, _shown(value)) for name, value in flatten(settings).items()]
+
+
+def _shown(value: Any) -> str:
+    return MISSING if value is None else ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

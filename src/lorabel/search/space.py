@@ -18,7 +18,7 @@ from typing import Any, Literal, cast
 import yaml
 from pydantic import BaseModel
 
-from lorabel.config import SHORT_NAMES, RunConfig, as_number
+from lorabel.config import SHORT_NAMES, RunConfig, as_number, read_yaml
 from lorabel.errors import ConfigError
 from lorabel.registry import METHODS, unknown_name
 
@@ -94,13 +94,7 @@ def read_grid(path: Path) -> list[Assignment]:
     Raises:
         ConfigError: Unreadable, unknown settings, or not lists.
     """
-    try:
-        loaded = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"--grid {path}: cannot be read, got {type(error).__name__}: {error}; expected a YAML file. Check the path and the syntax."
-        ) from error
-    return expand_grid(loaded, f"--grid {path}")
+    return expand_grid(read_yaml(path, f"--grid {path}: cannot be read"), f"--grid {path}")
 
 
 def expand_grid(grid: Any, where: str) -> list[Assignment]:

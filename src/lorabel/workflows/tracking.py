@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from lorabel.artifacts.records import RunRecord
-from lorabel.config import RunConfig
+from lorabel.config import RunConfig, flatten
 from lorabel.errors import MissingExtraError
 from lorabel.events import Evaluated, Event, EventSink, Note, StepDone
 from lorabel.registry import TRACKERS
@@ -49,7 +48,7 @@ class Tracking:
         self._summary: dict[str, float] = {}
 
     def __enter__(self) -> Tracking:
-        settings = _flat(self._config.model_dump(mode="json"))
+        settings = flatten(self._config.model_dump(mode="json"))
         for name in self._config.trackers:
             kind: Any = TRACKERS.get(name)
             self._guarded(name, lambda kind=kind, name=name: self._trackers.__setitem__(name, kind(self._run, settings)))
@@ -86,10 +85,3 @@ def _values(event: StepDone | Evaluated) -> dict[str, float]:
         names = ("loss", "learning_rate", "grad_norm", "samples_per_second")
         return {f"train/{name}": getattr(event, name) for name in names}
     return {f"validation/{name}": getattr(event, name) for name in ("accuracy", "macro_f1", "loss")}
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
