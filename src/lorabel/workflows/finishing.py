@@ -1,4 +1,4 @@
-"""The end of a run: score the kept values, open the test split if asked, write adapter, record, figures and report."""
+"""The end of a run: score the kept values, open the test split if asked, write adapter and record."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ from lorabel.training.schedules import warmup_steps
 from lorabel.training.state import MemberPlan, Position
 from lorabel.workflows.building import Trainee, canary_logits, member_tensors
 from lorabel.workflows.preparation import Prepared
-from lorabel.workflows.report import write_run_report
 
 
 def finish(
@@ -46,7 +45,7 @@ def finish(
     verb: str = "train",
     beside: Path | None = None,
 ) -> RunRecord:
-    """Write everything a finished run leaves behind.
+    """Score the kept values and write adapter and record.
 
     Args:
         layout: The run folder.
@@ -56,7 +55,7 @@ def finish(
         position: The last one.
         weights: The encoder's canonical tensors, as loaded.
         on_event: Receives notes and progress.
-        verb: What made the run; a member of a sweep gets no report of its own.
+        verb: What made the run.
         beside: Folder of the ledger of test openings (default: the one the run folder lies in).
 
     Returns:
@@ -82,16 +81,6 @@ def finish(
     file = layout.adapter / (PEFT_WEIGHTS if written.peft_compatible else OWN_WEIGHTS)
     record = record.model_copy(update={"digests": written.files, "bytes": record.bytes.model_copy(update={"adapter_file": file.stat().st_size})})
     write_record(layout.record, record)
-    if verb == "sweep":
-        return record
-    on_event(
-        Note(
-            "The adapter is also one of the common adapter library."
-            if record.peft_compatible
-            else f"The common adapter library cannot load it: {record.peft_reason}."
-        )
-    )
-    write_run_report(layout)
     return record
 
 

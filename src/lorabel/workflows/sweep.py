@@ -37,6 +37,7 @@ from lorabel.workflows.bank_planning import bank_key, halving, is_out_of_memory,
 from lorabel.workflows.building import Trainee
 from lorabel.workflows.finishing import finish
 from lorabel.workflows.held_out import write_held_out
+from lorabel.workflows.out_folder import check_out_folder
 from lorabel.workflows.preparation import Prepared, prepare, prepare_like
 from lorabel.workflows.stopping import StopRequest, stop_on_signals
 from lorabel.workflows.sweep_report import write_sweep_report
@@ -148,15 +149,9 @@ def _plain_source(source: Sequence[Assignment] | Search, options: SweepOptions) 
 
 
 def _check_folder(layout: SweepLayout, *, resume: bool, overwrite: bool) -> None:
-    if resume and overwrite:
-        raise ConfigError("--resume and --overwrite: contradict each other, got both; expected one. Choose to go on or to start again.")
-    exists = layout.root.exists() and any(path.name != layout.lock.name for path in layout.root.iterdir())
+    exists = check_out_folder(layout.root, layout.lock, resume=resume, overwrite=overwrite)
     if resume and not layout.record.exists():
         raise ConfigError(f"--resume: nothing to go on from, got {str(layout.root)!r}; expected a sweep folder. Leave --resume out to start.")
-    if exists and not (resume or overwrite):
-        raise ConfigError(
-            f"--out: the folder is not empty, got {str(layout.root)!r}; expected a new one. Use --resume to go on, --overwrite to start again, or another name."
-        )
     if exists and not layout.record.exists():
         raise ConfigError(f"--overwrite: this is not a sweep folder, got {str(layout.root)!r}; expected one with {layout.record.name}. It is left alone.")
 

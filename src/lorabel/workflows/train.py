@@ -29,7 +29,9 @@ from lorabel.training.estimate import estimate_seconds
 from lorabel.training.state import MemberPlan, Position
 from lorabel.workflows.bank import make_loss, make_plans, train_bank
 from lorabel.workflows.finishing import finish
+from lorabel.workflows.out_folder import check_out_folder
 from lorabel.workflows.preparation import Prepared, prepare
+from lorabel.workflows.report import write_run_report
 from lorabel.workflows.stopping import StopRequest, stop_on_signals
 from lorabel.workflows.tracking import Tracking, check_trackers
 
@@ -84,15 +86,7 @@ def run_train(config: RunConfig, out: Path, *, resume: bool = False, overwrite: 
 
 
 def _check_folder(layout: RunLayout, *, resume: bool, overwrite: bool) -> None:
-    if resume and overwrite:
-        raise ConfigError("--resume and --overwrite: contradict each other, got both; expected one. Choose to go on or to start again.")
-    if layout.root.exists() and not layout.root.is_dir():
-        raise ConfigError(f"--out: a file has this name, got {str(layout.root)!r}; expected a folder to make. Choose another name.")
-    exists = layout.root.exists() and any(path.name != ".lock" for path in layout.root.iterdir())
-    if exists and not (resume or overwrite):
-        raise ConfigError(
-            f"--out: the folder is not empty, got {str(layout.root)!r}; expected a new one. Use --resume to go on, --overwrite to start again, or another name."
-        )
+    exists = check_out_folder(layout.root, layout.lock, resume=resume, overwrite=overwrite)
     if overwrite and exists and not (layout.config.exists() or layout.record.exists() or layout.checkpoints.exists()):
         raise ConfigError(
             f"--overwrite: this is not a run folder, got {str(layout.root)!r}; expected one with config.yaml. It is left alone: choose another --out."
@@ -158,6 +152,14 @@ def _train_in(layout: RunLayout, prepared: Prepared, parts: _Parts, checkpoint: 
     if position.failure is not None:
         raise DataError(position.failure)
     record = finish(layout, prepared, trained.trainee, plan, position, parts.weights, on_event)
+    on_event(
+        Note(
+            "The adapter is also one of the common adapter library."
+            if record.peft_compatible
+            else f"The common adapter library cannot load it: {record.peft_reason}."
+        )
+    )
+    write_run_report(layout)
     store.clear()
     return TrainResult(layout.root, record)
 

@@ -1,0 +1,32 @@
+"""What every verb that makes a folder asks of it first."""
+
+from pathlib import Path
+
+from lorabel.errors import ConfigError
+
+
+def check_out_folder(root: Path, lock: Path, *, resume: bool, overwrite: bool) -> bool:
+    """Refuse what cannot become a new folder, before anything is done.
+
+    Args:
+        root: The folder to make.
+        lock: Its lock file, which does not count as content.
+        resume: Content is gone on with.
+        overwrite: Content is removed first.
+
+    Returns:
+        Whether the folder has content.
+
+    Raises:
+        ConfigError: Contradictory wishes, a file of this name, or content that nobody spoke of.
+    """
+    if resume and overwrite:
+        raise ConfigError("--resume and --overwrite: contradict each other, got both; expected one. Choose to go on or to start again.")
+    if root.exists() and not root.is_dir():
+        raise ConfigError(f"--out: a file has this name, got {str(root)!r}; expected a folder to make. Choose another name.")
+    exists = root.exists() and any(path.name != lock.name for path in root.iterdir())
+    if exists and not (resume or overwrite):
+        raise ConfigError(
+            f"--out: the folder is not empty, got {str(root)!r}; expected a new one. Use --resume to go on, --overwrite to start again, or another name."
+        )
+    return exists
