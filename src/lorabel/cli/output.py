@@ -10,6 +10,8 @@ from typing import Any
 from pydantic import BaseModel
 from rich.console import Console
 
+from lorabel.events import Note
+
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False, soft_wrap=True)
 
@@ -18,6 +20,15 @@ def print_json(value: Any) -> None:
     """Print one JSON object; what is not finite becomes null."""
     sys.stdout.write(json.dumps(plain(value), ensure_ascii=False, allow_nan=False, indent=2) + "\n")
     sys.stdout.flush()
+
+
+def print_note(note: Note, *, is_quiet: bool) -> None:
+    """A sentence for the user; quiet leaves warnings alone."""
+    text = note.text.replace("[", "\\[")
+    if note.is_warning:
+        err.print(f"[yellow]warning:[/yellow] {text}")
+    elif not is_quiet:
+        err.print(text)
 
 
 def plain(value: Any) -> Any:

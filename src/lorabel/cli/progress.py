@@ -5,7 +5,7 @@ from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from lorabel.cli.output import err
+from lorabel.cli.output import err, print_note
 from lorabel.events import Evaluated, Event, Note, StepDone
 from lorabel.events import Progress as Phase
 
@@ -38,7 +38,7 @@ class ProgressPrinter:
     def __call__(self, event: Event) -> None:
         """Show one event."""
         if isinstance(event, Note):
-            self._note(event)
+            print_note(event, is_quiet=self._is_quiet)
         elif self._is_quiet:
             return
         elif isinstance(event, Phase):
@@ -47,12 +47,6 @@ class ProgressPrinter:
             self._step(event)
         else:
             self._evaluated(event)
-
-    def _note(self, note: Note) -> None:
-        if note.is_warning:
-            err.print(f"[yellow]warning:[/yellow] {_escape(note.text)}")
-        elif not self._is_quiet:
-            err.print(_escape(note.text))
 
     def _phase(self, phase: Phase) -> None:
         if self._bar is None:
@@ -99,7 +93,3 @@ class ProgressPrinter:
 def _make_bar() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[facts]}"))
     return Progress(*columns, console=err, transient=True)
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from lorabel.artifacts.sweeps import SweepRecord
-from lorabel.cli.output import err, out
+from lorabel.cli.output import err, out, print_note
 from lorabel.events import Evaluated, Event, Note, Progress, StepDone
 from lorabel.reports.tables import percent
 from lorabel.search.space import shown, varied
@@ -50,8 +50,7 @@ class SweepPrinter:
     def __call__(self, event: Event) -> None:
         """Show one event."""
         if isinstance(event, Note):
-            if event.is_warning or not self._is_quiet:
-                err.print(("[yellow]warning:[/yellow] " if event.is_warning else "") + event.text.replace("[", "\\["))
+            print_note(event, is_quiet=self._is_quiet)
             return
         if isinstance(event, StepDone):
             self._steps[event.member] = event
