@@ -11,14 +11,11 @@ Seconds are training seconds: the states of frozen layers, where they are comput
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_json, spread
+from harness import RESULTS, data_folder, environment, environment_lines, in_a_process, markdown, save_json, spread
 from train_speed import make_rows, measure
 
 THREADS, TOP, EPOCHS = 2, (4, 5), 3
@@ -91,12 +88,7 @@ def peer_job(data: str, scratch: str, options: dict) -> dict:
 
 def cell(job: dict) -> float:
     """One measurement in a process of its own, with nothing cached."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--cell", json.dumps(job)], capture_output=True, text=True, env={**os.environ, "LORABEL_CACHE": job["cache"]}
-    )
-    if done.returncode:
-        sys.exit(f"error: {job['kind']} failed:\n{done.stderr[-3000:]}")
-    return float(json.loads(done.stdout.strip().splitlines()[-1])["seconds"])
+    return float(in_a_process(job["kind"], [__file__, "--cell", json.dumps(job)], {"LORABEL_CACHE": job["cache"]})["seconds"])
 
 
 def run_cell(job: dict) -> dict:

@@ -10,17 +10,16 @@ Also: a bank of sixteen members of the embedded encoder on AG News, with the acc
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_json
+from harness import RESULTS, data_folder, environment, environment_lines, in_a_process, markdown, save_json
 from roberta_speed import make_encoder
 from train_speed import make_rows, measure
 
-MEMBERS, WARMUP = 16, 10
+WARMUP = 10
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 GRID = {"learning_rate": [2e-4, 5e-4, 1e-3, 2e-3], "weight_decay": [0.0, 0.01], "seed": [0, 1]}
 
 
@@ -42,7 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         source = data_folder(arguments.data) / "ag_news"
         many, few = make_rows(source, Path(scratch) / "many", rows), make_rows(source, Path(scratch) / "few", 32 * (steps + warmup))
-        encoder = make_tiny(Path(scratch) / "tiny") if arguments.smoke else make_encoder(Path(scratch) / "roberta-base-random")
+        encoder = make_encoder(Path(scratch) / "random", **(TINY if arguments.smoke else {}))
         lora = {"rank": 8, "alpha": 16, "targets": ["query", "value"], "dropout": 0.0, "learning_rate": 1e-3}
         common = {
             "precision": "bf16",
@@ -66,31 +65,9 @@ def main() -> None:
     write(arguments, peer, alone, bank, long, real)
 
 
-def make_tiny(folder: Path) -> Path:
-    """Two narrow layers, for the smoke run."""
-    import torch
-    import transformers
-
-    from lorabel.config import EncoderConfig
-    from lorabel.models.checkpoint import resolve_encoder
-
-    torch.manual_seed(0)
-    config = transformers.RobertaConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=514, type_vocab_size=1, num_labels=4
-    )
-    transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-    embedded = resolve_encoder(EncoderConfig(name="minilm")).folder
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
-        (folder / name).write_bytes((embedded / name).read_bytes())
-    return folder
-
-
 def cell(job: dict) -> dict:
     """One sweep in a process of its own: its training seconds, samples and memory, and each member's accuracy."""
-    done = subprocess.run([sys.executable, __file__, "--cell", json.dumps(job)], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"error: {Path(job['out']).name} failed:\n{done.stderr[-3000:]}")
-    result = json.loads(done.stdout.strip().splitlines()[-1])
+    result = in_a_process(Path(job["out"]).name, [__file__, "--cell", json.dumps(job)])
     print(f"{Path(job['out']).name}: {result['seconds']:.1f} s, {result['samples']:,} samples", flush=True)
     return result
 

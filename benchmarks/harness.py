@@ -67,6 +67,24 @@ def once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
+def in_a_process(name: str, words: Sequence[str], environment: dict[str, str] | None = None) -> dict[str, Any]:
+    """Run a Python script in a process of its own; exits with its last words where it fails.
+
+    Args:
+        name: Of the measurement, for the message.
+        words: Script and arguments.
+        environment: Laid over this process's own.
+
+    Returns:
+        The JSON object on its last line of output.
+    """
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env={**os.environ, **(environment or {})})
+    if done.returncode:
+        sys.exit(f"error: {name} failed:\n{done.stderr[-3000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
 def save_json(path: Path, content: Any) -> None:
     """Write JSON so that it is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -44,8 +44,8 @@ def main() -> None:
     write(found, rows_per_step)
 
 
-def make_encoder(folder: Path) -> Path:
-    """RoBERTa-base from its configuration, random weights, with the embedded tokenizer."""
+def make_encoder(folder: Path, **shape: int) -> Path:
+    """RoBERTa-base from its configuration, or another shape of its family; random weights, with the embedded tokenizer."""
     import torch
     import transformers
 
@@ -53,7 +53,7 @@ def make_encoder(folder: Path) -> Path:
     from lorabel.models.checkpoint import resolve_encoder
 
     torch.manual_seed(0)
-    config = transformers.RobertaConfig(max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5, num_labels=4)
+    config = transformers.RobertaConfig(max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5, num_labels=4, **shape)
     transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
     embedded = resolve_encoder(EncoderConfig(name="minilm")).folder
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):

@@ -9,13 +9,11 @@ the training part short, so that whatever grows with the table would show.
 import argparse
 import json
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_json
+from harness import RESULTS, data_folder, environment, environment_lines, in_a_process, markdown, save_json
 
 
 def main() -> None:
@@ -34,10 +32,7 @@ def main() -> None:
         for factor in (1, 10):
             rows = arguments.rows * factor
             table = make_table(data_folder(arguments.data) / "ag_news", Path(scratch) / f"{factor}", rows)
-            done = subprocess.run([sys.executable, __file__, "--cell", str(table), str(encoder), scratch], capture_output=True, text=True)
-            if done.returncode:
-                sys.exit(f"error: {rows} rows failed:\n{done.stderr[-3000:]}")
-            found[rows] = json.loads(done.stdout.strip().splitlines()[-1])
+            found[rows] = in_a_process(f"{rows} rows", [__file__, "--cell", str(table), str(encoder), scratch])
             print(rows, found[rows], flush=True)
     small, large = found.values()
     time_ratio, memory_ratio = large["seconds"] / small["seconds"], large["peak_memory_bytes"] / small["peak_memory_bytes"]

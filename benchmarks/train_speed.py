@@ -10,12 +10,10 @@ Also: arithmetic executed against this machine's own bf16 peak. RoBERTa-base's s
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_json, spread
+from harness import RESULTS, data_folder, environment, environment_lines, in_a_process, markdown, save_json, spread
 
 THREADS, WARMUP = 2, 10
 CELLS = {
@@ -90,11 +88,7 @@ def make_rows(source: Path, folder: Path, rows: int) -> Path:
 
 def measure(name: str, job: dict) -> dict:
     """One measurement in a process of its own."""
-    command = [sys.executable, str(Path(__file__).with_name("speed_worker.py")), json.dumps(job)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"error: {name} failed:\n{done.stderr[-3000:]}")
-    result = json.loads(done.stdout.strip().splitlines()[-1])
+    result = in_a_process(name, [str(Path(__file__).with_name("speed_worker.py")), json.dumps(job)])
     print(f"{name}: {result['samples_per_second']:.1f} samples/s, peak {result['peak_memory_bytes'] / 1e6:.0f} MB", flush=True)
     return result
 
