@@ -6,7 +6,7 @@ needs neither padding nor mask: its rows are only viewed in another shape. Other
 Decisions:
 - Two matrix products and a softmax, with a hand-written backward. The library's fused CPU kernel spends most of a training step in its backward pass at these lengths.
 - A group is computed a tile of (sequence, head) pairs at a time, with one scratch tensor of a size that stays in cache: scores of whole groups are tens of megabytes at 512 tokens,
-  and taking those from the operating system anew in every layer cost as much as the arithmetic. Tiles make long sequences 1.4 to 1.9 times faster (one thread, forward and backward).
+  and taking those from the operating system anew in every layer cost as much as the arithmetic.
 - Dropout on attention weights (only a recipe turns it on) multiplies the weights, as in the reference library.
 """
 
