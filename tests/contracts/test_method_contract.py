@@ -15,13 +15,27 @@ from lorabel.models.checkpoint import load_weights, resolve_encoder
 from lorabel.models.encoder import PackedEncoder
 from lorabel.models.heads import head_shapes
 from lorabel.registry import METHODS
+from lorabel.slots import Start
 from lorabel.training.optim import Arena, Block
-from lorabel.training.randomness import StepMasks, initial_head_tensor, initial_tensor
+from lorabel.training.randomness import StepMasks, initial_head_tensor, named_generator
 from lorabel.training.updates import ArenaUpdater, LibraryUpdater, MemberUpdate
+from lorabel.workflows.building import first_value
 from tests.contracts.batches import packed, sequences
 
 CPU = torch.device("cpu")
-ADAPTERS = [name for name in METHODS.names() if not METHODS.get(name).trains_encoder]
+# Every method with its defaults, and with those options that change what it computes.
+VARIANTS = {
+    "bottleneck": [{"placement": "pfeiffer"}, {"placement": "parallel", "scaling": 4.0}],
+    "bitfit": [{"norms": False, "targets": ("ffn",)}],
+    "ia3": [{"targets": ("all-linear",)}],
+    "lora": [{"init": "pissa", "rank": 3, "targets": ("all-linear",)}, {"init": "pissa", "rank": 2, "use_rslora": True}],
+    "prefix": [{"reparameterise": True, "length": 3}, {"shift_positions": False, "length": 5}],
+    "prompt": [{"place": "front", "start": "labels", "length": 4}, {"start": "random"}],
+    "vera": [{"rank": 7, "targets": ("ffn",)}],
+}
+METHODS_AND_VARIANTS = [(name, options) for name in METHODS.names() for options in ({}, *VARIANTS.get(name, []))]
+ALL = [pytest.param(name, options, id="-".join([name, *map(str, options.values())])) for name, options in METHODS_AND_VARIANTS]
+ADAPTERS = [case for case in ALL if not METHODS.get(case.values[0]).trains_encoder]
 
 
 def make_bank(name, folder, members=1, dtype=torch.float64, seed=0, options=None):
@@ -31,13 +45,17 @@ def make_bank(name, folder, members=1, dtype=torch.float64, seed=0, options=None
     blocks = [Block(spec.name, spec.shape, spec.has_decay) for spec in method.parameters(source.shape)]
     blocks += [Block(key, size, group="head") for key, size in head_shapes(head).items()]
     arena = Arena(blocks, members, CPU, dtype)
+    weights = load_weights(source)
+    constants = {spec.name: torch.zeros(members, *spec.shape, dtype=dtype) for spec in method.constants(source.shape)}
     with torch.no_grad():
         for k in range(members):
-            for spec in method.parameters(source.shape):
-                arena.tensors[spec.name][k] = initial_tensor(spec, seed + k)
+            start = Start(source.shape, weights, lambda purpose, k=k: named_generator(seed + k, purpose), ((7, 8), (9,), (10,)))
+            for specs, tensors in ((method.parameters(source.shape), arena.tensors), (method.constants(source.shape), constants)):
+                for spec in specs:
+                    tensors[spec.name][k] = first_value(method, spec, start, seed + k)
             for key, size in head_shapes(head).items():
                 arena.tensors[key][k] = initial_head_tensor(key, size, seed + k, 0.2)
-    return Bank(encoder, (method,) * members, head, arena.tensors), arena
+    return Bank(encoder, (method,) * members, head, arena.tensors, constants=constants), arena
 
 
 def disturb(arena, seed=1):
@@ -66,23 +84,24 @@ def bank_batch(members, rows_per_member, first_position):
     )
 
 
-@pytest.mark.parametrize("name", METHODS.names())
-def test_output_is_unchanged_right_after_initialisation(name, tiny_encoder):
-    bank, _ = make_bank(name, tiny_encoder("bert"))
+@pytest.mark.parametrize(("name", "options"), ALL)
+def test_output_is_unchanged_right_after_initialisation(name, options, tiny_encoder):
+    bank, _ = make_bank(name, tiny_encoder("bert"), options=options)
     bare, _ = make_bank("head_only", tiny_encoder("bert"))
     batch = packed(sequences([3, 9, 20]), 0)
-    assert torch.equal(bank.logits(batch), bare.logits(batch))
+    is_unchanged = bool((bank.logits(batch) - bare.logits(batch)).abs().max() <= 1e-6)
+    assert is_unchanged == bank.methods[0].starts_unchanged
 
 
-@pytest.mark.parametrize("name", METHODS.names())
-def test_declared_count_equals_the_tensors(name, tiny_encoder):
-    bank, arena = make_bank(name, tiny_encoder("roberta"))
+@pytest.mark.parametrize(("name", "options"), ALL)
+def test_declared_count_equals_the_tensors(name, options, tiny_encoder):
+    bank, arena = make_bank(name, tiny_encoder("roberta"), options=options)
     assert arena.values.shape[1] == bank.methods[0].adapter_size(bank.encoder.shape) + bank.head.parameter_count
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
-def test_only_declared_parameters_get_gradients_and_the_encoder_keeps_its_bytes(name, tiny_encoder):
-    bank, arena = make_bank(name, tiny_encoder("distilbert"))
+@pytest.mark.parametrize(("name", "options"), ADAPTERS)
+def test_only_declared_parameters_get_gradients_and_the_encoder_keeps_its_bytes(name, options, tiny_encoder):
+    bank, arena = make_bank(name, tiny_encoder("distilbert"), options=options)
     disturb(arena)
     before = encoder_digest(bank)
     updater = ArenaUpdater(arena, [OptimizerConfig()], [1e-2])
@@ -94,9 +113,9 @@ def test_only_declared_parameters_get_gradients_and_the_encoder_keeps_its_bytes(
     assert encoder_digest(bank) == before
 
 
-@pytest.mark.parametrize("name", METHODS.names())
-def test_two_steps_lower_the_loss(name, tiny_encoder):
-    bank, arena = make_bank(name, tiny_encoder("electra"))
+@pytest.mark.parametrize(("name", "options"), ALL)
+def test_two_steps_lower_the_loss(name, options, tiny_encoder):
+    bank, arena = make_bank(name, tiny_encoder("electra"), options=options)
     if bank.methods[0].trains_encoder:
         updater = LibraryUpdater(
             {**bank.encoder.train_all(load_weights(resolve_encoder(EncoderConfig(name=str(tiny_encoder("electra")))))), **arena.tensors},
@@ -116,14 +135,14 @@ def test_two_steps_lower_the_loss(name, tiny_encoder):
     assert losses[2] < losses[0]
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
-def test_a_member_of_a_bank_equals_the_same_member_alone(name, tiny_encoder):
-    bank, arena = make_bank(name, tiny_encoder("bert"), members=3)
+@pytest.mark.parametrize(("name", "options"), ADAPTERS)
+def test_a_member_of_a_bank_equals_the_same_member_alone(name, options, tiny_encoder):
+    bank, arena = make_bank(name, tiny_encoder("bert"), options=options, members=3)
     disturb(arena)
     joint = bank.logits(bank_batch(3, 4, 0)).split(4)
     torch.stack([torch.nn.functional.cross_entropy(part, torch.tensor([0, 1, 2, 0])) for part in joint]).sum().backward()
     for k in range(3):
-        alone, single = make_bank(name, tiny_encoder("bert"))
+        alone, single = make_bank(name, tiny_encoder("bert"), options=options)
         with torch.no_grad():
             single.values.copy_(arena.values[k : k + 1])
         logits = alone.logits(bank_batch(1, 4, 0))
@@ -132,11 +151,11 @@ def test_a_member_of_a_bank_equals_the_same_member_alone(name, tiny_encoder):
         assert (single.grads[0] - arena.grads[k]).abs().max() <= 1e-12
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
-def test_a_broken_member_changes_no_bit_of_the_others(name, tiny_encoder):
+@pytest.mark.parametrize(("name", "options"), ADAPTERS)
+def test_a_broken_member_changes_no_bit_of_the_others(name, options, tiny_encoder):
     results = []
     for value in (0.0, float("nan")):
-        bank, arena = make_bank(name, tiny_encoder("bert"), members=3)
+        bank, arena = make_bank(name, tiny_encoder("bert"), options=options, members=3)
         disturb(arena)
         with torch.no_grad():
             arena.values[1] += value
@@ -150,13 +169,13 @@ def of_sequences(batch, factors):
     return factors[: sum(batch.lengths)].split(list(batch.lengths))
 
 
-@pytest.mark.parametrize("name", METHODS.names())
-def test_the_tail_of_a_run_reaches_neither_answers_nor_gradients(name, tiny_encoder):
+@pytest.mark.parametrize(("name", "options"), ALL)
+def test_the_tail_of_a_run_reaches_neither_answers_nor_gradients(name, options, tiny_encoder):
     batch = packed(sequences([3, 9, 9]), 0, [0, 1, 2])
     assert batch.tail == 3
     found = []
     for token in (0, 7):
-        bank, arena = make_bank(name, tiny_encoder("bert"))
+        bank, arena = make_bank(name, tiny_encoder("bert"), options=options)
         disturb(arena)
         batch.input_ids[-3:] = token
         logits = bank.logits(batch, StepMasks(batch, [0], [0]))

@@ -200,7 +200,7 @@ def expected_tensors(method: Method, head: HeadSpec, shape: EncoderShape) -> dic
         head: The head.
         shape: The encoder.
     """
-    tensors = {spec.name: spec.shape for spec in method.parameters(shape)}
+    tensors = {spec.name: spec.shape for spec in (*method.parameters(shape), *method.constants(shape))}
     for layer in head.layers:
         out, inputs = head.layer_shape(layer)
         tensors |= {f"head.{layer.key}.weight": (out, inputs), f"head.{layer.key}.bias": (out,)}

@@ -23,7 +23,7 @@ def peft_names(method: Method, shape: EncoderShape, head_names: Mapping[str, tup
         shape: The encoder.
         head_names: The head's tensor names (`head.…`) and shapes.
     """
-    names = {spec.name: f"{_PREFIX}{shape.names.prefix}.{method.peft_key(spec, shape)}" for spec in method.parameters(shape)}
+    names = {spec.name: f"{_PREFIX}{method.peft_key(spec, shape)}" for spec in (*method.parameters(shape), *method.constants(shape))}
     return names | {name: f"{_PREFIX}{name.removeprefix('head.')}" for name in head_names}
 
 

@@ -56,10 +56,11 @@ def _help_of(path: str) -> str:
 
 
 def _method_help(option: str) -> str:
-    """Each method brings its own options: the sentence is that of the first one that has it."""
+    """Each method brings its own options: the sentence is that of the default recipe's method, else of the first one that has it."""
     if option == "name":
         return f"One of {', '.join(METHODS.names())}; explained by lorabel methods."
-    return next(str(fields[option].description) for _, kind in METHODS.items() if option in (fields := cast(type[BaseModel], kind).model_fields))
+    kinds = [METHODS.get(str(_defaults().method["name"])), *(kind for _, kind in METHODS.items())]
+    return next(str(fields[option].description) for kind in kinds if option in (fields := cast(type[BaseModel], kind).model_fields))
 
 
 @Parameter(name="*")

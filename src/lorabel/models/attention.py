@@ -8,6 +8,7 @@ Decisions:
 - A group is computed a tile of (sequence, head) pairs at a time, with one scratch tensor of a size that stays in cache: scores of whole groups are tens of megabytes at 512 tokens,
   and taking those from the operating system anew in every layer cost as much as the arithmetic.
 - Dropout on attention weights (only a recipe turns it on) multiplies the weights, as in the reference library.
+- Prefix tuning puts P keys and values before those of each sequence. They exist here alone: no other operation sees more rows.
 """
 
 import math
@@ -90,19 +91,20 @@ def _end(groups: Sequence[LengthGroup]) -> int:
     return groups[-1].rows.stop if groups else 0
 
 
-def self_attention(qkv: Tensor, groups: Sequence[LengthGroup], num_heads: int, masks: Sequence[Tensor] | None = None) -> Tensor:
+def self_attention(qkv: Tensor, groups: Sequence[LengthGroup], num_heads: int, masks: Sequence[Tensor] | None = None, prefix: Tensor | None = None) -> Tensor:
     """softmax(q kᵀ / √d) v within each sequence.
 
     Args:
         qkv: (T, 3 · D): queries, keys and values side by side; rows after the last group give zeros.
         groups: Of the batch.
         num_heads: H; d = D / H.
-        masks: One (n · H, L, L) tensor of dropout factors per group, or None.
+        masks: One (n · H, L, P + L) tensor of dropout factors per group, or None.
+        prefix: (B, 2, P, D) keys and values before each sequence's own, in the dtype of qkv; or None, P = 0.
 
     Returns:
         (T, D) in the dtype of qkv.
     """
-    out: Tensor = _SelfAttention.apply(qkv, tuple(groups), num_heads, masks)  # type: ignore[no-untyped-call]
+    out: Tensor = _SelfAttention.apply(qkv, tuple(groups), num_heads, masks, prefix)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -126,57 +128,85 @@ def _heads_together(x: Tensor, group: LengthGroup, num_heads: int, out: Tensor) 
         torch.index_select(joint.reshape(group.count * longest, -1), 0, group.padded_index, out=out)
 
 
-def _tiles(query: Tensor) -> list[slice]:
-    """Cut n · H pairs of `query` (n · H, L, d) so that the (L, L) scores of a tile take at most `_TILE_BYTES`, or are those of one pair."""
+def _tiles(query: Tensor, key: Tensor) -> list[slice]:
+    """Cut n · H pairs of `query` (n · H, L, d) so that the (L, P + L) scores of a tile take at most `_TILE_BYTES`, or are those of one pair."""
     pairs, longest, _ = query.shape
-    step = max(1, _TILE_BYTES // (longest * longest * query.element_size()))
+    step = max(1, _TILE_BYTES // (longest * key.shape[1] * query.element_size()))
     return [slice(first, min(pairs, first + step)) for first in range(0, pairs, step)]
 
 
-def _scratch(query: Tensor, tiles: Sequence[slice]) -> Tensor:
-    """Room for the scores of one tile: (pairs, L, L)."""
-    return query.new_empty(tiles[0].stop, query.shape[1], query.shape[1])
+def _scratch(query: Tensor, key: Tensor, tiles: Sequence[slice]) -> Tensor:
+    """Room for the scores of one tile: (pairs, L, P + L)."""
+    return query.new_empty(tiles[0].stop, query.shape[1], key.shape[1])
+
+
+def _prefix_heads(prefix: Tensor, group: LengthGroup, num_heads: int) -> Tensor:
+    """The prefix of a group's sequences (B, 2, P, D) as (2, n · H, P, d)."""
+    part = prefix[group.first : group.first + group.count]
+    count, _, length, width = part.shape
+    return part.view(count, 2, length, num_heads, width // num_heads).permute(1, 0, 3, 2, 4).reshape(2, count * num_heads, length, -1)
+
+
+def _key_mask(group: LengthGroup, pairs: int, keys: int) -> Tensor | None:
+    """(n · H, 1, P + L) added to scores; None where no sequence is padded."""
+    if group.key_mask is None:
+        return None
+    mask = group.key_mask.expand(-1, pairs // group.count, -1, -1).reshape(pairs, 1, group.longest)
+    return torch.nn.functional.pad(mask, (keys - group.longest, 0))
 
 
 class _SelfAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, groups: tuple[LengthGroup, ...], num_heads: int, masks: Sequence[Tensor] | None) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, groups: tuple[LengthGroup, ...], num_heads: int, masks: Sequence[Tensor] | None, prefix: Tensor | None) -> Tensor:
         width = qkv.shape[1] // 3
         ctx.scale = 1.0 / math.sqrt(width // num_heads)
         out = qkv.new_empty(qkv.shape[0], width)
         out[_end(groups) :] = 0
         saved: list[Tensor] = []
         for index, group in enumerate(groups):
-            split = _heads_apart(qkv[group.rows], group, 3, num_heads)  # (3, nH, L, d)
-            weights, context = _attend(split, group, ctx.scale, None if masks is None else masks[index])
+            query, key, value = _heads_apart(qkv[group.rows], group, 3, num_heads)  # (nH, L, d) each
+            if prefix is not None:
+                before = _prefix_heads(prefix, group, num_heads)
+                key, value = torch.cat([before[0], key], dim=1), torch.cat([before[1], value], dim=1)
+            weights, context = _attend(query, key, value, group, ctx.scale, None if masks is None else masks[index])
             _heads_together(context[None], group, num_heads, out[group.rows])
-            saved += [split, weights]
+            saved += [query, key, value, weights]
         ctx.save_for_backward(*saved)
         ctx.groups, ctx.num_heads, ctx.masks = groups, num_heads, masks
+        ctx.prefix = None if prefix is None else prefix.shape
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None, Tensor | None]:
         (grad,) = grads
         saved = ctx.saved_tensors
         out = grad.new_empty(grad.shape[0], 3 * grad.shape[1])
         out[_end(ctx.groups) :] = 0
+        grad_prefix = None if ctx.prefix is None else grad.new_empty(ctx.prefix)
         for index, group in enumerate(ctx.groups):
-            split, weights = saved[2 * index], saved[2 * index + 1]
+            query, key, value, weights = saved[4 * index : 4 * index + 4]
             grad_heads = _heads_apart(grad[group.rows], group, 1, ctx.num_heads)[0]  # (nH, L, d)
-            grad_split = _attend_backward(grad_heads, split, weights, ctx.scale, None if ctx.masks is None else ctx.masks[index])
-            _heads_together(grad_split, group, ctx.num_heads, out[group.rows])
-        return out, None, None, None
+            grad_query, grad_keys = torch.empty_like(query), key.new_empty(2, *key.shape)
+            if grad_prefix is None:
+                joint = query.new_empty(3, *query.shape)
+                grad_query, grad_keys = joint[0], joint[1:]
+            _attend_backward(grad_heads, (query, key, value), weights, ctx.scale, None if ctx.masks is None else ctx.masks[index], (grad_query, grad_keys))
+            if grad_prefix is not None:
+                length = ctx.prefix[2]
+                apart = grad_keys[:, :, :length].reshape(2, group.count, ctx.num_heads, length, -1)
+                grad_prefix[group.first : group.first + group.count] = apart.permute(1, 0, 3, 2, 4).reshape(group.count, 2, length, -1)
+                joint = torch.cat([grad_query[None], grad_keys[:, :, length:]])
+            _heads_together(joint, group, ctx.num_heads, out[group.rows])
+        return out, None, None, None, grad_prefix
 
 
-def _attend(split: Tensor, group: LengthGroup, scale: float, dropout: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Attention weights (n · H, L, L), before dropout, and context (n · H, L, d) of a group from its (3, n · H, L, d) queries, keys and values."""
-    query, key, value = split
+def _attend(query: Tensor, key: Tensor, value: Tensor, group: LengthGroup, scale: float, dropout: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Attention weights (n · H, L, P + L), before dropout, and context (n · H, L, d) of a group; keys and values may be longer than the queries by a prefix."""
     pairs, longest, _ = query.shape
-    weights, context = query.new_empty(pairs, longest, longest), torch.empty_like(query)
-    mask = None if group.key_mask is None else group.key_mask.expand(-1, pairs // group.count, -1, -1).reshape(pairs, 1, longest)
-    tiles = _tiles(query)
-    scratch = _scratch(query, tiles)
+    weights, context = query.new_empty(pairs, longest, key.shape[1]), torch.empty_like(query)
+    mask = _key_mask(group, pairs, key.shape[1])
+    tiles = _tiles(query, key)
+    scratch = _scratch(query, key, tiles)
     for tile in tiles:
         scores = scratch[: tile.stop - tile.start]
         torch.baddbmm(scores, query[tile], key[tile].transpose(1, 2), beta=0, alpha=scale, out=scores)
@@ -189,27 +219,30 @@ def _attend(split: Tensor, group: LengthGroup, scale: float, dropout: Tensor | N
     return weights, context
 
 
-def _attend_backward(grad: Tensor, split: Tensor, weights: Tensor, scale: float, dropout: Tensor | None) -> Tensor:
-    """Gradient (3, n · H, L, d) of queries, keys and values from that of the context (n · H, L, d)."""
-    query, key, value = split
-    grad_split = torch.empty_like(split)
-    tiles = _tiles(query)
-    scratch = _scratch(query, tiles)
+def _attend_backward(
+    grad: Tensor, inputs: tuple[Tensor, Tensor, Tensor], weights: Tensor, scale: float, dropout: Tensor | None, out: tuple[Tensor, Tensor]
+) -> None:
+    """Gradients of queries (n · H, L, d) and of keys and values (2, n · H, P + L, d), written into `out`, from that of the context (n · H, L, d)."""
+    query, key, value = inputs
+    grad_query, (grad_key, grad_value) = out[0], out[1]
+    tiles = _tiles(query, key)
+    scratch = _scratch(query, key, tiles)
     for tile in tiles:
         scores = scratch[: tile.stop - tile.start]
         used = weights[tile] if dropout is None else torch.mul(weights[tile], dropout[tile], out=scores)
-        torch.bmm(used.transpose(1, 2), grad[tile], out=grad_split[2][tile])
+        torch.bmm(used.transpose(1, 2), grad[tile], out=grad_value[tile])
         torch.bmm(grad[tile], value[tile].transpose(1, 2), out=scores)
         if dropout is not None:
             scores.mul_(dropout[tile])
         torch._softmax_backward_data(scores, weights[tile], -1, scores.dtype, grad_input=scores)
         # d softmax / d scores passes through the scale; it is folded into the two products. beta = 0: what stands there is not read.
-        for part, left, right in ((0, scores, key[tile]), (1, scores.transpose(1, 2), query[tile])):
-            torch.baddbmm(right, left, right, beta=0, alpha=scale, out=grad_split[part][tile])
-    return grad_split
+        for part, left, right in ((grad_query, scores, key[tile]), (grad_key, scores.transpose(1, 2), query[tile])):
+            torch.baddbmm(part[tile], left, right, beta=0, alpha=scale, out=part[tile])
 
 
-def pooled_attention(query: Tensor, key_value: Tensor, groups: Sequence[LengthGroup], num_heads: int, masks: Sequence[Tensor] | None = None) -> Tensor:
+def pooled_attention(
+    query: Tensor, key_value: Tensor, groups: Sequence[LengthGroup], num_heads: int, masks: Sequence[Tensor] | None = None, prefix: Tensor | None = None
+) -> Tensor:
     """Attention of one query row per sequence over that sequence's tokens.
 
     Args:
@@ -217,7 +250,8 @@ def pooled_attention(query: Tensor, key_value: Tensor, groups: Sequence[LengthGr
         key_value: (T, 2 · D): keys and values side by side.
         groups: Of the batch.
         num_heads: H.
-        masks: One (n · H, 1, L) tensor of dropout factors per group, or None.
+        masks: One (n · H, 1, P + L) tensor of dropout factors per group, or None.
+        prefix: As in `self_attention`.
 
     Returns:
         (B, D).
@@ -227,9 +261,13 @@ def pooled_attention(query: Tensor, key_value: Tensor, groups: Sequence[LengthGr
     for index, group in enumerate(groups):
         rows = query[group.first : group.first + group.count].reshape(group.count * num_heads, 1, head_width)
         key, value = _KeyValueApart.apply(key_value, group, num_heads)  # type: ignore[no-untyped-call]
-        scores = torch.bmm(rows, key.transpose(1, 2)) * (1.0 / math.sqrt(head_width))  # (nH, 1, L)
-        if group.key_mask is not None:
-            scores = (scores.view(group.count, num_heads, 1, group.longest) + group.key_mask).view_as(scores)
+        if prefix is not None:
+            before = _prefix_heads(prefix, group, num_heads)
+            key, value = torch.cat([before[0], key], dim=1), torch.cat([before[1], value], dim=1)
+        scores = torch.bmm(rows, key.transpose(1, 2)) * (1.0 / math.sqrt(head_width))  # (nH, 1, P + L)
+        mask = _key_mask(group, len(scores), key.shape[1])
+        if mask is not None:
+            scores = scores + mask
         weights = torch.softmax(scores, dim=-1)
         if masks is not None:
             weights = weights * masks[index]

@@ -7,7 +7,7 @@ K = 1 is ordinary training and prediction.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -31,6 +31,7 @@ class Bank:
         head: The members' head.
         tensors: Adapter and head tensors by name, each with the leading K.
         head_dropout: Per member, the probability before the head's layers that take dropout; empty for none.
+        constants: Adapter tensors that are not trained, each with the leading K.
     """
 
     encoder: PackedEncoder
@@ -38,6 +39,7 @@ class Bank:
     head: HeadSpec
     tensors: Mapping[str, Tensor]
     head_dropout: tuple[float, ...] = ()
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def members(self) -> int:
@@ -54,7 +56,8 @@ class Bank:
         """
         if tensors is None:
             tensors = {name: tensor if self.is_shared(name) else tensor[first:last] for name, tensor in self.tensors.items()}
-        return replace(self, methods=self.methods[first:last], head_dropout=self.head_dropout[first:last], tensors=tensors)
+        constants = {name: tensor[first:last] for name, tensor in self.constants.items()}
+        return replace(self, methods=self.methods[first:last], head_dropout=self.head_dropout[first:last], tensors=tensors, constants=constants)
 
     @staticmethod
     def is_shared(name: str) -> bool:
@@ -71,7 +74,7 @@ class Bank:
         Returns:
             (B, C) in float32 or wider, in the batch's order.
         """
-        adapters = Adapters(self.methods, self.tensors, dropout=masks is not None)
+        adapters = Adapters(self.methods, {**self.constants, **self.tensors}, dropout=masks is not None)
         pooled = self.encoder.pool(batch, adapters, self.head.pooling, masks)
         weights = self.encoder.weights
         pooler = (weights["pooler.weight"], weights["pooler.bias"]) if self.head.reads_frozen_pooler else None

@@ -6,7 +6,7 @@ One class serves the whole family table (BERT, RoBERTa, XLM-R, CamemBERT, Distil
 Decisions:
 - A batch is never padded; hidden states are (T, D). Only `attention.py` knows where a sequence ends.
 - Where only the first token of each sequence is read, the last layer computes queries, feed-forward and norms for those B rows alone.
-- Methods act through `Adapters`, which answers one question per product: which low-rank slots does it carry.
+- Methods act through `Adapters`, which answers one question per kind of place (`slots.py`): what is filled in here.
 - The encoder makes no random numbers: dropout factors come from a `MaskSource`.
 """
 
@@ -23,10 +23,13 @@ from lorabel.families import EncoderShape
 from lorabel.heads import Pooling
 from lorabel.methods.base import Method
 from lorabel.models.attention import LengthGroup, group_by_length, pooled_attention, self_attention
-from lorabel.models.linear import Slot, adapted_linear
+from lorabel.models.linear import Site, adapted_linear, per_member_affine, per_member_linear
+from lorabel.models.prompt import with_prompt
 from lorabel.models.varlen import Segments, kernel_pooled_attention, kernel_self_attention, kernels_are_available, segments_of
+from lorabel.slots import EMBEDDING_NORM, Prompt, StreamMap, StreamPlace
 
 JOINT_SITES = ("query", "key", "value")
+_NORM_OF: dict[StreamPlace, str] = {"after_attention": "attention_norm", "after_ffn": "ffn_norm"}
 
 
 class MaskSource(Protocol):
@@ -35,8 +38,11 @@ class MaskSource(Protocol):
     def rows(self, name: str, width: int, probability: float | Sequence[float], *, pooled: bool) -> Tensor | None:
         """Factors (T, width), or (B, width) for pooled rows; None where all probabilities (one, or one per member) are 0."""
 
-    def attention(self, name: str, groups: Sequence[LengthGroup], num_heads: int, probability: float, *, pooled: bool) -> list[Tensor] | None:
-        """One (n · H, L, L) tensor per group, (n · H, 1, L) for pooled rows; None where the probability is 0."""
+    def attention(self, name: str, groups: Sequence[LengthGroup], num_heads: int, probability: float, *, pooled: bool, prefix: int) -> list[Tensor] | None:
+        """One (n · H, L, P + L) tensor per group, (n · H, 1, P + L) for pooled rows, P the length of the prefix; None where the probability is 0."""
+
+    def of(self, batch: PackedBatch) -> "MaskSource":
+        """The same source for a batch of the same sequences that has other tokens."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +59,52 @@ class Adapters:
     tensors: Mapping[str, Tensor]
     dropout: bool = False
 
-    def slots(self, layer: int, sites: Sequence[str], shape: EncoderShape) -> list[Slot]:
-        """The low-rank slots of a joint product over `sites`, in column order."""
+    def sites(self, layer: int, names: Sequence[str], shape: EncoderShape) -> list[Site]:
+        """The adapted sites of a joint product over `names`, in column order."""
         if not self.methods:
             return []
-        slots, start = [], 0
-        for site in sites:
-            factors = type(self.methods[0]).low_rank(self.methods, layer, site, self.tensors)
-            if factors is not None:
-                slots.append(Slot(factors, start))
-            start += shape.linear_shape(site)[0]
-        return slots
+        sites, start = [], 0
+        for name in names:
+            width = shape.linear_shape(name)[0]
+            slots = self._kind.linear(self.methods, layer, name, self.tensors, shape)
+            if slots is not None:
+                sites.append(Site(slots, start, width))
+            start += width
+        return sites
+
+    def norm_bias(self, layer: int, name: str) -> Tensor | None:
+        """(K, D) added to the output of a norm, or None."""
+        return self._kind.norm_bias(self.methods, layer, name, self.tensors) if self.methods else None
+
+    def stream(self, layer: int, place: StreamPlace) -> StreamMap | None:
+        """The bottleneck on the output of a block, or None."""
+        return self._kind.stream(self.methods, layer, place, self.tensors) if self.methods else None
+
+    def prefix(self, layer: int, member_sequences: Sequence[int], dtype: torch.dtype, shape: EncoderShape) -> Tensor | None:
+        """(B, 2, P, D) keys and values before those of each sequence, or None."""
+        members = self._kind.prefix(self.methods, layer, self.tensors, shape) if self.methods else None
+        if members is None:
+            return None
+        counts = torch.tensor(member_sequences, device=members.device)
+        return members.to(dtype).repeat_interleave(counts, dim=0, output_size=sum(member_sequences))
+
+    def prompt(self) -> Prompt | None:
+        """Embeddings put into every sequence, or None."""
+        return self._kind.prompt(self.methods, self.tensors) if self.methods else None
+
+    @property
+    def has_prefix(self) -> bool:
+        """Whether layers have more keys than their sequences have tokens."""
+        return bool(self.methods) and self._kind.has_prefix
+
+    @property
+    def position_shift(self) -> int:
+        """Positions by which the tokens of a text are moved on."""
+        return self.methods[0].position_shift() if self.methods else 0
+
+    @property
+    def _kind(self) -> type[Method]:
+        return type(self.methods[0])
 
 
 @dataclass(frozen=True)
@@ -126,8 +167,7 @@ class PackedEncoder:
         """
         if batch.hidden is not None and batch.hidden_layer == self.shape.num_layers:
             return batch.hidden
-        step = self._step(batch, adapters, masks)
-        hidden = self._embed(batch, masks) if batch.hidden is None else batch.hidden
+        batch, step, hidden = self._begin(batch, adapters, masks)
         last = self.shape.num_layers - 1
         for layer in range(batch.hidden_layer, last):
             hidden = self._layer(layer, hidden, step)
@@ -154,27 +194,44 @@ class PackedEncoder:
 
     def encode(self, batch: PackedBatch, adapters: Adapters, masks: MaskSource | None = None, num_layers: int | None = None) -> Tensor:
         """Hidden states after the first `num_layers` layers (all, if None) for the tokens of all sequences, (sum of lengths, D)."""
-        step = self._step(batch, adapters, masks)
-        hidden = self._embed(batch, masks)
+        batch, step, hidden = self._begin(batch, adapters, masks)
         for layer in range(self.shape.num_layers if num_layers is None else num_layers):
             hidden = self._layer(layer, hidden, step)
         return hidden[: len(hidden) - batch.tail]
 
+    def _begin(self, batch: PackedBatch, adapters: Adapters, masks: MaskSource | None) -> tuple[PackedBatch, _Step, Tensor]:
+        """The batch as the layers see it, what stays the same for all of them, and the states before the first layer that is computed."""
+        prompt = adapters.prompt()
+        if batch.hidden is not None:
+            return batch, self._step(batch, adapters, masks), batch.hidden
+        if prompt is None:
+            words = functional.embedding(batch.input_ids, self.weights["embeddings.word"])
+        else:
+            tokens = functional.embedding(batch.input_ids, self.weights["embeddings.word"])
+            batch, index = with_prompt(batch, prompt, self.shape.first_position)
+            masks = None if masks is None else masks.of(batch)
+            words = torch.cat([tokens, prompt.rows.flatten(0, 1).to(tokens.dtype)]).index_select(0, index)
+        step = self._step(batch, adapters, masks)
+        return batch, step, self._embed(words, batch.position_ids + adapters.position_shift, step)
+
     def _step(self, batch: PackedBatch, adapters: Adapters, masks: MaskSource | None) -> _Step:
         has_attention_dropout = masks is not None and self.dropout and self.shape.attention_dropout > 0
-        segments = segments_of(batch) if self._has_kernels and not has_attention_dropout else None
+        # The kernels know no dropout on attention weights, and a prefix makes more keys than queries.
+        segments = segments_of(batch) if self._has_kernels and not has_attention_dropout and not adapters.has_prefix else None
         groups = group_by_length(batch.lengths, self.device, self.dtype) if segments is None else ()
         return _Step(groups, segments, batch.cu_seqlens[:-1], batch.member_tokens, batch.member_sequences, adapters, masks)
 
-    def _embed(self, batch: PackedBatch, masks: MaskSource | None) -> Tensor:
+    def _embed(self, words: Tensor, position_ids: Tensor, step: _Step) -> Tensor:
+        """Word embeddings (T, E) to the states before the first layer (T, D)."""
         w = self.weights
         wide = torch.promote_types(self.dtype, torch.float32)
-        hidden = functional.embedding(batch.input_ids, w["embeddings.word"]).to(wide)
-        hidden = hidden + functional.embedding(batch.position_ids, w["embeddings.position"])
+        hidden = words.to(wide) + functional.embedding(position_ids, w["embeddings.position"])
         if "embeddings.token_type" in w:
             hidden = hidden + w["embeddings.token_type"][0]
         hidden = self._norm("embeddings.norm", hidden.to(self.dtype))  # (T, E)
-        hidden = _drop(hidden, masks, "embeddings", self._hidden_dropout)
+        bias = step.adapters.norm_bias(0, EMBEDDING_NORM)
+        hidden = hidden if bias is None else per_member_affine(hidden, None, bias, step.member_tokens)
+        hidden = _drop(hidden, step.masks, "embeddings", self._hidden_dropout)
         if self.shape.has_projection:
             hidden = functional.linear(hidden, w["embeddings.projection.weight"].to(self.dtype), w["embeddings.projection.bias"].to(self.dtype))
         return hidden  # (T, D)
@@ -185,7 +242,8 @@ class PackedEncoder:
         if step.segments is not None:
             context = kernel_self_attention(qkv, step.segments, self.shape.num_heads)
         else:
-            context = self_attention(qkv, step.groups, self.shape.num_heads, self._attention_masks(layer, step, pooled=False))
+            prefix = step.adapters.prefix(layer, step.member_sequences, qkv.dtype, self.shape)
+            context = self_attention(qkv, step.groups, self.shape.num_heads, self._attention_masks(layer, step, prefix, pooled=False), prefix)
         return self._after_attention(layer, context, hidden, step, pooled=False)
 
     def _last_layer_of_first_rows(self, layer: int, hidden: Tensor, step: _Step) -> Tensor:
@@ -196,7 +254,9 @@ class PackedEncoder:
         if step.segments is not None:
             context = kernel_pooled_attention(query, key_value, step.segments, self.shape.num_heads)
         else:
-            context = pooled_attention(query, key_value, step.groups, self.shape.num_heads, self._attention_masks(layer, step, pooled=True))
+            prefix = step.adapters.prefix(layer, step.member_sequences, query.dtype, self.shape)
+            masks = self._attention_masks(layer, step, prefix, pooled=True)
+            context = pooled_attention(query, key_value, step.groups, self.shape.num_heads, masks, prefix)
         return self._after_attention(layer, context, first, step, pooled=True)
 
     def _after_attention(self, layer: int, context: Tensor, residual: Tensor, step: _Step, *, pooled: bool) -> Tensor:
@@ -204,22 +264,33 @@ class PackedEncoder:
         after_attention = self._hidden_dropout if self.shape.names.dropout_after_attention else 0.0
         out = self._product(layer, ("attention_output",), context, step, pooled=pooled)
         out = _drop(out, step.masks, f"layers.{layer}.attention_output.out", after_attention, pooled=pooled)
-        hidden = self._norm(f"layers.{layer}.attention_norm", out.add_(residual))
+        hidden = self._close(layer, "after_attention", out, residual, step, pooled=pooled)
         up = _activate(self._product(layer, ("ffn_up",), hidden, step, pooled=pooled), self.shape.activation)
         out = self._product(layer, ("ffn_down",), up, step, pooled=pooled)
         out = _drop(out, step.masks, f"layers.{layer}.ffn_down.out", self._hidden_dropout, pooled=pooled)
-        return self._norm(f"layers.{layer}.ffn_norm", out.add_(hidden))
+        return self._close(layer, "after_ffn", out, hidden, step, pooled=pooled)
 
-    def _product(self, layer: int, sites: Sequence[str], x: Tensor, step: _Step, *, pooled: bool = False) -> Tensor:
-        weight, bias = self._joint_weight(layer, sites)
-        slots = step.adapters.slots(layer, sites, self.shape)
+    def _close(self, layer: int, place: StreamPlace, out: Tensor, residual: Tensor, step: _Step, *, pooled: bool) -> Tensor:
+        """The end of a block: its bottleneck where it has one, the residual, the norm and its bias."""
+        rows = step.member_sequences if pooled else step.member_tokens
+        stream = step.adapters.stream(layer, place)
+        out = out.add_(residual) if stream is None else out + _bottleneck(stream, residual if stream.is_parallel else out, rows) + residual
+        name = _NORM_OF[place]
+        hidden = self._norm(f"layers.{layer}.{name}", out)
+        bias = step.adapters.norm_bias(layer, name)
+        return hidden if bias is None else per_member_affine(hidden, None, bias, rows)
+
+    def _product(self, layer: int, names: Sequence[str], x: Tensor, step: _Step, *, pooled: bool = False) -> Tensor:
+        weight, bias = self._joint_weight(layer, names)
+        sites = step.adapters.sites(layer, names, self.shape)
+        dropout = next((site.slots.added.dropout for site in sites if site.slots.added is not None), None)
         mask = None
-        if slots and step.adapters.dropout and step.masks is not None:
+        if dropout is not None and step.adapters.dropout and step.masks is not None:
             # Sites that share an input share its mask: one draw per joint product, keyed by its first site.
-            key = "query" if sites[0] in JOINT_SITES else sites[0]
-            mask = step.masks.rows(f"layers.{layer}.{key}", x.shape[1], slots[0].factors.dropout, pooled=pooled)
+            key = "query" if names[0] in JOINT_SITES else names[0]
+            mask = step.masks.rows(f"layers.{layer}.{key}", x.shape[1], dropout, pooled=pooled)
             mask = None if mask is None else mask.to(x.dtype)
-        return adapted_linear(x, weight, bias, slots, step.member_sequences if pooled else step.member_tokens, mask)
+        return adapted_linear(x, weight, bias, sites, step.member_sequences if pooled else step.member_tokens, mask)
 
     def _joint_weight(self, layer: int, sites: Sequence[str]) -> tuple[Tensor, Tensor]:
         if sites[0] not in JOINT_SITES:
@@ -237,10 +308,11 @@ class PackedEncoder:
     def _hidden_dropout(self) -> float:
         return self.shape.hidden_dropout if self.dropout else 0.0
 
-    def _attention_masks(self, layer: int, step: _Step, *, pooled: bool) -> list[Tensor] | None:
+    def _attention_masks(self, layer: int, step: _Step, prefix: Tensor | None, *, pooled: bool) -> list[Tensor] | None:
         if step.masks is None or not self.dropout:
             return None
-        masks = step.masks.attention(f"layers.{layer}.attention", step.groups, self.shape.num_heads, self.shape.attention_dropout, pooled=pooled)
+        name, length = f"layers.{layer}.attention", 0 if prefix is None else prefix.shape[2]
+        masks = step.masks.attention(name, step.groups, self.shape.num_heads, self.shape.attention_dropout, pooled=pooled, prefix=length)
         return None if masks is None else [mask.to(self.dtype) for mask in masks]
 
 
@@ -269,6 +341,15 @@ def split_queries_keys_values(weights: Mapping[str, Tensor]) -> dict[str, Tensor
 def _drop(x: Tensor, masks: MaskSource | None, name: str, probability: float, *, pooled: bool = False) -> Tensor:
     mask = masks.rows(name, x.shape[1], probability, pooled=pooled) if masks is not None else None
     return x if mask is None else x * mask.to(x.dtype)
+
+
+def _bottleneck(stream: StreamMap, source: Tensor, member_rows: Sequence[int]) -> Tensor:
+    """What a stream map adds to a block's output (N, D)."""
+    down = _activate(per_member_linear(source, stream.down, stream.down_bias, member_rows), stream.activation)  # (N, R)
+    added = per_member_linear(down, stream.up, stream.up_bias, member_rows)
+    if len(set(stream.scaling)) == 1:
+        return added if stream.scaling[0] == 1.0 else added * stream.scaling[0]
+    return torch.cat([part * scaling for part, scaling in zip(torch.split(added, list(member_rows)), stream.scaling, strict=True)])
 
 
 def _activate(x: Tensor, name: str) -> Tensor:

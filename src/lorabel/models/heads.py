@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from lorabel.heads import HeadSpec
 from lorabel.models.encoder import MaskSource
+from lorabel.models.linear import per_member_linear
 
 INITIAL_STD = 0.02
 
@@ -67,17 +68,9 @@ def apply_head(
         if layer.dropout_before and masks is not None:
             mask = masks.rows(f"head.{layer.key}", x.shape[1], dropout, pooled=True)
             x = x if mask is None else x * mask.to(wide)
-        x = _per_member_linear(x, tensors[f"head.{layer.key}.weight"], tensors[f"head.{layer.key}.bias"], member_sequences)
+        x = per_member_linear(x, tensors[f"head.{layer.key}.weight"], tensors[f"head.{layer.key}.bias"], member_sequences)
         x = _ACTIVATIONS[layer.activation](x)
     return x
-
-
-def _per_member_linear(x: Tensor, weight: Tensor, bias: Tensor, member_sequences: Sequence[int]) -> Tensor:
-    """Each member's rows through its own (D_out, D_in) layer."""
-    if len(member_sequences) == 1:
-        return functional.linear(x, weight[0].to(x.dtype), bias[0].to(x.dtype))
-    parts = torch.split(x, list(member_sequences))
-    return torch.cat([functional.linear(part, weight[k].to(x.dtype), bias[k].to(x.dtype)) for k, part in enumerate(parts)])
 
 
 _ACTIVATIONS = {"none": lambda x: x, "tanh": torch.tanh, "relu": functional.relu, "gelu": functional.gelu}

@@ -1,4 +1,4 @@
-"""The one linear product of the encoder: frozen weight, plus the low-rank slots of whatever sites share it.
+"""The one linear product of the encoder: frozen weight, plus what methods fill into the slots of the sites that share it.
 
 Query, key and value read the same hidden states, so their weights lie under each other and are multiplied at once. The adapters of all
 sites of such a product are joined as well: their `lora_A` are stacked, their `lora_B` form a block-diagonal matrix, and two thin products serve them all.
@@ -7,9 +7,10 @@ Decisions:
 - A hand-written backward: the frozen weight needs no gradient, the input often needs none, and thin factors are cast once, not once per use.
 - Gradients of the factors are summed in the compute dtype's accumulator (float32 inside the product) and handed over in the factors' own dtype.
 - The bank dimension K: tokens of one member lie together, so each member is one contiguous slice.
+- Scales and biases are one more pass over the output, made only where a method fills those slots.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,43 +19,178 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lorabel.methods.base import LowRank
+from lorabel.slots import LinearSlots
 
 
 @dataclass(frozen=True)
-class Slot:
-    """Low-rank factors of one site and where its outputs lie in the joint product.
+class Site:
+    """What a method fills in at one site of a joint product, and where the site's outputs lie in it.
 
     Attributes:
-        factors: The site's factors, (K, R, D_in) and (K, D_out, R).
+        slots: The site's slots.
         start: First output column of the site.
+        width: Its output columns.
     """
 
-    factors: LowRank
+    slots: LinearSlots
     start: int
+    width: int
 
 
-def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor, slots: Sequence[Slot], member_rows: Sequence[int], mask: Tensor | None = None) -> Tensor:
-    """X Wᵀ + b, with each slot's scaling · ((mask ∘ x) Aᵀ) Bᵀ added to its columns.
+def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor, sites: Sequence[Site], member_rows: Sequence[int], mask: Tensor | None = None) -> Tensor:
+    """The product of all sites that share an input; see `slots.LinearSlots` for the formula of each.
 
     Args:
         x: (N, D_in), rows of one member lying together.
         weight: (D_out, D_in), frozen or trained.
         bias: (D_out,).
-        slots: Adapters of the sites that share this product; may be empty.
+        sites: The adapted sites among those that share this product; may be empty.
         member_rows: Rows of each member, K integers that add up to N.
         mask: (N, D_in) dropout factors for the low-rank input, or None.
 
     Returns:
         (N, D_out) in the dtype of x.
     """
+    input_scale = _input_scale(sites, weight.shape[0])
+    if input_scale is not None:
+        x = per_member_affine(x, input_scale, None, member_rows)
+    lengths = _joint([(site, row_lengths(weight[site.start : site.start + site.width], site.slots)) for site in sites], weight.shape[0], 1.0)
+    scale = _joint([(site, site.slots.output_scale) for site in sites], weight.shape[0], 1.0)
+    shift = _joint([(site, site.slots.bias) for site in sites], weight.shape[0], 0.0)
+    if lengths is None:
+        y = _low_rank_linear(x, weight, bias, sites, member_rows, mask)
+    else:
+        # The bias is not part of the row that gets its length.
+        bare = _low_rank_linear(x, weight, torch.zeros_like(bias), sites, member_rows, mask)
+        y = per_member_affine(bare, lengths, bias.expand(len(member_rows), -1), member_rows)
+    return y if scale is None and shift is None else per_member_affine(y, scale, shift, member_rows)
+
+
+def row_lengths(weight: Tensor, slots: LinearSlots) -> Tensor | None:
+    """What each row of W' is multiplied by to have the trained length: magnitude / ‖W + scaling · B A‖, the norm held fixed in the backward pass; None without the slot.
+
+    Source: Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation", equation 5 and section 4.3. W' is never built: ‖W‖² + 2s Σ (W Aᵀ) ∘ B + s² Σ (B A Aᵀ) ∘ B.
+
+    Args:
+        weight: (D_out, D_in) of the site.
+        slots: The site's slots.
+
+    Returns:
+        (K, D_out) in float32 or wider.
+    """
+    if slots.magnitude is None:
+        return None
+    with torch.no_grad():
+        wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        squares = wide.square().sum(dim=1)[None]  # (1, D_out)
+        if slots.added is not None:
+            a, b = slots.added.lora_A.to(wide.dtype), _scaled(slots.added.lora_B.to(wide.dtype), slots.added.scaling)
+            gram = torch.bmm(a, a.transpose(1, 2))  # (K, R, R)
+            squares = squares + (2 * torch.matmul(wide, a.transpose(1, 2)) * b).sum(dim=2) + (torch.bmm(b, gram) * b).sum(dim=2)
+        norm = squares.clamp_min(torch.finfo(wide.dtype).tiny).sqrt()
+    return slots.magnitude / norm
+
+
+def _input_scale(sites: Sequence[Site], width: int) -> Tensor | None:
+    scales = [site for site in sites if site.slots.input_scale is not None]
+    if not scales:
+        return None
+    assert [site.width for site in sites] == [width], "an input that several sites share cannot be scaled for one of them"
+    return sites[0].slots.input_scale
+
+
+def _joint(parts: Sequence[tuple[Site, Tensor | None]], width: int, rest: float) -> Tensor | None:
+    """Per-column values (K, width) of a joint product from those of its sites; `rest` where a site has none, None where no site has any."""
+    filled = [(site, value) for site, value in parts if value is not None]
+    if not filled:
+        return None
+    pieces, column = [], 0
+    for site, value in filled:
+        pieces += [value.new_full((value.shape[0], site.start - column), rest), value]
+        column = site.start + site.width
+    pieces.append(filled[-1][1].new_full((filled[-1][1].shape[0], width - column), rest))
+    return torch.cat(pieces, dim=1)
+
+
+def per_member_affine(x: Tensor, scale: Tensor | None, shift: Tensor | None, member_rows: Sequence[int]) -> Tensor:
+    """Each member's rows times its scale plus its shift.
+
+    Args:
+        x: (N, D), rows of one member lying together.
+        scale: (K, D), or None for 1.
+        shift: (K, D), or None for 0.
+        member_rows: Rows of each member.
+
+    Returns:
+        (N, D) in the dtype of x.
+    """
+    out: Tensor = _Affine.apply(x, scale, shift, tuple(member_rows))  # type: ignore[no-untyped-call]
+    return out
+
+
+def per_member_linear(x: Tensor, weight: Tensor, bias: Tensor, member_rows: Sequence[int]) -> Tensor:
+    """Each member's rows (N, D_in) through its own layer, weight (K, D_out, D_in) and bias (K, D_out), in the dtype of x."""
+    if len(member_rows) == 1:
+        return functional.linear(x, weight[0].to(x.dtype), bias[0].to(x.dtype))
+    parts = torch.split(x, list(member_rows))
+    return torch.cat([functional.linear(part, weight[k].to(x.dtype), bias[k].to(x.dtype)) for k, part in enumerate(parts)])
+
+
+class _Affine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor | None, shift: Tensor | None, member_rows: tuple[int, ...]) -> Tensor:
+        ctx.member_rows, ctx.dtypes = member_rows, tuple(None if one is None else one.dtype for one in (scale, shift))
+        factor = None if scale is None else scale.to(x.dtype)
+        offset = None if shift is None else shift.to(x.dtype)
+        out = torch.empty_like(x)
+        for k, part in _parts(member_rows):
+            if factor is None:
+                assert offset is not None
+                torch.add(x[part], offset[k], out=out[part])
+            elif offset is None:
+                torch.mul(x[part], factor[k], out=out[part])
+            else:
+                torch.addcmul(offset[k].expand_as(x[part]), x[part], factor[k], out=out[part])
+        ctx.save_for_backward(x if scale is not None else None, factor)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        (grad,) = grads
+        x, factor = ctx.saved_tensors
+        needs_x, needs_scale, needs_shift, _ = ctx.needs_input_grad
+        parts = list(_parts(ctx.member_rows))
+        grad_x = grad
+        if needs_x and factor is not None:
+            grad_x = torch.cat([grad[part] * factor[k] for k, part in parts])
+        grad_scale = _summed([grad[part] * x[part] for _, part in parts], ctx.dtypes[0]) if needs_scale else None
+        grad_shift = _summed([grad[part] for _, part in parts], ctx.dtypes[1]) if needs_shift else None
+        return grad_x if needs_x else None, grad_scale, grad_shift, None
+
+
+def _parts(member_rows: Sequence[int]) -> Iterator[tuple[int, slice]]:
+    """Each member and where its rows lie."""
+    row = 0
+    for k, rows in enumerate(member_rows):
+        yield k, slice(row, row + rows)
+        row += rows
+
+
+def _summed(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """Column sums of each part, in the wider dtype: a sum of thousands of half-precision values must not be rounded on the way."""
+    return torch.stack([part.sum(dim=0, dtype=torch.promote_types(part.dtype, dtype)) for part in parts]).to(dtype)
+
+
+def _low_rank_linear(x: Tensor, weight: Tensor, bias: Tensor, sites: Sequence[Site], member_rows: Sequence[int], mask: Tensor | None) -> Tensor:
+    """X Wᵀ + b, with each site's scaling · ((mask ∘ x) Aᵀ) Bᵀ added to its columns, (N, D_out)."""
     if weight.requires_grad:
         return functional.linear(x, weight.to(x.dtype), bias.to(x.dtype))
-    if not slots and not x.requires_grad:
+    added = [(site.start, site.slots.added) for site in sites if site.slots.added is not None]
+    if not added and not x.requires_grad:
         return torch.addmm(bias, x, weight.t())
-    factors = [factor for slot in slots for factor in (slot.factors.lora_A, slot.factors.lora_B)]
-    starts = tuple(slot.start for slot in slots)
-    scalings = tuple(slot.factors.scaling for slot in slots)  # of each slot, of each member
+    factors = [factor for _, low_rank in added for factor in (low_rank.lora_A, low_rank.lora_B)]
+    starts = tuple(start for start, _ in added)
+    scalings = tuple(low_rank.scaling for _, low_rank in added)  # of each site, of each member
     out: Tensor = _AdaptedLinear.apply(x, weight, bias, mask, starts, scalings, tuple(member_rows), *factors)  # type: ignore[no-untyped-call]
     return out
 

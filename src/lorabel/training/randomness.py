@@ -50,23 +50,25 @@ def initial_tensor(spec: ParameterSpec, seed: int) -> Tensor:
         spec: Shape and kind of initialisation.
         seed: The member's seed.
     """
-    if spec.initialisation == "zeros":
-        return torch.zeros(spec.shape)
-    if spec.initialisation == "ones":
-        return torch.ones(spec.shape)
-    generator = torch.Generator().manual_seed(stream_seed(seed, "init", spec.name))
+    if spec.initialisation in ("zeros", "ones"):
+        return torch.full(spec.shape, spec.scale if spec.initialisation == "ones" else 0.0)
+    generator = named_generator(seed, spec.name)
     if spec.initialisation == "normal":
-        return torch.randn(spec.shape, generator=generator)
-    bound = 1.0 / math.sqrt(spec.shape[-1])
+        return torch.randn(spec.shape, generator=generator) * spec.scale
+    bound = spec.scale / math.sqrt(spec.shape[-1])
     return (torch.rand(spec.shape, generator=generator) * 2 - 1) * bound
+
+
+def named_generator(seed: int, name: str) -> torch.Generator:
+    """The generator of the initial values of one tensor, or of one purpose of a method."""
+    return torch.Generator().manual_seed(stream_seed(seed, "init", name))
 
 
 def initial_head_tensor(name: str, shape: Sequence[int], seed: int, std: float) -> Tensor:
     """Initial value of a head tensor: normal weights, zero biases."""
     if name.endswith(".bias"):
         return torch.zeros(*shape)
-    generator = torch.Generator().manual_seed(stream_seed(seed, "init", name))
-    return torch.randn(*shape, generator=generator) * std
+    return torch.randn(*shape, generator=named_generator(seed, name)) * std
 
 
 class StepMasks:
@@ -82,6 +84,10 @@ class StepMasks:
         self._batch = batch
         self._seeds = seeds
         self._steps = steps
+
+    def of(self, batch: PackedBatch) -> "StepMasks":
+        """The same member seeds and steps for a batch of the same sequences that has other tokens."""
+        return StepMasks(batch, self._seeds, self._steps)
 
     @cached_property
     def _sequence_rows(self) -> Tensor:
@@ -115,10 +121,10 @@ class StepMasks:
             return _factors(drawn, thresholds[0])
         return torch.cat([_factors(part, threshold) for part, threshold in zip(torch.split(drawn, list(members)), thresholds, strict=True)])
 
-    def attention(self, name: str, groups: Sequence[LengthGroup], num_heads: int, probability: float, *, pooled: bool) -> list[Tensor] | None:
-        """One (n · H, L, L) tensor per group, (n · H, 1, L) for pooled rows; None where the probability rounds to 0.
+    def attention(self, name: str, groups: Sequence[LengthGroup], num_heads: int, probability: float, *, pooled: bool, prefix: int = 0) -> list[Tensor] | None:
+        """One (n · H, L, P + L) tensor per group, (n · H, 1, P + L) for pooled rows; None where the probability rounds to 0.
 
-        The mask of query token t is drawn at row t; its features are (head, key token), each head's row padded to a multiple of eight.
+        The mask of query token t is drawn at row t; its features are (head, key token), each head's row padded to a multiple of eight. A prefix of P keys comes first.
         """
         threshold = _threshold(probability)
         if threshold == 0:
@@ -136,8 +142,9 @@ class StepMasks:
                     query_keys = keys.new_zeros(group.count * rows).index_copy_(0, group.padded_index, query_keys)
             heads = torch.arange(num_heads, device=keys.device)
             per_head = _mix(query_keys[:, None] + (heads + 1) * _GOLDEN)  # (n·rows, H)
-            drawn = _bytes(per_head.reshape(-1), group.longest).view(group.count, rows, num_heads, group.longest)
-            out.append(_factors(drawn.transpose(1, 2).reshape(group.count * num_heads, rows, group.longest), threshold))
+            keys_per_query = prefix + group.longest
+            drawn = _bytes(per_head.reshape(-1), keys_per_query).view(group.count, rows, num_heads, keys_per_query)
+            out.append(_factors(drawn.transpose(1, 2).reshape(group.count * num_heads, rows, keys_per_query), threshold))
         return out
 
     def _keyed(self, keys: Tensor, members: Sequence[int], name: str) -> Tensor:

@@ -35,6 +35,7 @@ def bank_key(prepared: Prepared, number: int) -> str:
     }
     if method.trains_encoder:
         shared["alone"] = number
+    shared["options"] = {name: getattr(method, name) for name in method.shared_options}
     if not method.pads_exactly:
         shared["sizes"] = [(spec.name, spec.shape) for spec in method.parameters(prepared.source.shape)]
     return json.dumps(shared, sort_keys=True)

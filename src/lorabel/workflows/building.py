@@ -22,15 +22,16 @@ from lorabel.families import EncoderShape
 from lorabel.heads import HeadSpec, make_head
 from lorabel.inference.predictor import Predictor, table_logits
 from lorabel.losses.base import Loss
-from lorabel.methods.base import Method, make_method, stacked_parameters
+from lorabel.methods.base import Method, ParameterSpec, make_method, stacked_constants, stacked_parameters
 from lorabel.models.bank import ENCODER_PREFIX, Bank
 from lorabel.models.checkpoint import EncoderSource, load_tokenizer, load_weights, resolve_encoder, weights_digest
 from lorabel.models.encoder import PackedEncoder, split_queries_keys_values
 from lorabel.models.heads import INITIAL_STD, head_shapes
 from lorabel.registry import LOSSES
+from lorabel.slots import Start
 from lorabel.training.optim import Arena, Block
 from lorabel.training.precision import choose_compute
-from lorabel.training.randomness import initial_head_tensor, initial_tensor
+from lorabel.training.randomness import initial_head_tensor, initial_tensor, named_generator
 from lorabel.training.updates import ArenaUpdater, LibraryUpdater, Updater, takes_decay
 from lorabel.workflows.preparation import Prepared
 
@@ -61,7 +62,8 @@ def build_trainee(members: Sequence[Prepared], weights: Mapping[str, Tensor]) ->
     shape, compute, methods = first.source.shape, first.compute, tuple(member.method for member in members)
     encoder = PackedEncoder(shape, weights, dtype=compute.dtype, device=compute.device, dropout=first.config.encoder.dropout)
     rates = [learning_rate_of(member) for member in members]
-    fresh = [fresh_tensors(member.method, member.head, member, weights) for member in members]
+    starts = [_start(member, weights) for member in members]
+    fresh = [fresh_tensors(member, start) for member, start in zip(members, starts, strict=True)]
     optimizers = [member.config.optimizer for member in members]
     updater: Updater
     if first.method.trains_encoder:
@@ -80,7 +82,24 @@ def build_trainee(members: Sequence[Prepared], weights: Mapping[str, Tensor]) ->
         factors = [{spec.name: spec.rate_factor for spec in method.parameters(shape)} for method in methods]
         updater = ArenaUpdater(arena, optimizers, rates, factors)
     dropout = tuple(head_dropout(member.config, shape.head_dropout) for member in members)
-    return Trainee(Bank(encoder, methods, first.head, updater.tensors, dropout), updater)
+    constants = {spec.name: torch.zeros(len(members), *spec.shape, device=compute.device) for spec in stacked_constants(methods, shape)}
+    for k, (method, start) in enumerate(zip(methods, starts, strict=True)):
+        for spec in method.constants(shape):
+            corner(constants[spec.name][k], spec.shape).copy_(first_value(method, spec, start, members[k].config.training.seed))
+    return Trainee(Bank(encoder, methods, first.head, updater.tensors, dropout, constants), updater)
+
+
+def _start(prepared: Prepared, weights: Mapping[str, Tensor]) -> Start:
+    """What the member's method may read to choose its initial values."""
+    seed = prepared.config.training.seed
+    named = prepared.tokenizer.encode_batch(list(prepared.data.labels.names), add_special_tokens=False)
+    return Start(prepared.source.shape, weights, lambda purpose: named_generator(seed, purpose), tuple(tuple(one.ids) for one in named))
+
+
+def first_value(method: Method, spec: ParameterSpec, start: Start, seed: int) -> Tensor:
+    """Initial value of an adapter tensor: the method's own where it has one, else as the specification says."""
+    given = method.initial(spec, start)
+    return initial_tensor(spec, seed) if given is None else given
 
 
 def learning_rate_of(prepared: Prepared) -> float:
@@ -98,15 +117,15 @@ def _blocks(methods: Sequence[Method], head: HeadSpec, shape: EncoderShape) -> l
     return adapter + [Block(name, size, takes_decay(name), "head") for name, size in head_shapes(head).items()]
 
 
-def fresh_tensors(method: Method, head: HeadSpec, prepared: Prepared, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def fresh_tensors(prepared: Prepared, start: Start) -> dict[str, Tensor]:
     """Initial adapter and head tensors of one member, without K."""
-    seed = prepared.config.training.seed
-    tensors = {spec.name: initial_tensor(spec, seed) for spec in method.parameters(prepared.source.shape)}
+    seed, method, head = prepared.config.training.seed, prepared.method, prepared.head
+    tensors = {spec.name: first_value(method, spec, start, seed) for spec in method.parameters(start.shape)}
     for name, shape in head_shapes(head).items():
         tensors[name] = initial_head_tensor(name, shape, seed, INITIAL_STD)
     if head.starts_from_pooler:
         for part in ("weight", "bias"):
-            tensors[f"head.{head.layers[0].key}.{part}"] = weights[f"pooler.{part}"].clone()
+            tensors[f"head.{head.layers[0].key}.{part}"] = start.weights[f"pooler.{part}"].clone()
     return tensors
 
 
@@ -146,11 +165,12 @@ def build_loss(config: RunConfig, labels: NDArray[np.int64], classes: int) -> Lo
 
 
 def member_tensors(bank: Bank, member: int = 0) -> dict[str, Tensor]:
-    """The trained tensors of one member, without K and in its own sizes, on the CPU; trained encoder weights under canonical names."""
+    """The tensors of one member, constants included, without K and in its own sizes, on the CPU; trained encoder weights under canonical names."""
     encoder = {name.removeprefix(ENCODER_PREFIX): tensor.detach().cpu() for name, tensor in bank.tensors.items() if bank.is_shared(name)}
     apart = {f"{ENCODER_PREFIX}{name}": tensor.clone() for name, tensor in split_queries_keys_values(encoder).items()}
-    sizes = {spec.name: spec.shape for spec in bank.methods[member].parameters(bank.encoder.shape)} | head_shapes(bank.head)
-    own = {name: corner(bank.tensors[name].detach()[member], size).cpu().clone() for name, size in sizes.items()}
+    method, shape, stacked = bank.methods[member], bank.encoder.shape, {**bank.constants, **bank.tensors}
+    sizes = {spec.name: spec.shape for spec in (*method.parameters(shape), *method.constants(shape))} | head_shapes(bank.head)
+    own = {name: corner(stacked[name].detach()[member], size).cpu().clone() for name, size in sizes.items()}
     return {**own, **apart}
 
 

@@ -26,6 +26,7 @@ from lorabel.evaluation import EvalResult, evaluate_probabilities
 from lorabel.events import EventSink, Note, Progress
 from lorabel.heads import why_not_peft
 from lorabel.inference.predictor import probabilities, table_logits
+from lorabel.methods.base import Method
 from lorabel.models.checkpoint import weights_digest
 from lorabel.training.schedules import warmup_steps
 from lorabel.training.state import MemberPlan, Position
@@ -74,8 +75,8 @@ def finish(
     elif test is not None:
         openings = ledger.count(test.digest)
     record = _record(prepared, trainee, plan, position, metrics, openings, weights, verb)
-    tensors = member_tensors(trainee.bank)
-    manifest = _manifest(record, prepared, weights, tensors)
+    stored, tensors = prepared.method.folded(member_tensors(trainee.bank), prepared.source.shape)
+    manifest = _manifest(record, prepared, weights, stored, tensors)
     record = record.model_copy(update={"bytes": _sizes(record, tensors)})
     written = save_adapter(layout.adapter, AdapterBundle(manifest, tensors), model_card(record))
     file = layout.adapter / (PEFT_WEIGHTS if written.peft_compatible else OWN_WEIGHTS)
@@ -95,7 +96,7 @@ def _record(
     prepared: Prepared, trainee: Trainee, plan: MemberPlan, position: Position, metrics: Metrics, openings: int, weights: Mapping[str, Tensor], verb: str
 ) -> RunRecord:
     config, source = prepared.config, prepared.source
-    reason = why_not_peft(prepared.head, prepared.method.peft_config(source.shape) is not None)
+    reason = why_not_peft(prepared.head, prepared.method.stored_form().peft_config(source.shape) is not None)
     truncated = {name: table.truncated_rows for name, table in prepared.tables.items()}
     return RunRecord(
         run_id=uuid.uuid4().hex,
@@ -137,14 +138,14 @@ def _record(
     )
 
 
-def settled_method(prepared: Prepared) -> dict[str, Any]:
-    """Name and every option of the method as trained."""
-    return {"name": prepared.method.name, **prepared.method.model_dump(mode="json")}
+def settled_options(method: Method) -> dict[str, Any]:
+    """Name and every option of a method."""
+    return {"name": method.name, **method.model_dump(mode="json")}
 
 
 def _plan(prepared: Prepared, plan: MemberPlan) -> dict[str, Any]:
     return {
-        "method": settled_method(prepared),
+        "method": settled_options(prepared.method),
         "learning_rate": plan.learning_rate,
         "precision": prepared.compute.precision,
         "device": str(prepared.compute.device),
@@ -158,21 +159,21 @@ def _plan(prepared: Prepared, plan: MemberPlan) -> dict[str, Any]:
     }
 
 
-def _manifest(record: RunRecord, prepared: Prepared, weights: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> AdapterManifest:
+def _manifest(record: RunRecord, prepared: Prepared, weights: Mapping[str, Tensor], stored: Method, tensors: Mapping[str, Tensor]) -> AdapterManifest:
     source = prepared.source
     scores = {"validation": record.metrics.validation, "test": record.metrics.test}
     return AdapterManifest(
         labels=record.labels,
         encoder=AdapterEncoder(name=source.name, revision=source.revision, digest=record.encoder.digest, shape=dataclasses.asdict(source.shape)),
         tokenizer_digest=prepared.tokenizer_digest,
-        method=settled_method(prepared),
+        method=settled_options(stored),
         head=prepared.head.kind,
         pooling=prepared.head.pooling,
         max_length_tokens=prepared.max_length_tokens,
         metrics={name: {"n": s.n, "accuracy": s.accuracy, "macro_f1": s.macro_f1} for name, s in scores.items() if s is not None},
         peft_compatible=record.peft_compatible,
         peft_reason=record.peft_reason,
-        canary=Canary(logits=canary_logits(source, weights, prepared.method, prepared.head, tensors, prepared.max_length_tokens)),
+        canary=Canary(logits=canary_logits(source, weights, stored, prepared.head, tensors, prepared.max_length_tokens)),
     )
 
 

@@ -71,6 +71,6 @@ def _facts(name: str, kind: type[Method]) -> MethodFacts:
         paper=kind.paper,
         learning_rate=kind.default_learning_rate,
         parameters=None if method.trains_encoder else method.adapter_size(shape) + head.parameter_count,
-        peft=method.peft_config(shape) is not None,
+        peft=method.stored_form().peft_config(shape) is not None,
         options=options,
     )

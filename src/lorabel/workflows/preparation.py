@@ -93,7 +93,8 @@ def prepare(config: RunConfig, on_event: EventSink) -> Prepared:
         on_event(Note(f"Settled within the budget: {settled}."))
     threads = set_threads(config.training.threads)
     tokenizer, digest = load_tokenizer(source.folder)
-    max_length = min(config.data.max_length_tokens or DEFAULT_MAX_LENGTH, source.shape.max_length_tokens)
+    method = make_method(choice.options)
+    max_length = min(config.data.max_length_tokens or DEFAULT_MAX_LENGTH, source.shape.max_length_tokens - method.reserved_tokens())
     tables: dict[SplitName, TokenTable] = {}
     for name, split in data.splits.items():
         # The test split stays closed unless it is opened on purpose, so it is not even tokenised.
@@ -107,7 +108,7 @@ def prepare(config: RunConfig, on_event: EventSink) -> Prepared:
         config=config,
         data=data,
         source=source,
-        method=make_method(choice.options),
+        method=method,
         head=choice.head,
         parameters=choice.parameters,
         budget=choice.budget,

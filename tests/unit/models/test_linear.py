@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lorabel.methods.base import LowRank
-from lorabel.models.linear import Slot, adapted_linear
+from lorabel.models.linear import Site, adapted_linear
+from lorabel.slots import LinearSlots, LowRank
 
 MEMBERS, ROWS, WIDTH, SITE = 2, (5, 3), 6, 4
 SITES = {"first": (0,), "first and last": (0, 2), "all": (0, 1, 2), "none": ()}
@@ -22,7 +22,7 @@ def plain(x, weight, bias, slots, mask):
     for k, rows in enumerate(ROWS):
         part = y[row : row + rows]
         for slot in slots:
-            added = slot.factors.scaling[k] * (source[row : row + rows] @ slot.factors.lora_A[k].t()) @ slot.factors.lora_B[k].t()
+            added = slot.slots.added.scaling[k] * (source[row : row + rows] @ slot.slots.added.lora_A[k].t()) @ slot.slots.added.lora_B[k].t()
             part = part + torch.nn.functional.pad(added, (slot.start, weight.shape[0] - slot.start - SITE))
         parts.append(part)
         row += rows
@@ -42,9 +42,10 @@ def test_values_and_gradients_equal_the_formula(sites, has_mask, needs_input):
         for site in sites:
             rank = site + 1
             a, b = draw(MEMBERS, rank, WIDTH, seed=10 + site).requires_grad_(), draw(MEMBERS, SITE, rank, seed=20 + site).requires_grad_()
-            slots.append(Slot(LowRank(a, b, tuple(0.5 + site + k for k in range(len(a))), (0.0,) * len(a)), site * SITE))
+            added = LowRank(a, b, tuple(0.5 + site + k for k in range(len(a))), (0.0,) * len(a))
+            slots.append(Site(LinearSlots(added=added), site * SITE, SITE))
         y = function(x, slots)
-        leaves = [x] * needs_input + [factor for slot in slots for factor in (slot.factors.lora_A, slot.factors.lora_B)]
+        leaves = [x] * needs_input + [factor for slot in slots for factor in (slot.slots.added.lora_A, slot.slots.added.lora_B)]
         grads = torch.autograd.grad((y * draw(*y.shape, seed=5)).sum(), leaves) if leaves else ()
         results.append((y, *grads))
     for ours, wanted in zip(*results, strict=True):

@@ -1,0 +1,70 @@
+"""IA3: keys, values and feed-forward activations are rescaled by trained vectors.
+
+Source: Liu et al. 2022, "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning", section 3.3: l_k ∘ k, l_v ∘ v, l_ff ∘ f(W₁ x).
+
+Departures: none with the default targets. Attention output and feed-forward down have their input scaled, all other sites their output, as in the common library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import Field
+
+from lorabel.families import EncoderShape
+from lorabel.methods.base import ParameterSpec, SitedMethod
+from lorabel.registry import METHODS
+from lorabel.slots import LinearSlots
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_SCALED_INPUT = ("attention_output", "ffn_down")
+
+
+@METHODS.register("ia3")
+class Ia3(SitedMethod):
+    """Rescale keys, values and feed-forward activations."""
+
+    name: ClassVar[str] = "ia3"
+    paper: ClassVar[str] = "Liu et al. 2022, arXiv:2205.05638"
+    default_learning_rate: ClassVar[float] = 1e-2
+
+    targets: tuple[str, ...] = Field(
+        default=("key", "value", "ffn_down"), description="Linear sites to rescale; attention_output and ffn_down by their input, others by their output."
+    )
+
+    def parameters(self, shape: EncoderShape) -> tuple[ParameterSpec, ...]:
+        """Per site `ia3_l`, (D_out, 1) or, where the input is scaled, (1, D_in); starts at one."""
+        specs = []
+        for layer in self.chosen_layers(shape):
+            for site in self.targets:
+                out_features, in_features = shape.linear_shape(site)
+                size = (1, in_features) if site in _SCALED_INPUT else (out_features, 1)
+                # Decay pulls towards zero, which is not where an unchanged encoder lies.
+                specs.append(ParameterSpec(f"layers.{layer}.{site}.ia3_l", size, layer, site, "ia3_l", "ones", has_decay=False))
+        return tuple(specs)
+
+    @classmethod
+    def linear(cls, members: Sequence[Self], layer: int, site: str, tensors: Mapping[str, Tensor], shape: EncoderShape) -> LinearSlots | None:
+        """The vector in the input's or the output's scale."""
+        vector = tensors.get(f"layers.{layer}.{site}.ia3_l")
+        if vector is None:
+            return None
+        return LinearSlots(input_scale=vector.flatten(1)) if site in _SCALED_INPUT else LinearSlots(output_scale=vector.flatten(1))
+
+    def peft_config(self, shape: EncoderShape) -> dict[str, Any] | None:
+        """`IA3Config` of the common library for the same sites."""
+        inputs = [site for site in self.targets if site in _SCALED_INPUT]
+        return {
+            "peft_type": "IA3",
+            "target_modules": self.peft_targets(shape),
+            "feedforward_modules": self.peft_targets(shape, inputs) if inputs else [],
+            "fan_in_fan_out": False,
+            "init_ia3_weights": True,
+        }
+
+    def peft_key(self, spec: ParameterSpec, shape: EncoderShape) -> str:
+        """The vector's name ends without `weight`."""
+        return super().peft_key(spec, shape).removesuffix(".weight")
