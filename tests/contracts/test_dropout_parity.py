@@ -116,7 +116,7 @@ def test_the_adapters_dropout_is_the_common_librarys(family, tiny_encoder, tmp_p
     model = get_peft_model(base, LoraConfig(task_type="SEQ_CLS", **options)).double().train()
     state, tensors, head = dict(model.named_parameters()), {}, make_head(source.shape, "native", "cls", 3)
     for spec in method.parameters(source.shape):
-        key = f"base_model.model.{method.peft_key(spec, source.shape)}".replace(".weight", ".default.weight")
+        key = method.peft_key(spec, source.shape).replace(".weight", ".default.weight")
         with torch.no_grad():
             state[key].normal_(std=0.3, generator=torch.Generator().manual_seed(len(tensors)))
         tensors[spec.name] = state[key].detach()[None].clone()

@@ -45,7 +45,7 @@ def our_tensors(method, head, shape, model):
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     found = {}
     for spec in method.parameters(shape):
-        key = f"base_model.model.{method.peft_key(spec, shape)}".replace(".weight", ".default.weight")
+        key = method.peft_key(spec, shape).replace(".weight", ".default.weight")
         found[spec.name] = trained[key].detach().clone()
     for layer in head.layers:
         for part in ("weight", "bias"):
@@ -86,7 +86,7 @@ def test_logits_and_gradients_equal(family, options, tiny_encoder):
     torch.nn.functional.cross_entropy(theirs, torch.tensor(labels)).backward()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for spec in method.parameters(source.shape):
-        key = f"base_model.model.{method.peft_key(spec, source.shape)}".replace(".weight", ".default.weight")
+        key = method.peft_key(spec, source.shape).replace(".weight", ".default.weight")
         assert (tensors[spec.name].grad[0] - trained[key].grad).abs().max() <= 1e-10, spec.name
 
 
@@ -97,7 +97,7 @@ def bundle_for(source, method, head, tensors, *, is_peft=True):
         labels=["a", "b", "c"],
         encoder=AdapterEncoder(name="tiny", revision=None, digest=weights_digest(load_weights(source)), shape=dataclasses.asdict(source.shape)),
         tokenizer_digest="t",
-        method={"name": "lora", **method.model_dump(mode="json")},
+        method={"name": method.name, **method.model_dump(mode="json")},
         head=head.kind,
         pooling=head.pooling,
         max_length_tokens=40,

@@ -11,7 +11,6 @@ from lorabel.families import EncoderShape
 from lorabel.heads import HeadSpec
 from lorabel.methods.base import Method
 
-_PREFIX = "base_model.model."
 _HEAD_MODULES = ("classifier", "score")
 
 
@@ -23,8 +22,8 @@ def peft_names(method: Method, shape: EncoderShape, head_names: Mapping[str, tup
         shape: The encoder.
         head_names: The head's tensor names (`head.…`) and shapes.
     """
-    names = {spec.name: f"{_PREFIX}{method.peft_key(spec, shape)}" for spec in (*method.parameters(shape), *method.constants(shape))}
-    return names | {name: f"{_PREFIX}{name.removeprefix('head.')}" for name in head_names}
+    names = {spec.name: method.peft_key(spec, shape) for spec in (*method.parameters(shape), *method.constants(shape))}
+    return names | {name: f"{method.peft_root}{name.removeprefix('head.')}" for name in head_names}
 
 
 def peft_config(method: Method, shape: EncoderShape, head: HeadSpec, base_model: str, revision: str | None) -> dict[str, Any]:

@@ -75,6 +75,7 @@ class Method(BaseModel):
 
     Class attributes:
         default_learning_rate: Used where the user gives none; each method brings its own.
+        peft_root: What stands before the names of the model's own modules in the common library's file.
         trains_encoder: True only for full fine-tuning.
         shared_options: Options that all members of a bank must agree on.
         starts_unchanged: Right after initialisation the encoder answers as without the method.
@@ -89,6 +90,7 @@ class Method(BaseModel):
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     default_learning_rate: ClassVar[float] = 2e-3
+    peft_root: ClassVar[str] = "base_model.model."
     trains_encoder: ClassVar[bool] = False
     pads_exactly: ClassVar[bool] = False
     shared_options: ClassVar[tuple[str, ...]] = ()
@@ -199,14 +201,14 @@ class Method(BaseModel):
         return None
 
     def peft_key(self, spec: ParameterSpec, shape: EncoderShape) -> str:
-        """The name of a tensor in the common library's file, below its own prefix.
+        """The name of a tensor in the common library's file.
 
         Args:
             spec: One of `parameters`.
             shape: The encoder.
         """
         family = shape.names
-        return f"{family.prefix}.{family.layer.format(i=spec.layer)}.{family.linears[spec.site]}.{spec.role}.weight"
+        return f"{self.peft_root}{family.prefix}.{family.layer.format(i=spec.layer)}.{family.linears[spec.site]}.{spec.role}.weight"
 
     @classmethod
     def smaller(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:

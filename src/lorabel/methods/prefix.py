@@ -33,6 +33,7 @@ class Prefix(Method):
     default_learning_rate: ClassVar[float] = 1e-2
     starts_unchanged: ClassVar[bool] = False
     has_prefix: ClassVar[bool] = True
+    peft_root: ClassVar[str] = "base_model."
     can_merge: ClassVar[bool] = False
     shared_options: ClassVar[tuple[str, ...]] = ("shift_positions",)
 

@@ -33,6 +33,7 @@ class Prompt(Method):
     paper: ClassVar[str] = "Lester et al. 2021, arXiv:2104.08691"
     default_learning_rate: ClassVar[float] = 3e-2
     starts_unchanged: ClassVar[bool] = False
+    peft_root: ClassVar[str] = "base_model."
     can_merge: ClassVar[bool] = False
     shared_options: ClassVar[tuple[str, ...]] = ("place",)
 

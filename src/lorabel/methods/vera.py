@@ -100,4 +100,4 @@ class Vera(SitedMethod):
 
     def peft_key(self, spec: ParameterSpec, shape: EncoderShape) -> str:
         """Vectors without `weight` at the end of their names; the shared factors above all layers."""
-        return spec.role if spec.site == "shared" else super().peft_key(spec, shape).removesuffix(".weight")
+        return f"base_model.{spec.role}" if spec.site == "shared" else super().peft_key(spec, shape).removesuffix(".weight")

@@ -87,7 +87,7 @@ def peft_parameters(model, method, shape, tensors):
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     found = {}
     heads = {f"head.{key.removeprefix('base_model.model.').replace('.modules_to_save.default', '')}": key for key in trained}
-    adapter = {spec.name: f"base_model.model.{method.peft_key(spec, shape)}" for spec in method.parameters(shape)}
+    adapter = {spec.name: method.peft_key(spec, shape) for spec in method.parameters(shape)}
     for name in tensors:
         key = adapter[name].replace(".weight", ".default.weight") if name in adapter else heads[name]
         found[name] = trained[key]

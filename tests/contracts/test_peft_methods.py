@@ -1,0 +1,146 @@
+"""Every method that the common adapter library has too: counts, logits, gradients and files equal its own, for every family it can do."""
+
+import logging
+import warnings
+
+import pytest
+import torch
+
+from lorabel.artifacts.adapter import expected_tensors, load_adapter, save_adapter
+from lorabel.budget import count
+from lorabel.config import EncoderConfig
+from lorabel.heads import make_head
+from lorabel.methods.base import make_method
+from lorabel.models.bank import Bank
+from lorabel.models.checkpoint import load_weights, resolve_encoder
+from lorabel.models.encoder import PackedEncoder
+from lorabel.registry import METHODS
+from tests.conftest import FAMILIES, reference_model
+from tests.contracts.batches import packed, padded, sequences
+from tests.contracts.test_peft_parity import bundle_for
+
+SETTINGS = [
+    {"name": "dora", "rank": 2, "alpha": 6.0},
+    {"name": "dora", "rank": 3, "use_rslora": True, "targets": ("attention_output", "ffn_down")},
+    {"name": "ia3"},
+    {"name": "ia3", "targets": ("query", "attention_output", "ffn_up"), "layers": (1,)},
+    {"name": "vera", "rank": 5, "targets": ("query", "value")},
+    {"name": "vera", "rank": 4, "targets": ("all-linear",), "projection_seed": 3},
+    {"name": "prefix", "length": 4},
+    {"name": "prompt", "length": 4, "place": "front"},
+]
+LENGTHS = [3, 9, 9, 20]
+
+
+CASES = [pytest.param(family, options, id=f"{family}-{'-'.join(map(str, options.values()))}") for family in FAMILIES for options in SETTINGS]
+
+
+def prepared(family, options, tiny_encoder):
+    """Encoder, method and head; skipped where the library has no such form."""
+    source = resolve_encoder(EncoderConfig(name=str(tiny_encoder(family))))
+    method, head = make_method(options), make_head(source.shape, "native", "cls", 3)
+    if method.peft_config(source.shape) is None:
+        pytest.skip(f"the common library cannot do {method.name} on {family}")
+    return source, method, head
+
+
+def their_model(family, method, shape):
+    import peft
+
+    options = method.peft_config(shape)
+    kind = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(options.pop("peft_type"))]
+    model = peft.get_peft_model(reference_model(family), kind(task_type="SEQ_CLS", **options))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
+                parameter.copy_(parameter + 0.3 * noise)
+    return model.eval()
+
+
+def their_values(model):
+    """What the library would write, by its own names."""
+    from peft import get_peft_model_state_dict
+
+    return {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(model).items()}
+
+
+def our_names(source, method, head):
+    """Our tensor name -> theirs."""
+    from lorabel.artifacts.peft_format import peft_names
+
+    return peft_names(method, source.shape, {name: size for name, size in expected_tensors(method, head, source.shape).items() if name.startswith("head.")})
+
+
+def our_bank(source, method, head, tensors, dtype):
+    constants = {spec.name for spec in method.constants(source.shape)}
+    encoder = PackedEncoder(source.shape, load_weights(source), dtype=dtype, device=torch.device("cpu"))
+    trained = {name: tensor for name, tensor in tensors.items() if name not in constants}
+    return Bank(encoder, (method,), head, trained, constants={name: tensors[name] for name in constants})
+
+
+@pytest.mark.parametrize(("family", "options"), CASES)
+def test_counts_names_logits_and_gradients_equal(family, options, tiny_encoder):
+    source, method, head = prepared(family, options, tiny_encoder)
+    model = their_model(family, method, source.shape)
+    ours = count(method, head, source.shape)
+    trainable, _ = model.get_nb_trainable_parameters()
+    assert ours.trainable == trainable
+
+    model = model.double()
+    names, values = our_names(source, method, head), their_values(model)
+    assert {name: tuple(values[theirs].shape) for name, theirs in names.items()} == expected_tensors(method, head, source.shape)
+    assert set(values) == set(names.values())
+    tensors = {name: values[theirs].double()[None].requires_grad_() for name, theirs in names.items()}
+    rows, labels = sequences(LENGTHS), [0, 2, 1, 1]
+    batch = packed(rows, source.shape.first_position, labels)
+    logits = our_bank(source, method, head, tensors, torch.float64).logits(batch)
+    reference = model(**padded(rows, source.shape.pad_token_id)).logits
+    assert (logits - reference[torch.as_tensor(batch.rows)]).abs().max() <= 1e-10
+
+    torch.nn.functional.cross_entropy(logits, batch.labels).backward()
+    torch.nn.functional.cross_entropy(reference, torch.tensor(labels)).backward()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    mine = torch.cat(
+        [tensors[spec.name].grad.flatten() for spec in method.parameters(source.shape)] + [tensors[n].grad.flatten() for n in names if "head." in n]
+    )
+    theirs = torch.cat([p.grad.flatten() for p in trained])
+    # The same numbers, in another order of tensors.
+    assert (mine.sort().values - theirs.sort().values).abs().max() <= 1e-10
+    assert mine.abs().max() > 1e-6
+
+
+@pytest.mark.parametrize(("family", "options"), CASES)
+def test_our_folder_loads_there_without_a_warning_and_theirs_answers_here(family, options, tiny_encoder, tmp_path, caplog):
+    from peft import PeftModel
+    from safetensors.torch import load_file
+    from transformers import AutoModelForSequenceClassification
+
+    source, method, head = prepared(family, options, tiny_encoder)
+    values = their_values(their_model(family, method, source.shape))
+    tensors = {name: values[theirs].float().contiguous() for name, theirs in our_names(source, method, head).items()}
+    bundle = bundle_for(source, method, head, tensors)
+    save_adapter(tmp_path / "adapter", bundle, "card")
+    theirs_file = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert set(theirs_file) == set(values)
+    base = AutoModelForSequenceClassification.from_pretrained(source.folder, num_labels=3)
+    caplog.clear()
+    with warnings.catch_warnings(record=True) as caught, caplog.at_level(logging.WARNING):
+        warnings.simplefilter("always")
+        model = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    assert [str(w.message) for w in caught if "gradient_checkpointing" not in str(w.message)] == []
+    assert caplog.records == []
+    rows = sequences(LENGTHS)
+    batch = packed(rows, source.shape.first_position)
+    stacked = {name: tensor[None] for name, tensor in load_adapter(tmp_path / "adapter").tensors.items()}
+    ours = our_bank(source, method, head, stacked, torch.float32).logits(batch)
+    theirs = model(**padded(rows, source.shape.pad_token_id)).logits[torch.as_tensor(batch.rows)]
+    assert (ours - theirs).abs().max() <= 1e-5 * max(1.0, float(theirs.abs().max()))
+
+
+def test_every_method_with_a_form_there_is_compared():
+    def has_form(name):
+        kind = METHODS.get(name)
+        return type(kind()).peft_config is not METHODS.get("full").peft_config
+
+    assert {name for name in METHODS.names() if has_form(name)} - {"lora"} == {options["name"] for options in SETTINGS}
