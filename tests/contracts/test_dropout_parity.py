@@ -41,7 +41,8 @@ class Recorder:
         self.drawn.append((probability, theirs))
         return mask
 
-    def attention(self, name, groups, num_heads, probability, *, pooled):
+    def attention(self, name, groups, num_heads, probability, *, pooled, prefix):
+        assert prefix == 0
         assert [group.count for group in groups] == [SEQUENCES]
         mask = self._draw(probability, SEQUENCES * num_heads, 1 if pooled else TOKENS, TOKENS)
         self.drawn.append((probability, mask.view(SEQUENCES, num_heads, -1, TOKENS)))

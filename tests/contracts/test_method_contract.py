@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lorabel.artifacts.adapter import expected_tensors
 from lorabel.config import EncoderConfig, OptimizerConfig
 from lorabel.data.types import PackedBatch
 from lorabel.heads import make_head
@@ -14,6 +15,7 @@ from lorabel.models.bank import Bank
 from lorabel.models.checkpoint import load_weights, resolve_encoder
 from lorabel.models.encoder import PackedEncoder
 from lorabel.models.heads import head_shapes
+from lorabel.models.merge import merged_weights
 from lorabel.registry import METHODS
 from lorabel.slots import Start
 from lorabel.training.optim import Arena, Block
@@ -228,3 +230,42 @@ def test_accumulated_micro_batches_with_dropout_give_the_gradient_of_the_whole_s
             loss.backward()
         grads.append(arena.grads.clone())
     assert (grads[0] - grads[1]).abs().max() <= 1e-12
+
+
+MERGING = [case for case in ADAPTERS if METHODS.get(case.values[0]).can_merge]
+
+
+@pytest.mark.parametrize(("name", "options"), MERGING)
+@pytest.mark.parametrize("family", ["bert", "electra"])
+def test_merged_equals_unmerged(name, options, family, tiny_encoder):
+    bank, arena = make_bank(name, tiny_encoder(family), options=options)
+    disturb(arena)
+    source = resolve_encoder(EncoderConfig(name=str(tiny_encoder(family))))
+    weights = {name: tensor.double() for name, tensor in load_weights(source).items()}
+    own = {spec.name for spec in (*bank.methods[0].parameters(source.shape), *bank.methods[0].constants(source.shape))}
+    member = {name: tensor.detach()[0] for name, tensor in {**bank.tensors, **bank.constants}.items() if name in own}
+    merged = merged_weights(weights, source.shape, bank.methods[0], member)
+    plain = Bank(PackedEncoder(source.shape, merged, dtype=torch.float64, device=CPU), (make_method({"name": "head_only"}),), bank.head, bank.tensors)
+    batch = packed(sequences([3, 9, 20]), 0)
+    assert (plain.logits(batch) - bank.logits(batch)).abs().max() <= 1e-10
+    assert all(torch.equal(weights[name], tensor.double()) for name, tensor in load_weights(source).items())
+
+
+@pytest.mark.parametrize(("name", "options"), [case for case in ADAPTERS if case not in MERGING])
+def test_what_cannot_merge_says_so(name, options, tiny_encoder):
+    bank, _ = make_bank(name, tiny_encoder("bert"), options=options)
+    with pytest.raises(ValueError, match=name):
+        merged_weights(bank.encoder.weights, bank.encoder.shape, bank.methods[0], bank.tensors)
+
+
+@pytest.mark.parametrize(("name", "options"), ADAPTERS)
+def test_the_stored_form_answers_the_same(name, options, tiny_encoder):
+    bank, arena = make_bank(name, tiny_encoder("bert"), options=options)
+    disturb(arena)
+    shape = bank.encoder.shape
+    form, tensors = bank.methods[0].folded({name: tensor.detach()[0] for name, tensor in {**bank.constants, **bank.tensors}.items()}, shape)
+    assert form == bank.methods[0].stored_form()
+    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == expected_tensors(form, bank.head, shape)
+    stored = Bank(bank.encoder, (form,), bank.head, {name: tensor[None] for name, tensor in tensors.items()})
+    batch = packed(sequences([3, 9, 20]), 0)
+    assert (stored.logits(batch) - bank.logits(batch)).abs().max() <= 1e-10

@@ -1,0 +1,57 @@
+"""LoRA and prefix tuning together: low-rank changes of the weights, and trained keys and values to attend to.
+
+Source: He et al. 2021, "Towards a Unified View of Parameter-Efficient Transfer Learning", section 4.6: few prefix tokens where attention is to change little, low-rank updates for the rest.
+
+Departures: the paper's mix puts a parallel bottleneck beside feed-forward where this has LoRA. The common library holds one method per adapter, so that it has no form of the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from pydantic import Field
+
+from lorabel.families import LINEAR_SITES, EncoderShape
+from lorabel.methods.base import LowRankMethod, ParameterSpec
+from lorabel.registry import METHODS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_PREFIX = "prefix"
+
+
+@METHODS.register("lora_prefix")
+class LoraPrefix(LowRankMethod):
+    """Low-rank adapters and trained keys and values."""
+
+    name: ClassVar[str] = "lora_prefix"
+    paper: ClassVar[str] = "He et al. 2021, arXiv:2110.04366"
+    default_learning_rate: ClassVar[float] = 1e-3
+    starts_unchanged: ClassVar[bool] = False
+    has_prefix: ClassVar[bool] = True
+    can_merge: ClassVar[bool] = False
+    # A prefix filled up with zeros would be attended to.
+    pads_exactly: ClassVar[bool] = False
+
+    targets: tuple[str, ...] = Field(default=LINEAR_SITES, description="Linear sites to adapt; or all-linear, attention, ffn.")
+    length: int = Field(default=10, ge=1, le=256, description="Trained keys and values per layer, P.")
+    prefix_rate_factor: float = Field(default=10.0, gt=0, description="Learning rate of the prefix over that of the factors.")
+
+    def parameters(self, shape: EncoderShape) -> tuple[ParameterSpec, ...]:
+        """LoRA's, and `prefix` (P, 2 · layers · D)."""
+        size = (self.length, 2 * shape.num_layers * shape.hidden_size)
+        prefix = ParameterSpec(_PREFIX, size, 0, _PREFIX, _PREFIX, "normal", 0.02, rate_factor=self.prefix_rate_factor)
+        return (*super().parameters(shape), prefix)
+
+    @classmethod
+    def prefix(cls, members: Sequence[Self], layer: int, tensors: Mapping[str, Tensor], shape: EncoderShape) -> Tensor | None:
+        """The layer's keys and values, (K, 2, P, D)."""
+        whole = tensors[_PREFIX]
+        count, length, _ = whole.shape
+        return whole.view(count, length, shape.num_layers, 2, shape.hidden_size)[:, :, layer].transpose(1, 2)
+
+    def peft_config(self, shape: EncoderShape) -> None:
+        """None: it holds one method per adapter."""
+        return None
