@@ -89,6 +89,18 @@ def load_cells(name: str, method: str) -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted(CELLS.glob(f"{name}-{method}-?.json"))]
 
 
+def is_of_todays_default(cell: dict) -> bool:
+    """Whether a cell was run with what the default recipe says now; cells of baselines always were."""
+    from lorabel.config import load_config
+    from lorabel.methods.base import make_method
+
+    default = load_config().method
+    if cell.get("method", {}).get("name") != default["name"]:
+        return True
+    now, then = (make_method({**options, "rank": cell["method"]["rank"], "alpha": cell["method"]["alpha"]}) for options in (default, cell["method"]))
+    return now == then
+
+
 def write_table() -> None:
     """The table of what is finished, with paired comparisons of LoRA and full fine-tuning."""
     from lorabel.stats import mean_and_spread, paired_bootstrap
@@ -124,6 +136,9 @@ def write_table() -> None:
     if complete:
         lora, full = (np.mean([summary[name][method] for name in complete]) for method in ("lora", "full"))
         text += f"\nMean over {', '.join(complete)}: LoRA {100 * lora:.2f}, full fine-tuning {100 * full:.2f}, difference {100 * (lora - full):+.2f} points.\n"
+    earlier = [f"{name}/{method}" for name in SETS for method in METHODS if not all(map(is_of_todays_default, load_cells(name, method)))]
+    if earlier:
+        text += f"\nRun with an earlier default recipe, to be run again: {', '.join(earlier)}.\n"
     missing = [
         f"{name}/{method} ({len(load_cells(name, method))} of {wanted(name, method)} seeds)"
         for name in SETS
@@ -132,7 +147,7 @@ def write_table() -> None:
     ]
     text += f"\nNot run yet: {', '.join(missing) if missing else 'nothing'}.\n"
     (RESULTS / "quality.md").write_text(text + "\n" + environment_lines(env))
-    save_json(RESULTS / "quality.json", {"environment": env, "accuracy": summary, "missing": missing})
+    save_json(RESULTS / "quality.json", {"environment": env, "accuracy": summary, "missing": missing, "earlier_recipe": earlier})
 
 
 def wanted(name: str, method: str) -> int:
@@ -162,14 +177,15 @@ def main() -> None:
     deadline = time.monotonic() + 60 * arguments.max_minutes
     cells = [(n, m, s) for s in range(3) for n in arguments.sets for m in arguments.methods if s < min(wanted(n, m), arguments.seeds or 99)]
     for name, method, seed in [] if arguments.table_only else cells:
-        if (CELLS / f"{name}-{method}-{seed}.json").exists() or time.monotonic() > deadline:
+        path = CELLS / f"{name}-{method}-{seed}.json"
+        if (path.exists() and is_of_todays_default(json.loads(path.read_text()))) or time.monotonic() > deadline:
             continue
         started = time.monotonic()
         command = [sys.executable, __file__, "--data", str(folder), "--cell", name, method, str(seed)]
         command += ["--threads", str(arguments.threads)] if arguments.threads else []
         subprocess.run(command, check=True)
         print(
-            f"{name} {method} seed {seed}: {100 * json.loads((CELLS / f'{name}-{method}-{seed}.json').read_text())['accuracy']:.2f} %, {time.monotonic() - started:.0f} s",
+            f"{name} {method} seed {seed}: {100 * json.loads(path.read_text())['accuracy']:.2f} %, {time.monotonic() - started:.0f} s",
             flush=True,
         )
     write_table()

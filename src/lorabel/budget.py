@@ -67,11 +67,13 @@ class Alternative:
         method: The method's options, name included.
         head: Head kind.
         parameters: Its counts.
+        changed: Options that differ from the refused ones.
     """
 
     method: dict[str, Any]
     head: HeadKind
     parameters: Parameters
+    changed: tuple[str, ...] = ()
 
     def as_flags(self) -> str:
         """The command-line flags that choose it."""
@@ -82,6 +84,7 @@ class Alternative:
             flags.append(f"--targets {','.join(self.method['targets'])}")
         if self.method.get("layers") is not None:
             flags.append(f"--layers {','.join(map(str, self.method['layers']))}")
+        flags += [f"--set method.{option}={self.method[option]}" for option in self.changed if option not in ("rank", "targets", "layers")]
         return " ".join([*flags, f"--head {self.head}"])
 
 
@@ -202,13 +205,15 @@ def nearest(method: Mapping[str, Any], head: HeadSpec, shape: EncoderShape, budg
         Same head first, then smaller heads; may be empty.
     """
     found: list[Alternative] = []
+    refused = make_method(method)
     name, options = method["name"], {key: value for key, value in method.items() if key != "name"}
     for candidate in [head, *_other_heads(head, shape)]:
         room = budget.limit - candidate.parameter_count
         if room <= 0:
             continue
-        for smaller in type(make_method(method)).smaller(options, shape, room):
-            found.append(_alternative({"name": name, **smaller}, candidate, shape))
+        for smaller in type(refused).smaller(options, shape, room):
+            changed = tuple(option for option, value in smaller.items() if getattr(refused, option) != value)
+            found.append(_alternative({"name": name, **smaller}, candidate, shape, changed))
     return [entry for entry in found if budget.fits(entry.parameters)]
 
 
@@ -247,5 +252,5 @@ def _pooling(head: HeadSpec) -> Pooling:
     return head.pooling
 
 
-def _alternative(method: dict[str, Any], head: HeadSpec, shape: EncoderShape) -> Alternative:
-    return Alternative(method, head.kind, count(make_method(method), head, shape))
+def _alternative(method: dict[str, Any], head: HeadSpec, shape: EncoderShape, changed: tuple[str, ...]) -> Alternative:
+    return Alternative(method, head.kind, count(make_method(method), head, shape), changed)

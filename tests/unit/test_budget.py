@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from lorabel.budget import DEFAULT_LIMIT, count, nearest, parse_budget, require_fits
+from lorabel.budget import DEFAULT_LIMIT, Budget, count, nearest, parse_budget, require_fits
 from lorabel.errors import BudgetError, ConfigError
 from lorabel.families import KNOWN_ENCODERS, shape_from_config
 from lorabel.heads import make_head
@@ -220,3 +220,26 @@ def test_where_no_rank_fits_the_top_layers_are_offered():
     assert found.parameters.trainable == 4_100 + 23 * 2 * 2 * 1_024
     assert f"--rank 1 --targets query,value --layers {','.join(map(str, range(1, 24)))} --head linear" in found.as_flags()
     assert nearest({"name": "lora"}, make_head(shape, "linear", "cls", 4), shape, parse_budget("4200", 0)) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "flags"),
+    [
+        ({"name": "prefix", "length": 200}, "--method prefix --set method.length=22 --head native"),
+        ({"name": "prompt", "length": 5000}, None),
+        ({"name": "bottleneck", "width": 500}, "--method bottleneck --set method.width=10 --head native"),
+    ],
+)
+def test_methods_shrink_to_the_largest_size_that_fits(options, flags):
+    shape = KNOWN_ENCODERS["roberta-base"].shape
+    head = make_head(shape, "native", "cls", 4)
+    budget = Budget(999_999, "a test")
+    if flags is None:
+        with pytest.raises(ConfigError, match="length"):
+            nearest(options, head, shape, budget)
+        return
+    found = nearest(options, head, shape, budget)
+    assert found[0].as_flags() == flags
+    (changed,) = found[0].changed
+    larger = make_method({**found[0].method, changed: found[0].method[changed] + 1})
+    assert not budget.fits(count(larger, head, shape))

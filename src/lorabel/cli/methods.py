@@ -11,6 +11,10 @@ from lorabel.config import read_recipe
 from lorabel.workflows.methods import run_methods
 
 
+def _yes(is_so: bool) -> str:
+    return "yes" if is_so else "—"
+
+
 def methods(name: Annotated[str | None, Parameter(help="One method, to see its options.")] = None, *, json: JsonFlag = False) -> None:
     """List the methods, or explain one."""
     found = run_methods(name)
@@ -18,12 +22,30 @@ def methods(name: Annotated[str | None, Parameter(help="One method, to see its o
         print_json({"methods": found})
         return
     table = Table(box=None, pad_edge=False)
-    for title, justify in (("method", "left"), ("what it trains", "left"), ("default rate", "right"), ("trainable*", "right"), ("source", "left")):
+    for title, justify in (
+        ("method", "left"),
+        ("what it trains", "left"),
+        ("default rate", "right"),
+        ("trainable*", "right"),
+        ("merges", "left"),
+        ("PEFT", "left"),
+        ("source", "left"),
+    ):
         table.add_column(title, justify=justify)  # type: ignore[arg-type]
     for facts in found:
-        table.add_row(facts.name, facts.summary, f"{facts.learning_rate:g}", f"{facts.parameters:,}" if facts.parameters else "all", facts.paper)
+        table.add_row(
+            facts.name,
+            facts.summary,
+            f"{facts.learning_rate:g}",
+            f"{facts.parameters:,}" if facts.parameters else "all",
+            *map(_yes, (facts.merges, facts.peft)),
+            facts.paper,
+        )
     out.print(table)
-    out.print("* with its defaults, on the embedded encoder with 4 classes, head included", style="dim")
+    out.print(
+        "* with its defaults, on the embedded encoder with 4 classes, head included; merges: into the encoder's own weights; PEFT: the adapter is one of the PEFT library too",
+        style="dim",
+    )
     if name is None or not found[0].options:
         return
     options = Table(box=None, pad_edge=False, title="\nOptions (--set method.NAME=VALUE, some have flags)", title_justify="left", title_style="bold")

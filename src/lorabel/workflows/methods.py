@@ -31,6 +31,7 @@ class MethodFacts:
         paper: Source.
         learning_rate: Its default.
         parameters: Trainable with default options on the default encoder with 4 classes, head included; None where it trains the whole encoder.
+        merges: Whether a trained adapter can be written into the encoder's own weights.
         peft: Whether the common adapter library has a form of it.
         options: Its options.
     """
@@ -40,6 +41,7 @@ class MethodFacts:
     paper: str
     learning_rate: float
     parameters: int | None
+    merges: bool
     peft: bool
     options: list[OptionFacts]
 
@@ -71,6 +73,7 @@ def _facts(name: str, kind: type[Method]) -> MethodFacts:
         paper=kind.paper,
         learning_rate=kind.default_learning_rate,
         parameters=None if method.trains_encoder else method.adapter_size(shape) + head.parameter_count,
+        merges=method.can_merge and not method.trains_encoder,
         peft=method.stored_form().peft_config(shape) is not None,
         options=options,
     )
