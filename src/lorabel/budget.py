@@ -67,17 +67,23 @@ class Alternative:
         method: The method's options, name included.
         head: Head kind.
         parameters: Its counts.
+        stored: Values in the adapter's file.
         changed: Options that differ from the refused ones.
     """
 
     method: dict[str, Any]
     head: HeadKind
     parameters: Parameters
+    stored: int
     changed: tuple[str, ...] = ()
 
     def as_flags(self) -> str:
         """The command-line flags that choose it."""
-        flags = [f"--method {self.method['name']}"]
+        return f"--method {self.method['name']} {self.size_flags()} --head {self.head}".replace("  ", " ")
+
+    def size_flags(self) -> str:
+        """The flags that choose its size."""
+        flags = []
         if "rank" in self.method:
             flags.append(f"--rank {self.method['rank']}")
         if "targets" in self.method:
@@ -85,7 +91,7 @@ class Alternative:
         if self.method.get("layers") is not None:
             flags.append(f"--layers {','.join(map(str, self.method['layers']))}")
         flags += [f"--set method.{option}={self.method[option]}" for option in self.changed if option not in ("rank", "targets", "layers")]
-        return " ".join([*flags, f"--head {self.head}"])
+        return " ".join(flags)
 
 
 def parse_budget(text: str | None, total: int) -> Budget:
@@ -154,6 +160,18 @@ def count(method: Method, head: HeadSpec, shape: EncoderShape) -> Parameters:
     return Parameters(adapter, head.parameter_count, trainable, encoder, encoder + adapter + head.parameter_count)
 
 
+def stored_size(method: Method, head: HeadSpec, shape: EncoderShape) -> int:
+    """Values in the adapter's file: what is trained, in the form it is stored in, and the constants that go with it.
+
+    Args:
+        method: The method as trained.
+        head: The head.
+        shape: The encoder.
+    """
+    form = method.stored_form()
+    return count(form, head, shape).trainable + sum(spec.size for spec in form.constants(shape))
+
+
 def parameter_groups(method: Method, head: HeadSpec, shape: EncoderShape) -> dict[str, tuple[int, int]]:
     """The rows of the table behind `count`.
 
@@ -213,7 +231,7 @@ def nearest(method: Mapping[str, Any], head: HeadSpec, shape: EncoderShape, budg
             continue
         for smaller in type(refused).smaller(options, shape, room):
             changed = tuple(option for option, value in smaller.items() if getattr(refused, option) != value)
-            found.append(_alternative({"name": name, **smaller}, candidate, shape, changed))
+            found.append(alternative({"name": name, **smaller}, candidate, shape, changed))
     return [entry for entry in found if budget.fits(entry.parameters)]
 
 
@@ -252,5 +270,7 @@ def _pooling(head: HeadSpec) -> Pooling:
     return head.pooling
 
 
-def _alternative(method: dict[str, Any], head: HeadSpec, shape: EncoderShape, changed: tuple[str, ...]) -> Alternative:
-    return Alternative(method, head.kind, count(make_method(method), head, shape), changed)
+def alternative(method: dict[str, Any], head: HeadSpec, shape: EncoderShape, changed: tuple[str, ...] = ()) -> Alternative:
+    """A setting with its counts; `changed` names the options that differ from a refused one."""
+    made = make_method(method)
+    return Alternative(method, head.kind, count(made, head, shape), stored_size(made, head, shape), changed)

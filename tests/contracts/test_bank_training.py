@@ -12,8 +12,8 @@ from lorabel.errors import ConfigError
 from lorabel.events import Note, StepDone
 from lorabel.heads import make_head
 from lorabel.losses.cross_entropy import CrossEntropy
-from lorabel.methods.base import make_method, stacked_parameters
-from lorabel.models.bank import Bank
+from lorabel.methods.base import make_method
+from lorabel.models.bank import Bank, stacked_parameters
 from lorabel.models.checkpoint import load_weights, resolve_encoder
 from lorabel.models.encoder import PackedEncoder
 from lorabel.models.heads import head_shapes

@@ -13,8 +13,8 @@ from lorabel.events import Note
 from lorabel.heads import make_head
 from lorabel.inference import states as module
 from lorabel.inference.states import StateKey, frozen_states
-from lorabel.methods.base import first_adapted_layer, make_method
-from lorabel.models.bank import Bank
+from lorabel.methods.base import make_method
+from lorabel.models.bank import Bank, first_adapted_layer
 from lorabel.models.checkpoint import load_weights, resolve_encoder
 from lorabel.models.encoder import PackedEncoder
 from lorabel.models.heads import head_shapes

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from lorabel.methods.base import ParameterSpec, SitedMethod
+from lorabel.methods.base import ParameterSpec
+from lorabel.methods.base_sited import SitedMethod
 from lorabel.registry import METHODS
 from lorabel.slots import LinearSlots
 from tests.contracts import test_method_contract as contract

@@ -5,16 +5,18 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
+from lorabel.budget import Budget
 from lorabel.cli.flags import JsonFlag
 from lorabel.cli.options import SettingFlags
 from lorabel.cli.output import err, out, print_json
 from lorabel.config import load_config
-from lorabel.workflows.plan import PlanResult, run_plan
+from lorabel.workflows.plan import BYTES_PER_PARAMETER, MethodPlan, PlanResult, run_plan, run_plan_all
 
 
 def plan(
     *,
     classes: Annotated[int, Parameter(help="Number of classes.")] = 4,
+    all_methods: Annotated[bool, Parameter(help="Show what every method can do within the budget.", negative=())] = False,
     flags: SettingFlags = SettingFlags(),  # noqa: B008
     json: JsonFlag = False,
 ) -> None:
@@ -23,6 +25,13 @@ def plan(
 
     if classes < 2:
         raise ConfigError(f"--classes: too few, got {classes}; expected at least 2. Give the number of different labels.")
+    if all_methods:
+        budget, plans = run_plan_all(load_config(*flags.layers_of_settings()), classes)
+        if json:
+            print_json({"budget": {"limit": budget.limit}, "methods": [one.as_json() for one in plans]})
+        else:
+            _print_methods(budget, plans)
+        return
     result = run_plan(load_config(*flags.layers_of_settings()), classes)
     if json:
         print_json(result.as_json())
@@ -36,6 +45,21 @@ def plan(
         raise BudgetError(
             f"budget: too many trainable parameters, got {result.parameters.trainable:,}; expected at most {result.budget.limit:,}. Nearest settings that fit:\n{choices}"
         )
+
+
+def _print_methods(budget: Budget, plans: list[MethodPlan]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for title, justify in (("method", "left"), ("trainable", "right"), ("file, MB", "right"), ("the largest that fits", "left"), ("trainable", "right")):
+        table.add_column(title, justify=justify)  # type: ignore[arg-type]
+    for plan in plans:
+        if plan.setting is None:
+            table.add_row(plan.method, "nothing fits", "", "", "")
+            continue
+        trainable = plan.setting.parameters.trainable
+        larger = ("—", "") if plan.largest is None else (plan.largest.size_flags(), f"{plan.largest.parameters.trainable:,}")
+        table.add_row(plan.method, f"{trainable:,}", f"{plan.setting.stored * BYTES_PER_PARAMETER / 1e6:.2f}", *larger)
+    out.print(table)
+    out.print(f"Budget {budget.limit:,}, head included. Full fine-tuning is a baseline and has no budget.", style="dim")
 
 
 def _print(result: PlanResult) -> None:

@@ -13,29 +13,21 @@ Decisions:
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lorabel.errors import ConfigError
-from lorabel.families import LINEAR_SITES, EncoderShape
+from lorabel.families import EncoderShape
 from lorabel.registry import METHODS, unknown_name
-from lorabel.slots import LinearSlots, LowRank, Prompt, Start, StreamMap, StreamPlace
+from lorabel.slots import LinearSlots, Prompt, Start, StreamMap, StreamPlace
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Initialisation = Literal["zeros", "ones", "kaiming_uniform", "normal"]
-TARGET_SHORTCUTS: dict[str, tuple[str, ...]] = {
-    "all-linear": LINEAR_SITES,
-    "attention": ("query", "key", "value", "attention_output"),
-    "ffn": ("ffn_up", "ffn_down"),
-}
-# The rank of the recipe experiments (benchmarks/choose_recipe.py): `auto` goes no higher.
-_MOST_AUTO_RANK = 8
 
 
 @dataclass(frozen=True)
@@ -239,210 +231,15 @@ class Method(BaseModel):
         return sum(spec.size for spec in self.parameters(shape))
 
 
-class SitedMethod(Method):
-    """A method that acts on chosen linear sites of chosen layers."""
-
-    targets: tuple[str, ...] = Field(
-        default=("query", "value"),
-        description="Linear sites to adapt: query, key, value, attention_output, ffn_up, ffn_down; or all-linear, attention, ffn.",
-    )
-    layers: tuple[int, ...] | None = Field(default=None, description="Encoder layers to adapt, from 0; all of them by default.")
-
-    @field_validator("targets", mode="before")
-    @classmethod
-    def _split_commas(cls, given: Any) -> Any:
-        """`query,value`, as on the command line, means the same as a list."""
-        return [part.strip() for part in given.split(",")] if isinstance(given, str) else given
-
-    def model_post_init(self, _context: object) -> None:
-        """Expand shortcuts and refuse unknown sites and empty choices, so that `targets` always holds plain site names in encoder order."""
-        asked = [site for target in self.targets for site in TARGET_SHORTCUTS.get(target, (target,))]
-        unknown = [site for site in asked if site not in LINEAR_SITES]
-        if unknown:
-            raise ValueError(unknown_name("method.targets", unknown[0], [*LINEAR_SITES, *TARGET_SHORTCUTS]))
-        if not asked:
-            raise ValueError("method.targets: empty, got (); expected at least one site. Use query,value to start.")
-        if self.layers is not None and not self.layers:
-            raise ValueError("method.layers: empty, got (); expected at least one layer. Leave it out to adapt all of them.")
-        object.__setattr__(self, "targets", tuple(site for site in LINEAR_SITES if site in asked))
-
-    def chosen_layers(self, shape: EncoderShape) -> Sequence[int]:
-        """The layers acted on, lowest first.
-
-        Raises:
-            ConfigError: A layer the encoder does not have.
-        """
-        if self.layers is None:
-            return range(shape.num_layers)
-        bad = [layer for layer in self.layers if not 0 <= layer < shape.num_layers]
-        if bad:
-            raise ConfigError(f"method.layers: no such layer, got {bad[0]}; expected 0 to {shape.num_layers - 1}. Count layers from 0.")
-        return sorted(set(self.layers))
-
-    def peft_targets(self, shape: EncoderShape, sites: Sequence[str] | None = None) -> str:
-        """One anchored expression for exactly the adapted modules.
-
-        Args:
-            shape: The encoder.
-            sites: Some of the targets, or None for all.
-
-        The library matches lists by suffix, where `output.dense` also hits `attention.output.dense`; a string is matched as a whole, so it cannot.
-        """
-        family = shape.names
-        layers = "|".join(str(layer) for layer in self.chosen_layers(shape))
-        names = "|".join(re.escape(family.linears[site]) for site in LINEAR_SITES if site in (self.targets if sites is None else sites))
-        stem = re.escape(family.layer).replace(re.escape("{i}"), f"({layers})")
-        return rf".*\.{stem}\.({names})"
-
-
-class LowRankMethod(SitedMethod):
-    """A method whose trained weights are low-rank factors A and B at each site, scaled by alpha / rank."""
-
-    # A zero row of A meets a zero column of B: the gradients of both are zero, and the optimiser keeps them there.
-    pads_exactly: ClassVar[bool] = True
-
-    rank: int = Field(default=8, ge=1, description="Rank R of the update; or auto: the largest up to 8 that fits the budget.")
-    alpha: float = Field(
-        default=16.0, gt=0, description="Scaling numerator: the update is multiplied by alpha / rank (default: 16; twice the rank where that is auto)."
-    )
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the input of the low-rank path, in training only.")
-    lora_plus_ratio: float = Field(default=1.0, gt=0, description="Learning rate of B over that of A (LoRA+; its paper suggests 16 where A's rate is lowered).")
-    use_rslora: bool = Field(default=False, description="Rank-stabilised scaling: alpha / sqrt(rank) instead of alpha / rank.")
-
-    @property
-    def scaling(self) -> float:
-        """The factor in front of the low-rank product."""
-        return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
-
-    def site_parameters(self, shape: EncoderShape, layer: int, site: str) -> tuple[ParameterSpec, ...]:
-        """`lora_A` (R, D_in) and `lora_B` (D_out, R) of one site; R · (D_in + D_out) parameters."""
-        out_features, in_features = shape.linear_shape(site)
-        prefix = f"layers.{layer}.{site}"
-        return (
-            ParameterSpec(f"{prefix}.lora_A", (self.rank, in_features), layer, site, "lora_A", "kaiming_uniform"),
-            ParameterSpec(f"{prefix}.lora_B", (out_features, self.rank), layer, site, "lora_B", "zeros", rate_factor=self.lora_plus_ratio),
-        )
-
-    def parameters(self, shape: EncoderShape) -> tuple[ParameterSpec, ...]:
-        """Those of each adapted site, by layer."""
-        return tuple(spec for layer in self.chosen_layers(shape) for site in self.targets for spec in self.site_parameters(shape, layer, site))
-
-    @classmethod
-    def factors(cls, members: Sequence[Self], layer: int, site: str, tensors: Mapping[str, Tensor]) -> LowRank | None:
-        """The site's trained factors, or None where the site is not adapted."""
-        lora_A = tensors.get(f"layers.{layer}.{site}.lora_A")
-        if lora_A is None:
-            return None
-        scaling, dropout = tuple(member.scaling for member in members), tuple(member.dropout for member in members)
-        return LowRank(lora_A, tensors[f"layers.{layer}.{site}.lora_B"], scaling, dropout)
-
-    @classmethod
-    def linear(cls, members: Sequence[Self], layer: int, site: str, tensors: Mapping[str, Tensor], shape: EncoderShape) -> LinearSlots | None:
-        """The factors in the added output."""
-        added = cls.factors(members, layer, site, tensors)
-        return None if added is None else LinearSlots(added=added)
-
-    def peft_config(self, shape: EncoderShape) -> dict[str, Any] | None:
-        """`LoraConfig` of the common library for the same sites."""
-        return {
-            "peft_type": "LORA",
-            "r": self.rank,
-            "lora_alpha": self.alpha,
-            "lora_dropout": self.dropout,
-            "use_rslora": self.use_rslora,
-            "bias": "none",
-            "fan_in_fan_out": False,
-            "init_lora_weights": True,
-            "target_modules": self.peft_targets(shape),
-            "layers_to_transform": None,
-            "layers_pattern": None,
-            "rank_pattern": {},
-            "alpha_pattern": {},
-        }
-
-    @classmethod
-    def settle(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> dict[str, Any]:
-        """`rank: auto` becomes the largest rank up to 8 that the budget leaves room for; alpha then is twice the rank, unless it is given."""
-        if options.get("rank") != "auto":
-            return dict(options)
-        one = make_method({**options, "rank": 1})
-        rank = max(1, min(_MOST_AUTO_RANK, limit // one.adapter_size(shape)))
-        return {"alpha": 2.0 * rank, **options, "rank": rank}
-
-    @classmethod
-    def smaller(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
-        """The largest rank that fits with the same sites, then with query and value alone; where even rank 1 does not, the top layers alone."""
-        found: list[dict[str, Any]] = []
-        for targets in (options.get("targets", ("query", "value")), ("query", "value")):
-            one = cls(**{**options, "targets": targets, "rank": 1})
-            rank = limit // one.adapter_size(shape)
-            candidate = {**options, "targets": one.targets, "rank": rank}
-            if rank >= 1 and candidate not in found:
-                found.append(candidate)
-        if not found:
-            layers = one.chosen_layers(shape)
-            fitting = limit // (one.adapter_size(shape) // len(layers))
-            found = [{**options, "targets": one.targets, "rank": 1, "layers": tuple(layers[-fitting:])}] if fitting else []
-        return found
-
-
-def stacked_parameters(members: Sequence[Method], shape: EncoderShape) -> tuple[ParameterSpec, ...]:
-    """The trained tensors of a bank: every one that some member has, as large as the largest member's.
+def largest(size_of: Callable[[int], int], limit: int) -> int:
+    """The largest n, from 1, whose size is within the limit; 0 where not even 1 is.
 
     Args:
-        members: K settings of one method.
-        shape: The encoder.
-
-    Returns:
-        One specification per tensor; a member that is smaller fills the first rows and columns, one that lacks the tensor none of it.
-
-    Raises:
-        ConfigError: Members differ in method, in an option that all must share, or in sizes where the method cannot fill up with zeros.
+        size_of: Parameters for n, a fixed number more for each.
+        limit: Most parameters.
     """
-    kinds = sorted({member.name for member in members})
-    if len(kinds) > 1:
-        raise ConfigError(f"bank: members of different methods, got {', '.join(kinds)}; expected one method per bank. Train each method in a bank of its own.")
-    for option in members[0].shared_options:
-        values = sorted({str(getattr(member, option)) for member in members})
-        if len(values) > 1:
-            raise ConfigError(
-                f"bank: members differ in method.{option}, got {', '.join(values)}; expected one value per bank. Train each in a bank of its own."
-            )
-    of_members = [member.parameters(shape) for member in members]
-    stacked = _stacked(of_members)
-    if not members[0].pads_exactly and any([(s.name, s.shape) for s in stacked] != [(s.name, s.shape) for s in specs] for specs in of_members):
-        raise ConfigError(
-            f"bank: members of different sizes, got {len(members)} settings of {kinds[0]}; expected equal sizes and sites. Train each size in a bank of its own."
-        )
-    return stacked
-
-
-def stacked_constants(members: Sequence[Method], shape: EncoderShape) -> tuple[ParameterSpec, ...]:
-    """The tensors of a bank that are not trained; as `stacked_parameters`."""
-    return _stacked([member.constants(shape) for member in members])
-
-
-def _stacked(of_members: Sequence[Sequence[ParameterSpec]]) -> tuple[ParameterSpec, ...]:
-    stacked: dict[str, ParameterSpec] = {}
-    for spec in (spec for specs in of_members for spec in specs):
-        known = stacked.get(spec.name, spec)
-        stacked[spec.name] = replace(spec, shape=tuple(map(max, spec.shape, known.shape)), rate_factor=1.0)
-    return tuple(stacked.values())
-
-
-def first_adapted_layer(members: Sequence[Method], shape: EncoderShape) -> int:
-    """The lowest layer that some member acts on: all below it give the same states for all members at all times.
-
-    Args:
-        members: K settings of one method.
-        shape: The encoder.
-
-    Returns:
-        A layer from 0; the number of layers where no member acts on any.
-    """
-    if any(member.trains_encoder for member in members):
-        return 0
-    return min((spec.layer for member in members for spec in member.parameters(shape)), default=shape.num_layers)
+    one, two = size_of(1), size_of(2)
+    return max(0, (limit - one) // (two - one) + 1)
 
 
 def make_method(options: Mapping[str, Any]) -> Method:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from lorabel.families import EncoderShape
-from lorabel.methods.base import Method, ParameterSpec
+from lorabel.methods.base import Method, ParameterSpec, largest
 from lorabel.registry import METHODS
 from lorabel.slots import STREAM_PLACES, StreamMap, StreamPlace
 
@@ -71,8 +71,7 @@ class Bottleneck(Method):
         """The largest width that fits with the same placement, then after feed-forward alone."""
         found: list[dict[str, Any]] = []
         for placement in (options.get("placement", "houlsby"), "pfeiffer"):
-            one, two = (cls(**{**options, "placement": placement, "width": width}).adapter_size(shape) for width in (1, 2))
-            width = (limit - one) // (two - one) + 1
+            width = largest(lambda w, p=placement: cls(**{**options, "placement": p, "width": w}).adapter_size(shape), limit)  # type: ignore[misc]
             candidate = {**options, "placement": placement, "width": width}
             if width >= 1 and candidate not in found:
                 found.append(candidate)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field
 
 from lorabel.families import EncoderShape
-from lorabel.methods.base import ParameterSpec, SitedMethod
+from lorabel.methods.base import ParameterSpec
+from lorabel.methods.base_sited import SitedMethod
 from lorabel.registry import METHODS
 from lorabel.slots import LinearSlots
 

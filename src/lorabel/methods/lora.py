@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import Field
 
 from lorabel.families import EncoderShape
-from lorabel.methods.base import LowRankMethod, Method, ParameterSpec
+from lorabel.methods.base import Method, ParameterSpec
+from lorabel.methods.base_sited import LowRankMethod
 from lorabel.registry import METHODS
 from lorabel.slots import LowRank, Start
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from pydantic import Field
 
 from lorabel.families import LINEAR_SITES, EncoderShape
-from lorabel.methods.base import LowRankMethod, ParameterSpec
+from lorabel.methods.base import ParameterSpec
+from lorabel.methods.base_sited import LowRankMethod
 from lorabel.registry import METHODS
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field
 
 from lorabel.families import EncoderShape
-from lorabel.methods.base import Method, ParameterSpec
+from lorabel.methods.base import Method, ParameterSpec, largest
 from lorabel.registry import METHODS
 
 if TYPE_CHECKING:
@@ -105,8 +105,7 @@ class Prefix(Method):
     @classmethod
     def smaller(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
         """The longest prefix that fits."""
-        one, two = (cls(**{**options, "length": length}).adapter_size(shape) for length in (1, 2))
-        length = min((limit - one) // (two - one) + 1, 256)
+        length = min(largest(lambda p: cls(**{**options, "length": p}).adapter_size(shape), limit), 256)
         return [{**options, "length": length}] if length >= 1 else []
 
 

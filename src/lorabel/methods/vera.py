@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field
 
 from lorabel.families import EncoderShape
-from lorabel.methods.base import ParameterSpec, SitedMethod
+from lorabel.methods.base import ParameterSpec, largest
+from lorabel.methods.base_sited import SitedMethod
 from lorabel.registry import METHODS
 from lorabel.slots import LinearSlots, LowRank, Start
 
@@ -80,6 +81,12 @@ class Vera(SitedMethod):
         up, down = tensors[_B][:, :out_features], tensors[_A][:, :, :in_features]
         dropout = tuple(member.dropout for member in members)
         return LinearSlots(added=LowRank(d[:, :, None] * down, b[:, :, None] * up, (1.0,) * len(members), dropout))
+
+    @classmethod
+    def smaller(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
+        """The largest rank that fits with the same sites, no larger than the encoder is wide."""
+        rank = min(largest(lambda r: cls(**{**options, "rank": r}).adapter_size(shape), limit), shape.hidden_size)
+        return [{**options, "rank": rank}] if rank >= 1 else []
 
     def peft_config(self, shape: EncoderShape) -> dict[str, Any] | None:
         """`VeraConfig` of the common library for the same sites."""

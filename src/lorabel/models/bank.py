@@ -6,14 +6,16 @@ K = 1 is ordinary training and prediction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from lorabel.data.types import PackedBatch
+from lorabel.errors import ConfigError
+from lorabel.families import EncoderShape
 from lorabel.heads import HeadSpec
-from lorabel.methods.base import Method
+from lorabel.methods.base import Method, ParameterSpec
 from lorabel.models.encoder import Adapters, MaskSource, PackedEncoder
 from lorabel.models.heads import apply_head
 
@@ -81,3 +83,62 @@ class Bank:
         return apply_head(
             self.head, self.tensors, pooled, batch.member_sequences, pooler=pooler, masks=masks, dropout=self.head_dropout or (0.0,) * self.members
         )
+
+
+def stacked_parameters(members: Sequence[Method], shape: EncoderShape) -> tuple[ParameterSpec, ...]:
+    """The trained tensors of a bank: every one that some member has, as large as the largest member's.
+
+    Args:
+        members: K settings of one method.
+        shape: The encoder.
+
+    Returns:
+        One specification per tensor; a member that is smaller fills the first rows and columns, one that lacks the tensor none of it.
+
+    Raises:
+        ConfigError: Members differ in method, in an option that all must share, or in sizes where the method cannot fill up with zeros.
+    """
+    kinds = sorted({member.name for member in members})
+    if len(kinds) > 1:
+        raise ConfigError(f"bank: members of different methods, got {', '.join(kinds)}; expected one method per bank. Train each method in a bank of its own.")
+    for option in members[0].shared_options:
+        values = sorted({str(getattr(member, option)) for member in members})
+        if len(values) > 1:
+            raise ConfigError(
+                f"bank: members differ in method.{option}, got {', '.join(values)}; expected one value per bank. Train each in a bank of its own."
+            )
+    of_members = [member.parameters(shape) for member in members]
+    stacked = _stacked(of_members)
+    if not members[0].pads_exactly and any([(s.name, s.shape) for s in stacked] != [(s.name, s.shape) for s in specs] for specs in of_members):
+        raise ConfigError(
+            f"bank: members of different sizes, got {len(members)} settings of {kinds[0]}; expected equal sizes and sites. Train each size in a bank of its own."
+        )
+    return stacked
+
+
+def stacked_constants(members: Sequence[Method], shape: EncoderShape) -> tuple[ParameterSpec, ...]:
+    """The tensors of a bank that are not trained; as `stacked_parameters`."""
+    return _stacked([member.constants(shape) for member in members])
+
+
+def _stacked(of_members: Sequence[Sequence[ParameterSpec]]) -> tuple[ParameterSpec, ...]:
+    stacked: dict[str, ParameterSpec] = {}
+    for spec in (spec for specs in of_members for spec in specs):
+        known = stacked.get(spec.name, spec)
+        stacked[spec.name] = replace(spec, shape=tuple(map(max, spec.shape, known.shape)), rate_factor=1.0)
+    return tuple(stacked.values())
+
+
+def first_adapted_layer(members: Sequence[Method], shape: EncoderShape) -> int:
+    """The lowest layer that some member acts on: all below it give the same states for all members at all times.
+
+    Args:
+        members: K settings of one method.
+        shape: The encoder.
+
+    Returns:
+        A layer from 0; the number of layers where no member acts on any.
+    """
+    if any(member.trains_encoder for member in members):
+        return 0
+    return min((spec.layer for member in members for spec in member.parameters(shape)), default=shape.num_layers)

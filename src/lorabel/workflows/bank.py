@@ -27,7 +27,7 @@ from lorabel.events import EventSink, Note, Progress
 from lorabel.inference.predictor import probabilities, table_logits
 from lorabel.inference.states import StateKey, frozen_states, states_size
 from lorabel.losses.base import Loss
-from lorabel.methods.base import first_adapted_layer
+from lorabel.models.bank import first_adapted_layer
 from lorabel.models.checkpoint import weights_digest
 from lorabel.models.encoder import PackedEncoder
 from lorabel.models.states import FrozenStates

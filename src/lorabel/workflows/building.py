@@ -22,8 +22,8 @@ from lorabel.families import EncoderShape
 from lorabel.heads import HeadSpec, make_head
 from lorabel.inference.predictor import Predictor, table_logits
 from lorabel.losses.base import Loss
-from lorabel.methods.base import Method, ParameterSpec, make_method, stacked_constants, stacked_parameters
-from lorabel.models.bank import ENCODER_PREFIX, Bank
+from lorabel.methods.base import Method, ParameterSpec, make_method
+from lorabel.models.bank import ENCODER_PREFIX, Bank, stacked_constants, stacked_parameters
 from lorabel.models.checkpoint import EncoderSource, load_tokenizer, load_weights, resolve_encoder, weights_digest
 from lorabel.models.encoder import PackedEncoder, split_queries_keys_values
 from lorabel.models.heads import INITIAL_STD, head_shapes

@@ -6,14 +6,15 @@ import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from lorabel.budget import Alternative, Budget, Parameters, base_size, count, nearest, parameter_groups, parse_budget, settle
+from lorabel.budget import Alternative, Budget, Parameters, alternative, base_size, count, nearest, parameter_groups, parse_budget, settle, stored_size
 from lorabel.config import RunConfig
 from lorabel.errors import ArtifactError
 from lorabel.families import EncoderShape, require_known_encoder, shape_from_config
-from lorabel.heads import make_head, why_not_peft
-from lorabel.methods.base import make_method
+from lorabel.heads import HeadSpec, make_head, why_not_peft
+from lorabel.methods.base import Method, make_method
+from lorabel.registry import METHODS
 
 BYTES_PER_PARAMETER = 4
 _LARGEST_HEADER = 100_000_000
@@ -88,7 +89,7 @@ def run_plan(config: RunConfig, classes: int) -> PlanResult:
         encoder=name,
         parameters=parameters,
         groups=parameter_groups(method, head, shape),
-        adapter_file_bytes=BYTES_PER_PARAMETER * parameters.trainable,
+        adapter_file_bytes=BYTES_PER_PARAMETER * stored_size(method, head, shape),
         full_model_bytes=BYTES_PER_PARAMETER * parameters.total,
         budget=budget,
         fits=fits,
@@ -96,6 +97,68 @@ def run_plan(config: RunConfig, classes: int) -> PlanResult:
         nearest=[] if fits else nearest(options, head, shape, budget),
         peft_reason=why_not_peft(head, method.stored_form().peft_config(shape) is not None),
     )
+
+
+@dataclass(frozen=True)
+class MethodPlan:
+    """What one method can do within a budget.
+
+    Attributes:
+        method: Its name.
+        setting: Its defaults, made smaller where they are too large; None where no size fits.
+        largest: The largest size that fits; None for methods of one size.
+    """
+
+    method: str
+    setting: Alternative | None
+    largest: Alternative | None
+
+    def as_json(self) -> dict[str, Any]:
+        """One entry of `plan --all-methods --json`."""
+        return {"method": self.method, "setting": _setting_json(self.setting), "largest": _setting_json(self.largest)}
+
+
+def _setting_json(setting: Alternative | None) -> dict[str, Any] | None:
+    if setting is None:
+        return None
+    p = setting.parameters
+    return {
+        "options": setting.method,
+        "head": setting.head,
+        "flags": setting.as_flags(),
+        "parameters": {"adapter": p.adapter, "head": p.head, "trainable": p.trainable},
+        "bytes": {"adapter_file": BYTES_PER_PARAMETER * setting.stored},
+    }
+
+
+def run_plan_all(config: RunConfig, classes: int) -> tuple[Budget, list[MethodPlan]]:
+    """What every adapter method can do within the budget, with the head that is set.
+
+    Args:
+        config: Encoder, head and budget are read; the method's options where it is the one set, else each method's own.
+        classes: Number of classes, at least 2.
+
+    Returns:
+        The budget, and a plan for each method that does not train the encoder itself.
+
+    Raises:
+        ConfigError: Unknown encoder or setting.
+    """
+    _, shape = encoder_shape(config.encoder.name)
+    head = make_head(shape, config.head.kind, config.head.pooling, classes)
+    budget = parse_budget(config.budget, base_size(head, shape))
+    kinds = [(name, cast(type[Method], kind)) for name, kind in METHODS.items()]
+    return budget, [_method_plan(name, config, head, shape, budget) for name, kind in kinds if not kind.trains_encoder]
+
+
+def _method_plan(name: str, config: RunConfig, head: HeadSpec, shape: EncoderShape, budget: Budget) -> MethodPlan:
+    given = config.method if config.method["name"] == name else {"name": name}
+    options = settle(given, shape, budget.limit - head.parameter_count)
+    room = [entry for entry in nearest(options, head, shape, budget) if entry.head == head.kind]
+    asked = alternative(options, head, shape)
+    setting = asked if budget.fits(asked.parameters) else next(iter(room), None)
+    largest = max((entry for entry in room if entry.changed), key=lambda entry: entry.parameters.trainable, default=None)
+    return MethodPlan(name, setting, None if largest is None or largest == setting else largest)
 
 
 def encoder_shape(name: str) -> tuple[str, EncoderShape]:

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from lorabel.registry import METHODS
+
 PAPER = (
     "plan",
     "--encoder",
@@ -100,3 +102,24 @@ def test_a_config_file_counts_as_its_flags(run_cli, tmp_path):
 
 def test_too_few_classes_are_refused(run_cli):
     assert run_cli("plan", "--classes", "1").err.startswith("error: --classes: too few, got 1; expected at least 2.")
+
+
+def test_all_methods_show_what_fits_the_budget(run_cli):
+    found = json.loads(run_cli("plan", "--all-methods", "--budget", "300k", "--json").out)
+    assert found["budget"] == {"limit": 300_000}
+    methods = {one["method"]: one for one in found["methods"]}
+    assert set(methods) == {name for name in METHODS.names() if not METHODS.get(name).trains_encoder}
+    for one in methods.values():
+        for size in (one["setting"], one["largest"]):
+            assert size is None or 0 < size["parameters"]["trainable"] <= 300_000
+    assert methods["lora"]["largest"]["flags"] == "--method lora --rank 32 --targets query,value --head native"
+    # VeRA's frozen factors are stored with it: 256 x (384 + 384) values beside the 9,220 that are trained.
+    assert methods["vera"]["setting"]["bytes"]["adapter_file"] == 4 * (9_220 + 256 * 768)
+
+
+def test_all_methods_for_people(run_cli):
+    done = run_cli("plan", "--all-methods", "--budget", "2k")
+    assert done.code == 0
+    lines = {line.split()[0]: line for line in done.out.splitlines() if line}
+    assert "nothing fits" in lines["bottleneck"]
+    assert "1,540" in lines["head_only"]
