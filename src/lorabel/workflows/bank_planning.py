@@ -31,6 +31,7 @@ def bank_key(prepared: Prepared, number: int) -> str:
         "head": (config.head.kind, config.head.pooling),
         "optimizer": config.optimizer.name,
         "loop": [config.training.batch_size, config.training.gradient_accumulation_steps, config.training.best_metric],
+        "max_length_tokens": prepared.max_length_tokens,
         "rest": [config.training.group_by_length, config.training.max_nonfinite_steps],
     }
     if method.trains_encoder:

@@ -22,7 +22,7 @@ from lorabel.data.splits import fold_of_rows
 from lorabel.data.texts import text_keys
 from lorabel.data.types import LabelledData, SplitName, TokenTable
 from lorabel.errors import ConfigError
-from lorabel.events import EventSink, Note
+from lorabel.events import EventSink, Note, ignore
 from lorabel.heads import HeadSpec, make_head
 from lorabel.methods.base import Method, make_method
 from lorabel.models.checkpoint import EncoderSource, load_tokenizer, resolve_encoder
@@ -94,16 +94,8 @@ def prepare(config: RunConfig, on_event: EventSink) -> Prepared:
     threads = set_threads(config.training.threads)
     tokenizer, digest = load_tokenizer(source.folder)
     method = make_method(choice.options)
-    max_length = min(config.data.max_length_tokens or DEFAULT_MAX_LENGTH, source.shape.max_length_tokens - method.reserved_tokens())
-    tables: dict[SplitName, TokenTable] = {}
-    for name, split in data.splits.items():
-        # The test split stays closed unless it is opened on purpose, so it is not even tokenised.
-        if name == "test" and not config.final:
-            continue
-        tables[name] = tokenise(split.texts, tokenizer, digest, max_length, cache_dir=cache_dir(), data_digest=split.digest, on_event=on_event)
-        if tables[name].truncated_rows:
-            share = 100 * tables[name].truncated_rows / len(split)
-            on_event(Note(f"{name}: {tables[name].truncated_rows:,} of {len(split):,} texts ({share:.1f} %) are longer than {max_length} tokens and are cut."))
+    max_length = _max_length(config, source, method)
+    tables = _tokenised(data, (tokenizer, digest), max_length, on_event, with_test=config.final)
     return Prepared(
         config=config,
         data=data,
@@ -120,6 +112,25 @@ def prepare(config: RunConfig, on_event: EventSink) -> Prepared:
         tables=tables,
         train_rows=_train_rows(config, data),
     )
+
+
+def _max_length(config: RunConfig, source: EncoderSource, method: Method) -> int:
+    """Longest text in tokens: as set, as the encoder's positions allow beside those that the method takes up."""
+    return min(config.data.max_length_tokens or DEFAULT_MAX_LENGTH, source.shape.max_length_tokens - method.reserved_tokens())
+
+
+def _tokenised(data: LabelledData, tokenizer: tuple[Tokenizer, str], max_length: int, on_event: EventSink, *, with_test: bool) -> dict[SplitName, TokenTable]:
+    """Token tables of the splits, from the cache where they are there."""
+    tables: dict[SplitName, TokenTable] = {}
+    for name, split in data.splits.items():
+        # The test split stays closed unless it is opened on purpose, so it is not even tokenised.
+        if name == "test" and not with_test:
+            continue
+        tables[name] = tokenise(split.texts, *tokenizer, max_length, cache_dir=cache_dir(), data_digest=split.digest, on_event=on_event)
+        if tables[name].truncated_rows:
+            share = 100 * tables[name].truncated_rows / len(split)
+            on_event(Note(f"{name}: {tables[name].truncated_rows:,} of {len(split):,} texts ({share:.1f} %) are longer than {max_length} tokens and are cut."))
+    return tables
 
 
 @dataclass(frozen=True)
@@ -167,6 +178,12 @@ def prepare_like(prepared: Prepared, config: RunConfig) -> Prepared:
     choice = _choose(config, prepared.data, prepared.source)
     rows = prepared.train_rows if config.data == prepared.config.data else _train_rows(config, prepared.data)
     like = replace(prepared, config=config, train_rows=rows, method=make_method(choice.options))
+    length = _max_length(config, prepared.source, like.method)
+    if length != prepared.max_length_tokens:
+        # A method that takes up positions leaves fewer to the texts; the cache holds the other length's table.
+        tokenizer = prepared.tokenizer, prepared.tokenizer_digest
+        tables = _tokenised(prepared.data, tokenizer, length, ignore, with_test="test" in prepared.tables)
+        like = replace(like, max_length_tokens=length, tables=tables)
     return replace(like, head=choice.head, parameters=choice.parameters, budget=choice.budget)
 
 
