@@ -58,6 +58,9 @@ def test_rows_hold_what_their_cells_found(base, tmp_path):
     assert all(row.p_value >= row.raw_p_value for row in record.rows if row.method != "lora")
     assert (record.rows[0].p_value, record.rows[0].difference) == (None, None)
     assert [row.parameters.trainable for row in record.rows][3] == 0
+    assert {"compare.json", "report.html", "table.csv", "table.md", "table.tex", "figures"} <= {path.name for path in (tmp_path / "cmp").iterdir()}
+    assert len(record.rows[0].curves) == 2
+    assert [len(curve) for curve in record.rows[0].curves] == [2, 2]
 
 
 def test_a_cell_is_the_run_it_would_be_alone(base, tmp_path):

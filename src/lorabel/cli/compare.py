@@ -59,7 +59,7 @@ def compare(
         return
     print_comparison(result.record)
     if not quiet:
-        err.print(f"Record   {out / 'compare.json'}")
+        err.print(f"Report   {out / 'report.html'}\nTables   {out / 'table.csv'}, .md, .tex\nRecord   {out / 'compare.json'}")
 
 
 def print_comparison(record: CompareRecord) -> None:
@@ -83,4 +83,5 @@ def compare_json(root: Path, record: CompareRecord) -> dict[str, Any]:
         "rows_judged": record.rows_judged,
         "test_openings": record.test_openings,
         "record": root / "compare.json",
+        "report": root / "report.html",
     }

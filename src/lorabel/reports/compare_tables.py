@@ -68,7 +68,7 @@ def caption(record: CompareRecord) -> str:
         f"Scores on the {record.judged} split ({record.rows_judged:,} rows), encoder {record.encoder}.",
         "Mean over seeds ± their standard deviation; 95 % bootstrap intervals over rows and seeds.",
         f"Differences in accuracy, in points, and p-values are to {record.reference}: exact McNemar tests on the same rows, twice their mean over seeds, Holm's correction.",
-        "Training time is of one seed; memory is of all seeds that were trained together.",
+        "Training time is of one seed; memory is the largest of the process, with all seeds that were trained together and what it had loaded before.",
     ]
     trials = max((len(row.trials) for row in record.rows), default=1)
     parts.append(

@@ -24,6 +24,7 @@ from lorabel.registry import BASELINES, METHODS, unknown_name
 from lorabel.search.space import Assignment, nested
 from lorabel.workflows.cells import Cell, Variant, train_cells
 from lorabel.workflows.compare_baselines import fit_baselines, settle_descriptions
+from lorabel.workflows.compare_report import write_compare_report
 from lorabel.workflows.compare_rows import score_rows, source_of_baseline, source_of_cells
 from lorabel.workflows.finishing import Ending, versions
 from lorabel.workflows.out_folder import check_out_folder
@@ -283,6 +284,7 @@ class _Compare:
         openings = TestLedger(self.ledger).count(test) if test else 0
         self.record = self.record.model_copy(update={"status": "finished", "rows": rows, "test_openings": openings})
         write_compare(self.layout.record, self.record)
+        write_compare_report(self.layout, self.record)
         return CompareResult(self.layout.root, self.record)
 
     def _check_stop(self) -> None:

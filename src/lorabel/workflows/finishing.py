@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import platform
 import resource
 import sys
@@ -211,6 +212,7 @@ def forget_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
+    gc.collect()  # What came before must not be counted for longer than it is used.
     with contextlib.suppress(OSError):  # Linux alone has the file, and a container may forbid it.
         Path("/proc/self/clear_refs").write_text("5")
 
