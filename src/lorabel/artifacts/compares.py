@@ -99,6 +99,7 @@ class CompareRow(Plain):
         seconds: Training time of one seed, mean.
         samples_per_second: Mean over seeds.
         peak_memory_bytes: Largest memory while it was trained, all seeds of a bank together.
+        claim: Gain in accuracy over this row that a paper claims for what it lacks.
         trials: Learning rates tried.
         curves: Per seed, the validation split during training.
         confusion: Mean over seeds of the counts on the judged split, true class by row.
@@ -119,6 +120,7 @@ class CompareRow(Plain):
     p_value: float | None = None
     raw_p_value: float | None = None
     difference: Gap | None = None
+    claim: float | None = None
     seconds: float | None = None
     samples_per_second: float | None = None
     peak_memory_bytes: int | None = None
@@ -175,14 +177,16 @@ class CompareLayout:
 
     Attributes:
         root: The folder.
+        verb: What made it.
     """
 
     root: Path
+    verb: str = "compare"
 
     @property
     def record(self) -> Path:
         """The record."""
-        return self.root / "compare.json"
+        return self.root / f"{self.verb}.json"
 
     @property
     def rates(self) -> Path:

@@ -73,7 +73,7 @@ def print_comparison(record: CompareRecord) -> None:
             printer.print(f"{row.method} {row.status}: {row.reason}", markup=False)
 
 
-def compare_json(root: Path, record: CompareRecord) -> dict[str, Any]:
+def compare_json(root: Path, record: CompareRecord, verb: str = "compare") -> dict[str, Any]:
     """What `--json` prints: the record's rows without curves and matrices, and where everything is."""
     rows = [row.model_dump(mode="json", exclude={"curves", "confusion"}) for row in record.rows]
     return {
@@ -82,6 +82,6 @@ def compare_json(root: Path, record: CompareRecord) -> dict[str, Any]:
         "judged": record.judged,
         "rows_judged": record.rows_judged,
         "test_openings": record.test_openings,
-        "record": root / "compare.json",
+        "record": root / f"{verb}.json",
         "report": root / "report.html",
     }

@@ -80,7 +80,10 @@ def train_cells(
     for number, cells in enumerate(groups.values()):
         layout = SweepLayout(root / f"{number:02d}")
         on_event(Note(_announcement(cells, first)))
-        record = _sweep(base, [assignment for _, assignment in cells], layout, options, may_open_test, _numbered_from(first, on_event))
+        assignments = [assignment for _, assignment in cells]
+        # A sweep measures its base settings for memory, so they must be those of its members as far as these agree.
+        own = [*base, nested(_agreed(assignments))]
+        record = _sweep(own, assignments, layout, options, may_open_test, _numbered_from(first, on_event))
         for (name, _), member in zip(cells, record.members, strict=True):
             found[name].append(Cell(member, layout.member(member.number)))
         first += len(cells)
@@ -91,6 +94,11 @@ def _shared_key(base: Sequence[Mapping[str, Any]], assignment: Assignment) -> st
     config = load_config(*base, nested(assignment))
     values = [reduce(getattr, path.split("."), cast(Any, config)) for path in SHARED]
     return json.dumps([value.model_dump(mode="json") if isinstance(value, BaseModel) else value for value in values], sort_keys=True)
+
+
+def _agreed(assignments: Sequence[Assignment]) -> Assignment:
+    """What all of them set, to the same value."""
+    return {name: value for name, value in assignments[0].items() if all(name in one and one[name] == value for one in assignments)}
 
 
 def _announcement(cells: Sequence[tuple[str, Assignment]], first: int) -> str:

@@ -14,20 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from lorabel.artifacts.compares import CompareLayout, CompareRecord, RateTrial, read_compare, write_compare
+from lorabel.artifacts.compares import CompareLayout, CompareRecord, RateTrial, write_compare
 from lorabel.artifacts.lock import RunLock
 from lorabel.config import RunConfig, load_config, merge
 from lorabel.data.ledger import TestLedger
 from lorabel.errors import BudgetError, ConfigError, DataError, StoppedError
-from lorabel.events import Event, EventSink, Note, ignore
+from lorabel.events import EventSink, Note, ignore
 from lorabel.registry import BASELINES, METHODS, unknown_name
+from lorabel.reports.compare_figures import draw_compare_figures
 from lorabel.search.space import Assignment, nested
 from lorabel.workflows.cells import Cell, Variant, train_cells
 from lorabel.workflows.compare_baselines import fit_baselines, settle_descriptions
+from lorabel.workflows.compare_folder import check_compare_folder, each_once, new_record, open_compare
 from lorabel.workflows.compare_report import write_compare_report
 from lorabel.workflows.compare_rows import score_rows, source_of_baseline, source_of_cells
-from lorabel.workflows.finishing import Ending, versions
-from lorabel.workflows.out_folder import check_out_folder
+from lorabel.workflows.finishing import Ending
 from lorabel.workflows.preparation import Prepared, prepare, prepare_like
 from lorabel.workflows.stopping import StopRequest, stop_on_signals
 from lorabel.workflows.sweep import SweepOptions
@@ -102,11 +103,11 @@ def run_compare(
     check_trackers(config)
     layout = CompareLayout(out)
     check_compare_folder(layout, resume=resume, overwrite=overwrite)
-    on_event = _once(on_event)
+    on_event = each_once(on_event)
     prepared, rates = _prepare(base, request, config, on_event)
     descriptions = settle_descriptions(prepared.data.labels.names, request.descriptions)
     with RunLock(layout.lock), stop_on_signals() as stop:
-        record = open_compare(layout, _new_record(config, dataclasses.asdict(request), request.reference or request.methods[0], prepared), resume=resume)
+        record = open_compare(layout, new_record(config, _plain(request), request.reference or request.methods[0], prepared), resume=resume)
         return _Compare(layout, record, base, request, config, prepared, stop, on_event).run(rates, descriptions)
 
 
@@ -134,6 +135,11 @@ def _settle(base: Sequence[Mapping[str, Any]], request: CompareRequest) -> Compa
     if request.reference is not None and request.reference not in names:
         raise ConfigError(unknown_name("--reference", request.reference, names))
     return dataclasses.replace(request, methods=tuple(names))
+
+
+def _plain(request: CompareRequest) -> dict[str, Any]:
+    """The request as JSON values."""
+    return {**dataclasses.asdict(request), "methods": list(request.methods)}
 
 
 def _own(name: str, config: RunConfig) -> Assignment:
@@ -172,77 +178,6 @@ def spread_rates(default: float, trials: int) -> list[float]:
     """
     steps = [0, *(sign * distance for distance in range(1, trials) for sign in (-1, 1))][:trials]
     return [float(f"{default * _RATE_STEP**step:.3g}") if step else default for step in sorted(steps)]
-
-
-def check_compare_folder(layout: CompareLayout, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder that cannot hold this comparison.
-
-    Args:
-        layout: The folder.
-        resume: Its content is gone on with.
-        overwrite: Its content is removed first.
-
-    Raises:
-        ConfigError: Contradictory wishes, or content that is no comparison.
-    """
-    exists = check_out_folder(layout.root, layout.lock, resume=resume, overwrite=overwrite)
-    if resume and not layout.record.exists():
-        raise ConfigError(f"--resume: nothing to go on from, got {str(layout.root)!r}; expected the folder of a comparison. Leave --resume out to start.")
-    if exists and not layout.record.exists():
-        raise ConfigError(f"--overwrite: no comparison is here, got {str(layout.root)!r}; expected a folder with {layout.record.name}. It is left alone.")
-
-
-def _new_record(config: RunConfig, request: dict[str, Any], reference: str, prepared: Prepared) -> CompareRecord:
-    test = prepared.data.splits.get("test") if config.final else None
-    judged = test or prepared.data.splits["validation"]
-    return CompareRecord(
-        status="running",
-        request={**request, "methods": list(request["methods"])} if "methods" in request else request,
-        base=config.model_dump(mode="json"),
-        split_digests={name: split.digest for name, split in prepared.data.splits.items()},
-        metric=config.training.best_metric,
-        reference=reference,
-        judged=judged.name,
-        rows_judged=len(judged),
-        labels=list(prepared.data.labels.names),
-        encoder=prepared.source.name,
-        encoder_parameters=prepared.source.shape.parameter_count,
-        versions=versions(),
-    )
-
-
-def open_compare(layout: CompareLayout, fresh: CompareRecord, *, resume: bool) -> CompareRecord:
-    """The record to go on with, or a new one in a cleared folder.
-
-    Args:
-        layout: The folder.
-        fresh: What a new comparison would begin with.
-        resume: Go on with what is there.
-
-    Raises:
-        ConfigError: The comparison in the folder is another one.
-        DataError: Its rows were others.
-    """
-    if resume:
-        before = read_compare(layout.record)
-        unlike = [name for name, mine, its in (("settings", fresh.base, before.base), ("rows asked for", fresh.request, before.request)) if mine != its]
-        if unlike:
-            raise ConfigError(
-                f"--resume: the {' and '.join(unlike)} differ from the comparison's, got others; expected the same command. Repeat it, or start anew."
-            )
-        changed = sorted(name for name in before.split_digests if before.split_digests[name] != fresh.split_digests.get(name))
-        if changed:
-            raise DataError(
-                f"--resume: the data changed since the comparison was begun, got another digest of {', '.join(changed)}; expected its rows. Restore them, or start anew."
-            )
-        return before
-    for path in layout.root.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != layout.lock.name:
-            path.unlink()
-    write_compare(layout.record, fresh)
-    return fresh
 
 
 class _Compare:
@@ -284,7 +219,7 @@ class _Compare:
         openings = TestLedger(self.ledger).count(test) if test else 0
         self.record = self.record.model_copy(update={"status": "finished", "rows": rows, "test_openings": openings})
         write_compare(self.layout.record, self.record)
-        write_compare_report(self.layout, self.record)
+        write_compare_report(self.layout, self.record, draw_compare_figures(self.record))
         return CompareResult(self.layout.root, self.record)
 
     def _check_stop(self) -> None:
@@ -324,17 +259,3 @@ class _Compare:
 
     def _at(self, name: str, rate: float) -> Assignment:
         return {**_own(name, self.config), "optimizer.learning_rate": rate}
-
-
-def _once(on_event: EventSink) -> EventSink:
-    """Sweeps read the same data and say the same of it; each sentence is passed on once."""
-    said: set[str] = set()
-
-    def send(event: Event) -> None:
-        if isinstance(event, Note):
-            if event.text in said:
-                return
-            said.add(event.text)
-        on_event(event)
-
-    return send

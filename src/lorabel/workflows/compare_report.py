@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
 
 from lorabel.artifacts.compares import CompareLayout, CompareRecord
 from lorabel.artifacts.store import write_bytes, write_text
 from lorabel.config import flatten
-from lorabel.reports.compare_figures import draw_compare_figures
 from lorabel.reports.compare_tables import COLUMNS, as_csv, as_latex, as_markdown, caption, compare_rows
 from lorabel.reports.figures import png_bytes, svg_bytes
 from lorabel.reports.html import pictures, template
@@ -15,24 +16,23 @@ from lorabel.reports.tables import MISSING
 from lorabel.search.space import shown
 
 
-def write_compare_report(layout: CompareLayout, record: CompareRecord, *, verb: str = "compare", verdicts: Sequence[str] = ()) -> None:
+def write_compare_report(layout: CompareLayout, record: CompareRecord, figures: Mapping[str, Figure], verdicts: Sequence[str] = ()) -> None:
     """Write tables, figures and report of a comparison into its own folder.
 
     Args:
         layout: The comparison.
         record: Finished.
-        verb: What made it.
+        figures: File stem -> figure.
         verdicts: Sentences that stand below the table.
     """
     for kind, text in (("csv", as_csv(record)), ("md", as_markdown(record)), ("tex", as_latex(record))):
         write_text(layout.table(kind), text)
-    figures = draw_compare_figures(record)
     for name, figure in figures.items():
         write_bytes(layout.figures / f"{name}.png", png_bytes(figure))
         write_bytes(layout.figures / f"{name}.svg", svg_bytes(figure))
     page = template("compare.html.j2").render(
         name=layout.root.resolve().name,
-        verb=verb,
+        verb=layout.verb,
         record=record,
         columns=COLUMNS,
         rows=compare_rows(record),

@@ -157,7 +157,7 @@ def test_confusions_of_many_classes(record, classes):
 
 
 def test_the_report_stands_alone_and_everything_in_it_is_escaped(record, tmp_path):
-    write_compare_report(CompareLayout(tmp_path), record)
+    write_compare_report(CompareLayout(tmp_path), record, draw_compare_figures(record))
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") == 3
     assert "50%_off &amp; &lt;b&gt;" in page
