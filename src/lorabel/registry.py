@@ -112,6 +112,7 @@ def unknown_name(where: str, name: str, known: list[str]) -> str:
 
 
 METHODS: Registry[type] = Registry("method", "lorabel.methods")
+BASELINES: Registry[type] = Registry("baseline", "lorabel.baselines")
 METRICS: Registry[object] = Registry("metric", "lorabel.metrics")
 LOSSES: Registry[type] = Registry("loss", "lorabel.losses")
 TRACKERS: Registry[type] = Registry("tracker", "lorabel.trackers")

@@ -1,9 +1,10 @@
 """Intervals and comparisons: how sure a measured score is.
 
-Source: Efron 1979, "Bootstrap methods: another look at the jackknife". Intervals are percentile intervals over seeded resamples of the evaluated rows.
+Source: Efron 1979, "Bootstrap methods: another look at the jackknife". Intervals are percentile intervals over seeded resamples of the evaluated rows, and of the seeds
+where there are several. P-values: McNemar 1947 in its exact form, corrected by Holm 1979 where there are several comparisons.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,3 +91,97 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     """Mean and sample standard deviation over seeds; the deviation of one value is 0."""
     array = np.asarray(values, dtype=np.float64)
     return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else 0.0
+
+
+def resampled_scores(
+    cells: NDArray[np.int64],
+    classes: int,
+    scores: Mapping[str, Callable[[NDArray[np.int64]], NDArray[np.float64]]],
+    seed: int = 0,
+    resamples: int = 1000,
+) -> dict[str, NDArray[np.float64]]:
+    """Mean score over seeds, on resampled rows and resampled seeds.
+
+    The rows of a resample depend on `seed` and N alone, so that two methods on the same rows are resampled together and their scores can be subtracted.
+
+    Args:
+        cells: (S, N) of each seed, true class times C plus predicted class of each row.
+        classes: C.
+        scores: Name -> function from matrices (S, C, C) to scores (S,).
+        seed: Of the resamples.
+        resamples: Their number R.
+
+    Returns:
+        Name -> (R,).
+
+    Source: Davison and Hinkley 1997, "Bootstrap Methods and their Application", section 3.8 (two levels, both with replacement).
+    """
+    of_rows, of_seeds = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
+    num_seeds, num_rows = cells.shape
+    shifted = cells + (classes * classes * np.arange(num_seeds))[:, None]
+    found = {name: np.empty(resamples) for name in scores}
+    for turn in range(resamples):
+        rows = of_rows.integers(num_rows, size=num_rows)
+        counts = np.bincount(shifted[:, rows].ravel(), minlength=num_seeds * classes * classes).reshape(num_seeds, classes, classes)
+        drawn = of_seeds.integers(num_seeds, size=num_seeds)
+        for name, score in scores.items():
+            found[name][turn] = score(counts)[drawn].mean()
+    return found
+
+
+def mcnemar_exact(correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_]) -> float:
+    """Two-sided p-value of two classifiers being wrong equally often on the same rows.
+
+    Of the rows that only one of them gets right, each has it right with probability one half where they are equally good: a binomial test.
+
+    Args:
+        correct_a: (N,) where a was right.
+        correct_b: (N,) where b was right, on the same rows.
+
+    Returns:
+        In (0, 1]; 1 where they are right on the same rows.
+
+    Raises:
+        ValueError: The two do not cover the same number of rows.
+
+    Source: McNemar 1947, "Note on the sampling error of the difference between correlated proportions or percentages"; exact form.
+    """
+    from scipy.stats import binomtest
+
+    if len(correct_a) != len(correct_b):
+        raise ValueError(f"mcnemar_exact: rows differ, got {len(correct_a)} and {len(correct_b)}; expected the same rows. Evaluate both on one split.")
+    wins, losses = int((correct_a & ~correct_b).sum()), int((~correct_a & correct_b).sum())
+    return float(binomtest(wins, wins + losses, 0.5).pvalue) if wins + losses else 1.0
+
+
+def merged_p_value(p_values: Sequence[float]) -> float:
+    """One p-value for the same hypothesis tested several times on dependent data, such as with several seeds on the same rows: twice the mean.
+
+    Args:
+        p_values: At least one, each in [0, 1].
+
+    Returns:
+        In [0, 1]; a single one is returned as it is.
+
+    Source: Vovk and Wang 2020, "Combining p-values via averaging", proposition 2: valid whatever the dependence.
+    """
+    return float(p_values[0]) if len(p_values) == 1 else min(1.0, 2 * float(np.mean(p_values)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number, so that the chance of any false alarm among them stays below the level.
+
+    Args:
+        p_values: Of m comparisons.
+
+    Returns:
+        The corrected ones, in the same order; none is smaller than before.
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = largest
+    return corrected

@@ -5,12 +5,12 @@ import ast
 import pytest
 
 from lorabel.families import FAMILIES
-from lorabel.registry import EXPORTERS, LOSSES, METHODS, METRICS
+from lorabel.registry import BASELINES, EXPORTERS, LOSSES, METHODS, METRICS
 from tests.conftest import ROOT
 
 SOURCE = ROOT / "src" / "lorabel"
-# Names of metrics double as fields of results (`accuracy`), so only methods, losses and exporters are searched; "none" would be no name.
-NAMES = {name for registry in (METHODS, LOSSES, EXPORTERS) for name in registry.names()}
+# Names of metrics double as fields of results (`accuracy`), so only methods, baselines, losses and exporters are searched; "none" would be no name.
+NAMES = {name for registry in (METHODS, BASELINES, LOSSES, EXPORTERS) for name in registry.names()}
 FILES = sorted(SOURCE.rglob("*.py"))
 
 

@@ -78,3 +78,7 @@ class RunLayout:
     def predictions(self) -> Path:
         """Probabilities of the evaluated splits, one file each."""
         return self.root / "predictions"
+
+    def probabilities(self, split: str) -> Path:
+        """Probabilities of one scored split, with its labels."""
+        return self.predictions / f"{split}.npz"

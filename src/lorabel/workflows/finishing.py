@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
 import platform
 import resource
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,8 +23,10 @@ from lorabel._version import __version__
 from lorabel.artifacts.adapter import AdapterBundle, AdapterEncoder, AdapterManifest, Canary, save_adapter
 from lorabel.artifacts.card import model_card
 from lorabel.artifacts.layout import OWN_WEIGHTS, PEFT_WEIGHTS, RunLayout
+from lorabel.artifacts.probabilities import write_probabilities
 from lorabel.artifacts.records import ByteFacts, EncoderFacts, Metrics, ParameterFacts, RunRecord, TrainingFacts, write_record
 from lorabel.data.ledger import TestLedger
+from lorabel.data.types import SplitName
 from lorabel.evaluation import EvalResult, evaluate_probabilities
 from lorabel.events import EventSink, Note, Progress
 from lorabel.heads import why_not_peft
@@ -34,6 +39,23 @@ from lorabel.workflows.building import Trainee, canary_logits, member_tensors
 from lorabel.workflows.preparation import Prepared
 
 
+@dataclass(frozen=True)
+class Ending:
+    """How a run is ended.
+
+    Attributes:
+        verb: What made the run.
+        ledger: Folder of the ledger of test openings; None for the one the run folder lies in.
+        opened_by: The verb that the ledger names.
+        keeps_probabilities: The scored splits' probabilities are kept beside the record.
+    """
+
+    verb: str = "train"
+    ledger: Path | None = None
+    opened_by: str = "train"
+    keeps_probabilities: bool = False
+
+
 def finish(
     layout: RunLayout,
     prepared: Prepared,
@@ -42,9 +64,7 @@ def finish(
     position: Position,
     weights: Mapping[str, Tensor],
     on_event: EventSink,
-    *,
-    verb: str = "train",
-    beside: Path | None = None,
+    ending: Ending = Ending(),  # noqa: B008
 ) -> RunRecord:
     """Score the kept values and write adapter and record.
 
@@ -56,25 +76,26 @@ def finish(
         position: The last one.
         weights: The encoder's canonical tensors, as loaded.
         on_event: Receives notes and progress.
-        verb: What made the run.
-        beside: Folder of the ledger of test openings (default: the one the run folder lies in).
+        ending: How.
 
     Returns:
         The record, as written.
     """
+    beside = ending.ledger
     ledger = TestLedger(beside or layout.root.parent)
-    metrics = Metrics(validation=_score(prepared, trainee, "validation", on_event))
+    keep = layout.probabilities if ending.keeps_probabilities else None
+    metrics = Metrics(validation=_score(prepared, trainee, "validation", keep, on_event))
     openings = 0
     test = prepared.data.splits.get("test")
     if prepared.config.final and test is not None:
         # The line is written before the split is read: an opening that crashes still counts.
-        openings = ledger.record(test.digest, "train", str(layout.root.relative_to(beside)) if beside else layout.root.name)
-        metrics = Metrics(validation=metrics.validation, test=_score(prepared, trainee, "test", on_event))
+        openings = ledger.record(test.digest, ending.opened_by, str(layout.root.relative_to(beside)) if beside else layout.root.name)
+        metrics = Metrics(validation=metrics.validation, test=_score(prepared, trainee, "test", keep, on_event))
     elif prepared.config.final:
         on_event(Note("--final: there is no test split, so none was opened.", is_warning=True))
     elif test is not None:
         openings = ledger.count(test.digest)
-    record = _record(prepared, trainee, plan, position, metrics, openings, weights, verb)
+    record = _record(prepared, trainee, plan, position, metrics, openings, weights, ending.verb)
     stored, tensors = prepared.method.folded(member_tensors(trainee.bank), prepared.source.shape)
     manifest = _manifest(record, prepared, weights, stored, tensors)
     record = record.model_copy(update={"bytes": _sizes(record, tensors)})
@@ -85,11 +106,13 @@ def finish(
     return record
 
 
-def _score(prepared: Prepared, trainee: Trainee, name: str, on_event: EventSink) -> EvalResult:
-    split = prepared.data.splits[name]  # type: ignore[index]
-    table = prepared.tables[name]  # type: ignore[index]
+def _score(prepared: Prepared, trainee: Trainee, name: SplitName, keep: Callable[[str], Path] | None, on_event: EventSink) -> EvalResult:
+    split, table = prepared.data.splits[name], prepared.tables[name]
     logits = table_logits(trainee.bank, table, lambda done: on_event(Progress(f"scoring {name}", done, len(table))))
-    return evaluate_probabilities(split.labels, probabilities(logits), prepared.data.labels)
+    found = probabilities(logits)
+    if keep is not None:
+        write_probabilities(keep(name), split.labels, found)
+    return evaluate_probabilities(split.labels, found, prepared.data.labels)
 
 
 def _record(
@@ -181,8 +204,22 @@ def _sizes(record: RunRecord, tensors: Mapping[str, Tensor]) -> ByteFacts:
     return ByteFacts(adapter_file=sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()), full_model=record.bytes.full_model)
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory_bytes` count from now on, where the system can; elsewhere it goes on counting from the start of the process.
+
+    Args:
+        device: Where is computed.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    gc.collect()  # What came before must not be counted for longer than it is used.
+    with contextlib.suppress(OSError):  # Linux alone has the file, and a container may forbid it.
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_bytes(device: torch.device) -> int:
-    """Largest memory so far: allocated on the GPU, or resident in this process."""
+    """Largest memory since `forget_peak_memory`: allocated on the GPU, or resident in this process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     unit = 1 if sys.platform == "darwin" else 1024

@@ -151,7 +151,7 @@ def _choose(config: RunConfig, data: LabelledData, source: EncoderSource) -> _Ch
 
 
 # What the runs of one sweep share.
-_SHARED = ("data", "encoder", "training.device", "training.precision", "training.threads")
+SHARED = ("data", "encoder", "training.device", "training.precision", "training.threads")
 
 
 def prepare_like(prepared: Prepared, config: RunConfig) -> Prepared:
@@ -164,7 +164,7 @@ def prepare_like(prepared: Prepared, config: RunConfig) -> Prepared:
     Raises:
         ConfigError: Settings that runs of one sweep must share differ, or the budget does not allow the method.
     """
-    for path in _SHARED:
+    for path in SHARED:
         mine, others = (_without_fold(reduce(getattr, path.split("."), cast(Any, one))) for one in (config, prepared.config))
         if mine != others:
             names = (

@@ -35,7 +35,7 @@ from lorabel.training.state import Position
 from lorabel.workflows.bank import TrainedBank, make_loss, make_plans, train_bank
 from lorabel.workflows.bank_planning import bank_key, halving, is_out_of_memory, members_that_fit, nobody
 from lorabel.workflows.building import Trainee
-from lorabel.workflows.finishing import finish
+from lorabel.workflows.finishing import Ending, finish, forget_peak_memory
 from lorabel.workflows.held_out import write_held_out
 from lorabel.workflows.out_folder import check_out_folder
 from lorabel.workflows.preparation import Prepared, prepare, prepare_like
@@ -72,10 +72,12 @@ class SweepOptions:
     Attributes:
         halving: After each evaluation the worse part of a bank leaves, all but one in this many; None lets all finish.
         bank_size: Most members of a bank; None chooses by free memory.
+        ending: How members end; without a ledger of its own, the one beside the sweep folder.
     """
 
     halving: int | None = None
     bank_size: int | None = None
+    ending: Ending = Ending(verb="sweep")
 
 
 @dataclass(frozen=True)
@@ -308,6 +310,7 @@ class _Sweep:
         store = CheckpointStore(self.layout.bank(bank) / "checkpoints")
         checkpoint = store.newest(lambda text: self.on_event(Note(text, is_warning=True)))
         started = time.perf_counter()
+        forget_peak_memory(self._device())
         with ExitStack() as stack:
             log = _MemberLog(self.on_event, [member.number for member in members])
             for member, one in zip(members, prepared, strict=True):
@@ -341,7 +344,8 @@ class _Sweep:
         write_text(layout.config, prepared.config.to_yaml())
         trainee = Trainee(trained.trainee.bank.select(k, k + 1), trained.trainee.updater)
         try:
-            record = finish(layout, prepared, trainee, trained.plans[k], position, self.weights, self.on_event, verb="sweep", beside=self.layout.root.parent)
+            ending = replace(self.options.ending, ledger=self.options.ending.ledger or self.layout.root.parent)
+            record = finish(layout, prepared, trainee, trained.plans[k], position, self.weights, self.on_event, ending)
         except DataError as error:
             return member.model_copy(update={"status": "failed", "reason": str(error), "steps": position.step})
         tracking.finished(record)

@@ -1,0 +1,236 @@
+"""The record of a comparison: what was asked, what each row found, and all that its reports show. Reports read nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lorabel.artifacts.layout import RunLayout
+from lorabel.artifacts.records import Plain, read_versioned
+from lorabel.artifacts.store import write_json
+
+COMPARE_VERSION = 1
+
+
+class Interval(Plain):
+    """A score over seeds.
+
+    Attributes:
+        mean: Over seeds.
+        low: Lower end of the 95 % bootstrap interval over rows and seeds.
+        high: Upper end.
+        deviation: Sample standard deviation over seeds; 0 for one.
+    """
+
+    mean: float
+    low: float
+    high: float
+    deviation: float
+
+
+class SplitScores(Plain):
+    """Scores of one split."""
+
+    accuracy: Interval
+    macro_f1: Interval
+
+
+class Gap(Plain):
+    """Accuracy less that of the reference row, on the same rows.
+
+    Attributes:
+        mean: Over seeds.
+        low: Lower end of the 95 % interval, rows resampled together.
+        high: Upper end.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+
+class Trainable(Plain):
+    """Counts of a row."""
+
+    trainable: int
+
+
+class RateTrial(Plain):
+    """One learning rate that was tried.
+
+    Attributes:
+        learning_rate: The rate.
+        score: Validation score that chooses; None where training failed.
+        is_chosen: All seeds were trained with it.
+    """
+
+    learning_rate: float
+    score: float | None
+    is_chosen: bool
+
+
+class CurvePoint(Plain):
+    """The validation split as scored during training."""
+
+    epoch: float
+    accuracy: float
+    loss: float | None
+
+
+class CompareRow(Plain):
+    """One method or baseline.
+
+    Attributes:
+        method: Its name.
+        kind: `method` trains with the encoder, `baseline` does not.
+        status: `failed` could not be trained; scores are None.
+        reason: Why it failed.
+        seeds: How many there are; 1 where nothing is random.
+        settings: As settled: the method's options, learning rate, epochs.
+        parameters: Counts.
+        bytes: Size of the file that is kept, the frozen encoder left out.
+        validation: Scores.
+        test: Scores, where it was opened.
+        ece: Expected calibration error.
+        p_value: Of no difference to the reference: exact McNemar test, merged over seeds, Holm's correction over rows; None in the reference's own row.
+        raw_p_value: Before the correction.
+        difference: To the reference's accuracy.
+        seconds: Training time of one seed, mean.
+        samples_per_second: Mean over seeds.
+        peak_memory_bytes: Largest memory while it was trained, all seeds of a bank together.
+        claim: Gain in accuracy over this row that a paper claims for what it lacks.
+        trials: Learning rates tried.
+        curves: Per seed, the validation split during training.
+        confusion: Mean over seeds of the counts on the judged split, true class by row.
+        probabilities: Per seed and judged split, the file with each row's probabilities, relative to the record.
+    """
+
+    method: str
+    kind: Literal["method", "baseline"]
+    status: Literal["finished", "failed"] = "finished"
+    reason: str | None = None
+    seeds: int
+    settings: dict[str, Any]
+    parameters: Trainable | None = None
+    bytes: int | None = None
+    validation: SplitScores | None = None
+    test: SplitScores | None = None
+    ece: float | None = None
+    p_value: float | None = None
+    raw_p_value: float | None = None
+    difference: Gap | None = None
+    claim: float | None = None
+    seconds: float | None = None
+    samples_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    trials: list[RateTrial] = []
+    curves: list[list[CurvePoint]] = []
+    confusion: list[list[float]] | None = None
+    probabilities: list[str] = []
+
+
+class CompareRecord(Plain):
+    """A whole comparison.
+
+    Attributes:
+        status: `running` until all rows are there.
+        request: What was asked for; compared on resume.
+        base: Settings below all rows; compared on resume.
+        split_digests: Of the data; compared on resume.
+        metric: Validation score that chooses learning rates and checkpoints.
+        reference: Row that the others are tested against.
+        judged: Split that differences and p-values are of: test where it was opened.
+        rows_judged: Its number of rows.
+        labels: Class names.
+        encoder: Its name.
+        encoder_parameters: Its size.
+        test_openings: How often the test split was opened so far.
+        versions: Of the libraries.
+        rows: In the order asked for.
+    """
+
+    schema_version: int = COMPARE_VERSION
+    status: Literal["running", "finished"]
+    request: dict[str, Any]
+    base: dict[str, Any]
+    split_digests: dict[str, str]
+    metric: str
+    reference: str
+    judged: str
+    rows_judged: int
+    labels: list[str]
+    encoder: str
+    encoder_parameters: int
+    test_openings: int = 0
+    versions: dict[str, str] = {}
+    rows: list[CompareRow] = []
+
+    def shown(self, row: CompareRow) -> SplitScores | None:
+        """A row's scores of the judged split."""
+        return row.test if self.judged == "test" else row.validation
+
+
+@dataclass(frozen=True)
+class CompareLayout:
+    """Where things lie in the folder of a comparison.
+
+    Attributes:
+        root: The folder.
+        verb: What made it.
+    """
+
+    root: Path
+    verb: str = "compare"
+
+    @property
+    def record(self) -> Path:
+        """The record."""
+        return self.root / f"{self.verb}.json"
+
+    @property
+    def rates(self) -> Path:
+        """Learning-rate trials: a folder of sweeps."""
+        return self.root / "rates"
+
+    @property
+    def cells(self) -> Path:
+        """Every row with every seed: a folder of sweeps."""
+        return self.root / "cells"
+
+    def baseline(self, name: str) -> RunLayout:
+        """What a baseline leaves."""
+        return RunLayout(self.root / "baselines" / name)
+
+    @property
+    def figures(self) -> Path:
+        """PNG and SVG figures."""
+        return self.root / "figures"
+
+    @property
+    def report(self) -> Path:
+        """The self-contained report."""
+        return self.root / "report.html"
+
+    def table(self, kind: str) -> Path:
+        """The table in one format: `csv`, `md` or `tex`."""
+        return self.root / f"table.{kind}"
+
+    @property
+    def lock(self) -> Path:
+        """Held while a process writes to the comparison."""
+        return self.root / ".lock"
+
+
+def write_compare(path: Path, record: CompareRecord) -> None:
+    """Write a record, atomically."""
+    write_json(path, record.model_dump(mode="json"))
+
+
+def read_compare(path: Path) -> CompareRecord:
+    """Read a record.
+
+    Raises:
+        ArtifactError: Missing, damaged, or of another version.
+    """
+    return read_versioned(path, CompareRecord, COMPARE_VERSION, "a comparison's record")

@@ -1,0 +1,1 @@
+"""Classifiers that are no adapters and that a comparison sets beside them: one file each."""

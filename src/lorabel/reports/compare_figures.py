@@ -1,0 +1,143 @@
+"""Figures of a comparison: score against parameters, learning curves, and where each row's confusions differ from the reference's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from lorabel.artifacts.compares import CompareRecord, CompareRow, CurvePoint
+from lorabel.reports.figures import COLOURS, MANY_CLASSES, STYLE, epoch_axis, new_axes, short
+
+_DOTS_PER_INCH = 150
+# More panels than this do not fit a page; the record holds all matrices.
+_MOST_PANELS = 12
+_MARKERS = {"method": "o", "baseline": "s"}
+
+
+def draw_compare_figures(record: CompareRecord) -> dict[str, Figure]:
+    """All figures of a comparison.
+
+    Args:
+        record: The comparison, finished.
+
+    Returns:
+        File stem -> figure.
+    """
+    with mpl.rc_context(STYLE):
+        figures = {"parameters": parameters_figure(record)}
+        if any(curve for row in record.rows for curve in row.curves):
+            figures["curves"] = curves_figure(record)
+        others = [row for row in record.rows if row.confusion is not None and row.method != record.reference]
+        reference = next((row for row in record.rows if row.method == record.reference), None)
+        if others and reference is not None and reference.confusion is not None:
+            figures["confusions"] = confusions_figure(record, reference, others[:_MOST_PANELS])
+    return figures
+
+
+def parameters_figure(record: CompareRecord) -> Figure:
+    """Accuracy with its interval over trained parameters, which span orders of magnitude; a row without any is a line across."""
+    figure, axes = new_axes(f"Accuracy against trained parameters ({record.judged}, 95 % intervals)", "trained parameters", "percent", height=4.2)
+    handles = []
+    for place, row in enumerate(record.rows):
+        scores = record.shown(row)
+        if scores is None or row.parameters is None:
+            continue
+        colour = COLOURS[place % len(COLOURS)]
+        low, mean, high = (100 * value for value in (scores.accuracy.low, scores.accuracy.mean, scores.accuracy.high))
+        if row.parameters.trainable == 0:
+            axes.axhline(mean, color=colour, linestyle="--", linewidth=1.4)
+            handles.append(Line2D([], [], color=colour, linestyle="--", label=f"{short(row.method)} (none)"))
+            continue
+        size, marker = float(row.parameters.trainable), _MARKERS[row.kind]
+        axes.plot([size, size], [low, high], color=colour, linewidth=2.2, solid_capstyle="round", alpha=0.55)
+        axes.plot(size, mean, color=colour, marker=marker, markersize=7, linestyle="none")
+        handles.append(Line2D([], [], color=colour, marker=marker, linestyle="none", label=short(row.method)))
+    axes.set_xscale("log")
+    axes.margins(0.12, 0.1)
+    axes.legend(handles=handles, frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def curves_figure(record: CompareRecord) -> Figure:
+    """Validation accuracy over epochs: each seed thin, their mean bold."""
+    figure, axes = new_axes("Validation accuracy while training", "epoch", "percent", height=4.2)
+    for place, row in enumerate(record.rows):
+        curves = [curve for curve in row.curves if curve]
+        if not curves:
+            continue
+        colour = COLOURS[place % len(COLOURS)]
+        if len(curves) > 1:
+            for curve in curves:
+                axes.plot(*_points(curve), color=colour, linewidth=0.8, alpha=0.35)
+        # A seed that stopped early has fewer evaluations; the mean goes as far as all seeds do.
+        shared = min(len(curve) for curve in curves)
+        mean = np.mean([[100 * point.accuracy for point in curve[:shared]] for curve in curves], axis=0)
+        epochs = [point.epoch for point in curves[0][:shared]]
+        axes.plot(epochs, mean, color=colour, linewidth=1.9, marker="o", markersize=4, label=short(row.method))
+    epoch_axis(axes)
+    axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def _points(curve: Sequence[CurvePoint]) -> tuple[list[float], list[float]]:
+    return [point.epoch for point in curve], [100 * point.accuracy for point in curve]
+
+
+def confusions_figure(record: CompareRecord, reference: CompareRow, others: Sequence[CompareRow]) -> Figure:
+    """Per row, the share of each true class that goes to each predicted one, less the reference's share, in points.
+
+    Args:
+        record: The comparison.
+        reference: Its reference row.
+        others: The rows to show.
+    """
+    classes = len(record.labels)
+    is_small = classes <= MANY_CLASSES // 2
+    columns = min(math.ceil(math.sqrt(len(others))), 3 if classes <= MANY_CLASSES else 2)
+    lines = -(-len(others) // columns)
+    side = max(2.9, min(6.5, 0.5 * classes + 1.2))
+    figure = Figure(figsize=(columns * side + 1.8, lines * side + 0.9), dpi=_DOTS_PER_INCH, layout="constrained")
+    panels = np.atleast_1d(np.asarray(figure.subplots(lines, columns, squeeze=False), dtype=object)).ravel()
+    gaps = [_shares(row) - _shares(reference) for row in others]
+    largest = max(1.0, max(float(np.abs(gap).max()) for gap in gaps))
+    image = None
+    for place, axes in enumerate(panels):
+        if place >= len(others):
+            axes.set_axis_off()
+            continue
+        image = _panel(axes, gaps[place], largest, short(others[place].method), is_small=is_small)
+        names = [short(label) for label in record.labels] if classes <= MANY_CLASSES else []
+        size = 8 if is_small else 6
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=size)
+        axes.set_yticks(range(len(names)), names if place % columns == 0 else [""] * len(names), fontsize=size)
+    figure.supxlabel("predicted", fontsize=9)
+    figure.supylabel("true", fontsize=9)
+    figure.suptitle(f"Confusions less those of {short(record.reference)} ({record.judged}, points of the true class)", fontsize=11, fontweight="bold")
+    if image is not None:
+        figure.colorbar(image, ax=panels.tolist(), shrink=0.75)
+    return figure
+
+
+def _shares(row: CompareRow) -> NDArray[np.float64]:
+    """Percent of each true class by predicted class, (C, C)."""
+    counts = np.asarray(row.confusion, dtype=np.float64)
+    return np.asarray(100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
+
+
+def _panel(axes: Axes, gap: NDArray[np.float64], largest: float, title: str, *, is_small: bool) -> mpl.image.AxesImage:
+    """One row's matrix; blue where it goes more often than the reference, red where less."""
+    image = axes.imshow(gap, cmap="RdBu", vmin=-largest, vmax=largest)
+    axes.grid(visible=False)
+    axes.set_title(title, fontsize=9.5)
+    if is_small:
+        for (i, j), value in np.ndenumerate(gap):
+            colour = "white" if abs(value) > 0.6 * largest else "#1f2937"
+            axes.text(j, i, f"{value:+.1f}".replace("-", "−"), ha="center", va="center", fontsize=7.5, color=colour)
+    return image

@@ -1,0 +1,166 @@
+"""The table of a comparison: the same rows in the terminal, in Markdown, LaTeX and HTML, and as numbers in CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from lorabel.artifacts.compares import CompareRecord, CompareRow, Interval
+from lorabel.reports.tables import MISSING, duration, markdown_table, megabytes
+
+COLUMNS = ("row", "trainable", "file", "seeds", "accuracy, %", "95 % interval", "macro-F1, %", "difference", "p", "training", "memory")
+# Below this chance the difference is called one.
+LEVEL = 0.05
+
+
+def compare_rows(record: CompareRecord) -> list[list[str]]:
+    """One row of text per row of the comparison, in the order of `COLUMNS`.
+
+    Args:
+        record: The comparison.
+    """
+    return [_cells(record, row) for row in record.rows]
+
+
+def _cells(record: CompareRecord, row: CompareRow) -> list[str]:
+    scores = record.shown(row)
+    if scores is None:
+        return [row.method, *[MISSING] * 3, row.status, *[MISSING] * (len(COLUMNS) - 5)]
+    return [
+        row.method,
+        MISSING if row.parameters is None else f"{row.parameters.trainable:,}",
+        MISSING if row.bytes is None else megabytes(row.bytes),
+        str(row.seeds),
+        _with_deviation(scores.accuracy, row.seeds),
+        f"{100 * scores.accuracy.low:.2f}–{100 * scores.accuracy.high:.2f}",
+        _with_deviation(scores.macro_f1, row.seeds),
+        difference(row, is_reference=row.method == record.reference),
+        p_value(row.p_value),
+        MISSING if row.seconds is None else duration(row.seconds),
+        MISSING if row.peak_memory_bytes is None else megabytes(row.peak_memory_bytes),
+    ]
+
+
+def _with_deviation(score: Interval, seeds: int) -> str:
+    """`92.88 ± 0.21`, or `92.88` of one seed."""
+    return f"{100 * score.mean:.2f}" + (f" ± {100 * score.deviation:.2f}" if seeds > 1 else "")
+
+
+def difference(row: CompareRow, *, is_reference: bool) -> str:
+    """`+0.41 (−0.12 to +0.95)` in points; the reference says that it is."""
+    if is_reference:
+        return "reference"
+    if row.difference is None:
+        return MISSING
+    mean, low, high = (f"{100 * value:+.2f}".replace("-", "−") for value in (row.difference.mean, row.difference.low, row.difference.high))
+    return f"{mean} ({low} to {high})"
+
+
+def p_value(value: float | None) -> str:
+    """`0.012`, `< 0.001`, or a dash."""
+    return MISSING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def caption(record: CompareRecord) -> str:
+    """What the table shows, in full sentences."""
+    parts = [
+        f"Scores on the {record.judged} split ({record.rows_judged:,} rows), encoder {record.encoder}.",
+        "Mean over seeds ± their standard deviation; 95 % bootstrap intervals over rows and seeds.",
+        f"Differences in accuracy, in points, and p-values are to {record.reference}: exact McNemar tests on the same rows, twice their mean over seeds, Holm's correction.",
+        "Training time is of one seed; memory is the largest of the process, with all seeds that were trained together and what it had loaded before.",
+    ]
+    trials = max((len(row.trials) for row in record.rows), default=1)
+    parts.append(
+        f"Each method's learning rate is the best of {trials} on the validation split with one seed."
+        if trials > 1
+        else "Each method was trained at its default learning rate; no other was tried."
+    )
+    if record.judged == "validation":
+        parts.append("The validation split also chose checkpoints and settings, so these scores lean to the high side.")
+    else:
+        parts.append(f"This test split was opened {record.test_openings:,} times so far.")
+    return " ".join(parts)
+
+
+def as_text(record: CompareRecord) -> str:
+    """The table in columns of equal width, and its caption; lines are as long as they need to be."""
+    rows = [list(COLUMNS), *compare_rows(record)]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(COLUMNS))]
+    lines = [
+        "  ".join(cell.ljust(width) if place == 0 else cell.rjust(width) for place, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines) + f"\n\n{caption(record)}\n"
+
+
+def as_markdown(record: CompareRecord) -> str:
+    """The table in Markdown with its caption."""
+    return f"{markdown_table(COLUMNS, compare_rows(record))}\n{caption(record)}\n"
+
+
+def as_latex(record: CompareRecord) -> str:
+    """The table in LaTeX, for the booktabs package; everything in it is escaped."""
+    lines = [
+        "% Needs \\usepackage{booktabs}.",
+        "\\begin{table}",
+        "\\centering",
+        f"\\caption{{{escape_latex(caption(record))}}}",
+        f"\\begin{{tabular}}{{l{'r' * (len(COLUMNS) - 1)}}}",
+        "\\toprule",
+        " & ".join(escape_latex(name) for name in COLUMNS) + " \\\\",
+        "\\midrule",
+        *(" & ".join(escape_latex(cell) for cell in row) + " \\\\" for row in compare_rows(record)),
+        "\\bottomrule",
+        "\\end{tabular}",
+        "\\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "%": r"\%",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "−": r"$-$",
+    "–": "--",
+    MISSING: "---",
+}
+
+
+def escape_latex(text: str) -> str:
+    """A text as LaTeX shows it, character by character."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def as_csv(record: CompareRecord) -> str:
+    """Numbers without units or rounding, one line per row; what is missing is empty."""
+    names = ["row", "kind", "status", "seeds", "trainable", "bytes", "learning_rate"]
+    for split in ("validation", "test"):
+        names += [f"{split}_{score}{part}" for score in ("accuracy", "macro_f1") for part in ("", "_low", "_high", "_deviation")]
+    names += ["difference", "difference_low", "difference_high", "p_value", "raw_p_value", "ece", "seconds", "samples_per_second", "peak_memory_bytes"]
+    sheet = io.StringIO()
+    writer = csv.writer(sheet)
+    writer.writerow(names)
+    for row in record.rows:
+        writer.writerow(_numbers(row))
+    return sheet.getvalue()
+
+
+def _numbers(row: CompareRow) -> Sequence[object]:
+    values: list[object] = [row.method, row.kind, row.status, row.seeds]
+    values += [None if row.parameters is None else row.parameters.trainable, row.bytes, row.settings.get("learning_rate")]
+    for scores in (row.validation, row.test):
+        for score in (None, None) if scores is None else (scores.accuracy, scores.macro_f1):
+            values += [None] * 4 if score is None else [score.mean, score.low, score.high, score.deviation]
+    values += [None] * 3 if row.difference is None else [row.difference.mean, row.difference.low, row.difference.high]
+    return [*values, row.p_value, row.raw_p_value, row.ece, row.seconds, row.samples_per_second, row.peak_memory_bytes]

@@ -1,0 +1,261 @@
+"""`compare`: methods and baselines on the same splits and seeds, each at its own learning rate, with intervals and paired tests.
+
+The order is: check everything, fit the baselines, try learning rates (one seed, validation split), train every method with every seed at its best rate, then put the rows
+together. Each of these goes on where it was stopped, and the rows follow from what lies on disk: a comparison that was killed ends at the same table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from lorabel.artifacts.compares import CompareLayout, CompareRecord, RateTrial, write_compare
+from lorabel.artifacts.lock import RunLock
+from lorabel.config import RunConfig, load_config, merge
+from lorabel.data.ledger import TestLedger
+from lorabel.errors import BudgetError, ConfigError, DataError, StoppedError
+from lorabel.events import EventSink, Note, ignore
+from lorabel.registry import BASELINES, METHODS, unknown_name
+from lorabel.reports.compare_figures import draw_compare_figures
+from lorabel.search.space import Assignment, nested
+from lorabel.workflows.cells import Cell, Variant, train_cells
+from lorabel.workflows.compare_baselines import fit_baselines, settle_descriptions
+from lorabel.workflows.compare_folder import check_compare_folder, each_once, new_record, open_compare
+from lorabel.workflows.compare_report import write_compare_report
+from lorabel.workflows.compare_rows import score_rows, source_of_baseline, source_of_cells
+from lorabel.workflows.finishing import Ending
+from lorabel.workflows.preparation import Prepared, prepare, prepare_like
+from lorabel.workflows.stopping import StopRequest, stop_on_signals
+from lorabel.workflows.sweep import SweepOptions
+from lorabel.workflows.tracking import check_trackers
+
+# Rates that are tried lie half a decade apart.
+_RATE_STEP = math.sqrt(10)
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """What is compared.
+
+    Attributes:
+        methods: Registered methods and baselines; baselines that are always shown are added.
+        seeds: Seeds of each method, from the settings' own on.
+        rate_trials: Learning rates tried per method, its default among them.
+        reference: Row that the others are tested against; None for the first.
+        descriptions: Class -> text for baselines that read them; None for the class names.
+    """
+
+    methods: tuple[str, ...]
+    seeds: int = 1
+    rate_trials: int = 1
+    reference: str | None = None
+    descriptions: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class CompareResult:
+    """What a comparison made.
+
+    Attributes:
+        root: Its folder.
+        record: Its record.
+    """
+
+    root: Path
+    record: CompareRecord
+
+
+def run_compare(
+    base: Sequence[Mapping[str, Any]],
+    request: CompareRequest,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_event: EventSink = ignore,
+) -> CompareResult:
+    """Compare methods and baselines.
+
+    Args:
+        base: Layers of settings below all rows, as `load_config` takes them; `final` opens the test split, once for every cell.
+        request: What is compared.
+        out: The folder; it must not exist unless `resume` or `overwrite` is set.
+        resume: Go on with the comparison in `out`.
+        overwrite: Remove an earlier comparison in `out` first.
+        on_event: Receives notes, progress, steps and evaluations; members are numbered through all cells.
+
+    Returns:
+        The folder and its record.
+
+    Raises:
+        ConfigError: Names, settings, budget or folder are not usable.
+        DataError: The data cannot be used, changed since the comparison was begun, or no method could be trained on it.
+        BusyError: Another process writes to the folder.
+        StoppedError: A signal asked for a stop; the state was saved.
+    """
+    request = _settle(base, request)
+    config = load_config(*base)
+    check_trackers(config)
+    layout = CompareLayout(out)
+    check_compare_folder(layout, resume=resume, overwrite=overwrite)
+    on_event = each_once(on_event)
+    prepared, rates = _prepare(base, request, config, on_event)
+    descriptions = settle_descriptions(prepared.data.labels.names, request.descriptions)
+    with RunLock(layout.lock), stop_on_signals() as stop:
+        record = open_compare(layout, new_record(config, _plain(request), request.reference or request.methods[0], prepared), resume=resume)
+        return _Compare(layout, record, base, request, config, prepared, stop, on_event).run(rates, descriptions)
+
+
+def _settle(base: Sequence[Mapping[str, Any]], request: CompareRequest) -> CompareRequest:
+    """Check what needs no data, and add the rows that are always there."""
+    known = sorted({*METHODS.names(), *BASELINES.names()})
+    names = [name.strip() for name in request.methods if name.strip()]
+    for name in names:
+        if name not in known:
+            raise ConfigError(unknown_name("--methods", name, known))
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise ConfigError(f"--methods: named twice, got {twice[0]!r}; expected each once. Remove one.")
+    if not any(name in METHODS for name in names):
+        raise ConfigError(f"--methods: nothing to train, got {','.join(names) or 'nothing'}; expected at least one of {', '.join(METHODS.names())}. Add one.")
+    for flag, value in (("--seeds", request.seeds), ("--rate-trials", request.rate_trials)):
+        if value < 1:
+            raise ConfigError(f"{flag}: too few, got {value}; expected at least 1. Leave it out for one.")
+    rate = merge(*base).get("optimizer", {}).get("learning_rate")
+    if rate is not None:
+        raise ConfigError(
+            f"optimizer.learning_rate: one rate for unlike methods, got {rate}; expected none, because each method has its own. Leave it out, and try several with --rate-trials."
+        )
+    names += [name for name, kind in BASELINES.items() if cast(Any, kind).is_always_shown and name not in names]
+    if request.reference is not None and request.reference not in names:
+        raise ConfigError(unknown_name("--reference", request.reference, names))
+    return dataclasses.replace(request, methods=tuple(names))
+
+
+def _plain(request: CompareRequest) -> dict[str, Any]:
+    """The request as JSON values."""
+    return {**dataclasses.asdict(request), "methods": list(request.methods)}
+
+
+def _own(name: str, config: RunConfig) -> Assignment:
+    """What makes a run one of this method: options that were set belong to the method that the settings name."""
+    return {} if name == config.method["name"] else {"method.name": name}
+
+
+def _prepare(base: Sequence[Mapping[str, Any]], request: CompareRequest, config: RunConfig, on_event: EventSink) -> tuple[Prepared, dict[str, list[float]]]:
+    """Data and encoder, checked once, and the rates to try for each method; methods that do not fit the budget are reported together."""
+    prepared: Prepared | None = None
+    rates: dict[str, list[float]] = {}
+    faults = []
+    for name in request.methods:
+        if name not in METHODS:
+            continue
+        own = load_config(*base, nested(_own(name, config)))
+        try:
+            one = prepare(own, on_event) if prepared is None else prepare_like(prepared, own)
+        except BudgetError as error:
+            faults.append(f"{name}: {error}")
+            continue
+        prepared = prepared or one
+        rates[name] = spread_rates(one.method.default_learning_rate, request.rate_trials)
+    if faults:
+        raise BudgetError("\n".join(faults))
+    assert prepared is not None, "a comparison without methods was refused before"
+    return prepared, rates
+
+
+def spread_rates(default: float, trials: int) -> list[float]:
+    """Learning rates to try: the default, then half a decade below, above, a decade below, and so on; lowest first.
+
+    Args:
+        default: The method's own.
+        trials: How many, at least 1.
+    """
+    steps = [0, *(sign * distance for distance in range(1, trials) for sign in (-1, 1))][:trials]
+    return [float(f"{default * _RATE_STEP**step:.3g}") if step else default for step in sorted(steps)]
+
+
+class _Compare:
+    """One call of `run_compare`, under the folder's lock."""
+
+    def __init__(
+        self,
+        layout: CompareLayout,
+        record: CompareRecord,
+        base: Sequence[Mapping[str, Any]],
+        request: CompareRequest,
+        config: RunConfig,
+        prepared: Prepared,
+        stop: StopRequest,
+        on_event: EventSink,
+    ) -> None:
+        self.layout, self.record, self.base, self.request = layout, record, base, request
+        self.config, self.prepared, self.stop, self.on_event = config, prepared, stop, on_event
+        self.ledger = layout.root.parent
+
+    def run(self, rates: Mapping[str, Sequence[float]], descriptions: tuple[str, ...]) -> CompareResult:
+        """Do what is left to do and write the record."""
+        baselines = [name for name in self.request.methods if name in BASELINES]
+        fit_baselines(baselines, self.layout.baseline, self.prepared, descriptions, self.ledger, self.on_event)
+        self._check_stop()
+        trials = self._try(rates)
+        self._check_stop()
+        cells = self._train(trials)
+        sources = [
+            source_of_baseline(name, self.layout.baseline(name)) if name in BASELINES else source_of_cells(name, cells.get(name, []), trials[name])
+            for name in self.request.methods
+        ]
+        if all(source.row.status == "failed" for source in sources if source.row.kind == "method"):
+            raise DataError(
+                f"compare: no method could be trained, got {sources[0].row.reason}; expected at least one. Lower the learning rates with --rate-trials 5."
+            )
+        rows = score_rows(sources, self.record.reference, self.record.judged, self.layout.root)
+        test = self.record.split_digests.get("test")
+        openings = TestLedger(self.ledger).count(test) if test else 0
+        self.record = self.record.model_copy(update={"status": "finished", "rows": rows, "test_openings": openings})
+        write_compare(self.layout.record, self.record)
+        write_compare_report(self.layout, self.record, draw_compare_figures(self.record))
+        return CompareResult(self.layout.root, self.record)
+
+    def _check_stop(self) -> None:
+        if self.stop.signal_number is not None:
+            raise StoppedError("Stopped between two cells; what is done is saved. Go on with the same command and --resume.", self.stop.signal_number)
+
+    def _try(self, rates: Mapping[str, Sequence[float]]) -> dict[str, list[RateTrial]]:
+        """Train each method at each of its rates with one seed; the best validation score chooses, of equals the lower rate."""
+        if self.request.rate_trials == 1:
+            return {name: [RateTrial(learning_rate=rate, score=None, is_chosen=True) for rate in ones] for name, ones in rates.items()}
+        variants = [Variant(name, tuple(self._at(name, rate) for rate in ones)) for name, ones in rates.items()]
+        base = [*self.base, {"final": False}]
+        cells = train_cells(base, variants, self.layout.rates, SweepOptions(ending=Ending(verb="compare")), may_open_test=False, on_event=self.on_event)
+        for cell in (cell for group in cells.values() for cell in group):
+            # A trial is there for its score; adapters of full fine-tuning would fill disks.
+            shutil.rmtree(cell.run.adapter, ignore_errors=True)
+        return {name: self._chosen(rates[name], cells[name]) for name in rates}
+
+    def _chosen(self, rates: Sequence[float], cells: Sequence[Cell]) -> list[RateTrial]:
+        scores = [cell.member.value_of(self.record.metric) if cell.member.has_scores else None for cell in cells]
+        best = max((score for score in scores if score is not None), default=None)
+        chosen = scores.index(best) if best is not None else None
+        return [RateTrial(learning_rate=rate, score=score, is_chosen=place == chosen) for place, (rate, score) in enumerate(zip(rates, scores, strict=True))]
+
+    def _train(self, trials: Mapping[str, Sequence[RateTrial]]) -> dict[str, list[Cell]]:
+        """Every method whose rate is known, with every seed."""
+        first = self.config.training.seed
+        variants = []
+        for name, tried in trials.items():
+            rate = next((trial.learning_rate for trial in tried if trial.is_chosen), None)
+            if rate is None:
+                self.on_event(Note(f"{name}: training failed at every learning rate that was tried; its row stays empty.", is_warning=True))
+                continue
+            variants.append(Variant(name, tuple({**self._at(name, rate), "training.seed": first + turn} for turn in range(self.request.seeds))))
+        ending = Ending(verb="compare", opened_by="compare", ledger=self.ledger, keeps_probabilities=True)
+        return train_cells(self.base, variants, self.layout.cells, SweepOptions(ending=ending), may_open_test=True, on_event=self.on_event)
+
+    def _at(self, name: str, rate: float) -> Assignment:
+        return {**_own(name, self.config), "optimizer.learning_rate": rate}

@@ -1,0 +1,179 @@
+"""Rows of a comparison from what its cells left on disk: scores with intervals, differences to the reference, corrected p-values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorabel.artifacts.compares import CompareRow, CurvePoint, Gap, Interval, RateTrial, SplitScores, Trainable
+from lorabel.artifacts.history import read_history
+from lorabel.artifacts.layout import RunLayout
+from lorabel.artifacts.probabilities import read_probabilities
+from lorabel.artifacts.records import read_record
+from lorabel.artifacts.store import read_json
+from lorabel.evaluation import accuracy_of, per_class_scores
+from lorabel.stats import holm, mcnemar_exact, mean_and_spread, merged_p_value, resampled_scores
+from lorabel.workflows.cells import Cell
+from lorabel.workflows.compare_baselines import FACTS
+
+
+def _macro_f1(matrices: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.asarray(per_class_scores(matrices)[2].mean(axis=1))
+
+
+_SCORES: dict[str, Callable[[NDArray[np.int64]], NDArray[np.float64]]] = {"accuracy": accuracy_of, "macro_f1": _macro_f1}
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """A row without scores, and where its probabilities are.
+
+    Attributes:
+        row: Everything that is known without reading them.
+        runs: One folder per seed; none where it failed.
+    """
+
+    row: CompareRow
+    runs: tuple[RunLayout, ...]
+
+
+def source_of_cells(name: str, cells: Sequence[Cell], trials: Sequence[RateTrial]) -> RowSource:
+    """A trained row; it failed where one of its seeds did.
+
+    Args:
+        name: Of the row.
+        cells: One per seed.
+        trials: Learning rates that were tried for it.
+    """
+    failed = [cell.member for cell in cells if not cell.member.has_scores]
+    if failed or not cells:
+        reason = failed[0].reason if failed else "no learning rate could be trained with"
+        return RowSource(CompareRow(method=name, kind="method", status="failed", reason=reason, seeds=len(cells), settings={}, trials=list(trials)), ())
+    records = [read_record(cell.run.record) for cell in cells]
+    plan = records[0].plan
+    row = CompareRow(
+        method=name,
+        kind="method",
+        seeds=len(cells),
+        settings={**{name: plan[name] for name in ("method", "learning_rate", "num_epochs", "precision")}, "seeds": [one.seed for one in records]},
+        parameters=Trainable(trainable=records[0].parameters.trainable),
+        bytes=records[0].bytes.adapter_file,
+        seconds=_mean([record.training.seconds for record in records]),
+        samples_per_second=_mean([record.training.samples_per_second for record in records]),
+        peak_memory_bytes=max(record.training.peak_memory_bytes for record in records),
+        trials=list(trials),
+        curves=[_curve(cell.run) for cell in cells],
+    )
+    return RowSource(row, tuple(cell.run for cell in cells))
+
+
+def source_of_baseline(name: str, layout: RunLayout) -> RowSource:
+    """A fitted baseline.
+
+    Args:
+        name: Of the row.
+        layout: Its folder.
+    """
+    facts = read_json(layout.root / FACTS)
+    row = CompareRow(
+        method=name,
+        kind="baseline",
+        seeds=1,
+        settings=facts["settings"],
+        parameters=Trainable(trainable=facts["trainable"]),
+        bytes=facts["bytes"],
+        seconds=facts["seconds"],
+        peak_memory_bytes=facts["peak_memory_bytes"],
+    )
+    return RowSource(row, (layout,))
+
+
+def _curve(run: RunLayout) -> list[CurvePoint]:
+    scored = [row for row in read_history(run.history) if row["kind"] == "evaluation"]
+    return [CurvePoint(epoch=row["epoch"], accuracy=row["accuracy"], loss=row["loss"]) for row in scored]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return mean_and_spread(values)[0]
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A row's answers on the judged split.
+
+    Attributes:
+        correct: (S, N) where each seed was right.
+        resampled: (R,) accuracies on the rows' resamples, the same rows for every row of the comparison.
+    """
+
+    correct: NDArray[np.bool_]
+    resampled: NDArray[np.float64]
+
+
+def score_rows(sources: Sequence[RowSource], reference: str, judged: str, root: Path) -> list[CompareRow]:
+    """Read the probabilities and compare.
+
+    Args:
+        sources: The rows.
+        reference: The row that the others are tested against.
+        judged: The split that the comparison is made on.
+        root: Folder that paths are relative to.
+
+    Returns:
+        The rows with scores, differences and p-values.
+
+    Raises:
+        ArtifactError: Probabilities are missing or damaged.
+    """
+    rows: list[CompareRow] = []
+    answers: dict[str, _Judged] = {}
+    for source in sources:
+        updates: dict[str, Any] = {}
+        for split in dict.fromkeys(("validation", judged)) if source.runs else ():
+            files = [run.probabilities(split) for run in source.runs]
+            scored = [read_probabilities(file) for file in files]
+            cells, classes = np.stack([one.cells for one in scored]), scored[0].probabilities.shape[1]
+            resampled = resampled_scores(cells, classes, _SCORES)
+            matrices = np.stack([np.bincount(one, minlength=classes * classes).reshape(classes, classes) for one in cells])
+            updates[split] = SplitScores(**{name: _interval(score(matrices), resampled[name]) for name, score in _SCORES.items()})
+            if split == judged:
+                answers[source.row.method] = _Judged(np.stack([one.correct for one in scored]), resampled["accuracy"])
+                updates |= {"confusion": matrices.mean(axis=0).tolist(), "probabilities": [str(file.relative_to(root)) for file in files]}
+        rows.append(source.row.model_copy(update=updates))
+    return _compared(rows, reference, answers)
+
+
+def _interval(values: NDArray[np.float64], resampled: NDArray[np.float64]) -> Interval:
+    mean, deviation = mean_and_spread(values.tolist())
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return Interval(mean=mean, low=float(low), high=float(high), deviation=deviation)
+
+
+def _compared(rows: Sequence[CompareRow], reference: str, answers: Mapping[str, _Judged]) -> list[CompareRow]:
+    """Differences to the reference and p-values, corrected for the number of rows that were tested."""
+    against = answers.get(reference)
+    if against is None:
+        return list(rows)
+    others = [name for name in answers if name != reference]
+    raw = {name: _p_value(answers[name].correct, against.correct) for name in others}
+    corrected = dict(zip(others, holm([raw[name] for name in others]), strict=True))
+    gaps = {name: _gap(answers[name], against) for name in others}
+    return [
+        row.model_copy(update={"raw_p_value": raw.get(row.method), "p_value": corrected.get(row.method), "difference": gaps.get(row.method)}) for row in rows
+    ]
+
+
+def _p_value(correct: NDArray[np.bool_], against: NDArray[np.bool_]) -> float:
+    """Seeds are tested in pairs; a row that is the same for all seeds is paired with each."""
+    pairs = range(max(len(correct), len(against)))
+    return merged_p_value([mcnemar_exact(correct[turn % len(correct)], against[turn % len(against)]) for turn in pairs])
+
+
+def _gap(one: _Judged, against: _Judged) -> Gap:
+    low, high = np.quantile(one.resampled - against.resampled, [0.025, 0.975])
+    return Gap(mean=float(one.correct.mean() - against.correct.mean()), low=float(low), high=float(high))

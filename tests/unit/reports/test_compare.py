@@ -1,0 +1,178 @@
+"""Tables and figures of a comparison from a record made by hand."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from lorabel.artifacts.compares import (
+    CompareLayout,
+    CompareRecord,
+    CompareRow,
+    CurvePoint,
+    Gap,
+    Interval,
+    RateTrial,
+    SplitScores,
+    Trainable,
+    read_compare,
+    write_compare,
+)
+from lorabel.errors import ArtifactError
+from lorabel.reports.compare_figures import draw_compare_figures
+from lorabel.reports.compare_tables import COLUMNS, as_csv, as_latex, as_markdown, as_text, caption, compare_rows, escape_latex
+from lorabel.reports.figures import png_bytes, svg_bytes
+from lorabel.workflows.compare_report import write_compare_report
+
+
+def scores(mean):
+    accuracy = Interval(mean=mean, low=mean - 0.02, high=mean + 0.02, deviation=0.005)
+    return SplitScores(accuracy=accuracy, macro_f1=accuracy)
+
+
+def row(name, mean, trainable, **more):
+    known = {"seeds": 2, "settings": {"method": {"name": name}, "learning_rate": 1e-3}, "bytes": 4 * trainable, "seconds": 75.0, "peak_memory_bytes": 10**9}
+    curves = [[CurvePoint(epoch=turn + 1, accuracy=mean + 0.01 * (turn - 1), loss=0.5) for turn in range(3 - seed)] for seed in range(2)]
+    fields = {
+        **known,
+        "validation": scores(mean),
+        "parameters": Trainable(trainable=trainable),
+        "confusion": [[8.0, 2.0], [1.0, 9.0]],
+        "curves": curves,
+        **more,
+    }
+    return CompareRow(method=name, kind=fields.pop("kind", "method"), **fields)
+
+
+@pytest.fixture
+def record():
+    rows = [
+        row("full", 0.91, 22_000_000, test=scores(0.9)),
+        row("lora", 0.9, 333_316, test=scores(0.895), difference=Gap(mean=-0.005, low=-0.012, high=0.002), p_value=0.4, raw_p_value=0.2),
+        row("a_b|c", 0.7, 0, test=scores(0.7), seeds=1, kind="baseline", curves=[], p_value=0.00004, raw_p_value=0.00002),
+        CompareRow(
+            method="broken",
+            kind="method",
+            status="failed",
+            reason="not <finite>",
+            seeds=2,
+            settings={},
+            trials=[RateTrial(learning_rate=1.0, score=None, is_chosen=False)] * 2,
+        ),
+    ]
+    return CompareRecord(
+        status="finished",
+        request={},
+        base={"data": {"source": "50%_off & <b>"}},
+        split_digests={"test": "x"},
+        metric="accuracy",
+        reference="full",
+        judged="test",
+        rows_judged=1234,
+        labels=["a", "b"],
+        encoder="tiny_encoder",
+        encoder_parameters=22_000_000,
+        test_openings=7,
+        rows=rows,
+    )
+
+
+def test_rows_of_text(record):
+    full, lora, other, broken = compare_rows(record)
+    assert full[:5] == ["full", "22,000,000", "88.00 MB", "2", "90.00 ± 0.50"]
+    assert full[7:9] == ["reference", "—"]
+    assert lora[5:] == ["87.50–91.50", "89.50 ± 0.50", "−0.50 (−1.20 to +0.20)", "0.400", "75 s", "1,000 MB"]
+    assert (other[4], other[8]) == ("70.00", "< 0.001")
+    assert broken[4] == "failed"
+    assert all(len(cells) == len(COLUMNS) for cells in compare_rows(record))
+
+
+def test_the_caption_says_what_was_done(record):
+    assert "test split (1,234 rows)" in caption(record)
+    assert "best of 2 on the validation split" in caption(record)
+    assert "opened 7 times" in caption(record)
+    closed = record.model_copy(update={"judged": "validation", "rows": record.rows[:3]})
+    assert "lean to the high side" in caption(closed)
+    assert "no other was tried" in caption(closed)
+    assert compare_rows(closed)[0][4] == "91.00 ± 0.50"
+
+
+def test_text_lines_up(record):
+    lines = as_text(record).splitlines()
+    assert lines[0].index("trainable") + len("trainable") == lines[1].index("22,000,000") + len("22,000,000") == lines[2].index("333,316") + len("333,316")
+    assert lines[5:] == ["", caption(record)]
+
+
+def test_markdown_escapes_bars(record):
+    assert "| a_b\\|c | 0 |" in as_markdown(record)
+    assert as_markdown(record).splitlines()[0] == "| " + " | ".join(COLUMNS) + " |"
+
+
+def test_latex_is_escaped(record):
+    text = as_latex(record)
+    assert "\\toprule" in text
+    assert "a\\_b|c & 0 &" in text
+    assert "$-$0.50 ($-$1.20 to +0.20)" in text
+    assert "\\textless{} 0.001" in text
+    assert all(line.count(" & ") == len(COLUMNS) - 1 for line in text.splitlines() if line.endswith("\\\\"))
+    assert escape_latex("50%_{a}&$#~^\\") == r"50\%\_\{a\}\&\$\#\textasciitilde{}\textasciicircum{}\textbackslash{}"
+
+
+def test_csv_holds_whole_numbers(record):
+    full, lora, other, broken = csv.DictReader(io.StringIO(as_csv(record)))
+    assert float(lora["test_accuracy"]) == 0.895
+    assert float(lora["p_value"]) == 0.4
+    assert (full["p_value"], full["ece"], broken["trainable"], other["learning_rate"]) == ("", "", "", "0.001")
+    assert int(full["trainable"]) == 22_000_000
+
+
+def test_figures_show_every_row_and_the_same_record_gives_the_same_bytes(record):
+    figures = draw_compare_figures(record)
+    assert set(figures) == {"parameters", "curves", "confusions"}
+    assert set(draw_compare_figures(record.model_copy(update={"reference": "broken"}))) == {"parameters", "curves"}
+    names = [text.get_text() for text in figures["parameters"].axes[0].get_legend().get_texts()]
+    assert names == ["full", "lora", "a_b|c (none)"]
+    assert figures["parameters"].axes[0].get_xscale() == "log"
+    curves = figures["curves"].axes[0]
+    assert [text.get_text() for text in curves.get_legend().get_texts()] == ["full", "lora"]
+    # Two thin lines and a mean that goes as far as the shorter seed, for each of two rows.
+    assert [len(line.get_xdata()) for line in curves.lines] == [3, 2, 2, 3, 2, 2]
+    assert {axes.get_title() or axes.get_title(loc="left") for axes in figures["confusions"].axes} >= {"lora", "a_b|c"}
+    again = draw_compare_figures(record)
+    assert all(png_bytes(figures[name]) == png_bytes(again[name]) for name in figures)
+    assert all(svg_bytes(figures[name]) == svg_bytes(again[name]) for name in figures)
+
+
+@pytest.mark.parametrize("classes", [2, 12, 77])
+def test_confusions_of_many_classes(record, classes):
+    counts = [[float(10 * (i == j) + 1) for j in range(classes)] for i in range(classes)]
+    other = [[float(9 * (i == j) + 1 + (i > j)) for j in range(classes)] for i in range(classes)]
+    rows = [record.rows[0].model_copy(update={"confusion": counts}), record.rows[1].model_copy(update={"confusion": other})]
+    wide = record.model_copy(update={"labels": [f"class {number}" for number in range(classes)], "rows": rows})
+    figure = draw_compare_figures(wide)["confusions"]
+    shown = figure.axes[0].images[0].get_array()
+    assert shown.shape == (classes, classes)
+    assert shown[0, 0] == pytest.approx(100 * (10 / (9 + classes) - 11 / (10 + classes)))
+
+
+def test_the_report_stands_alone_and_everything_in_it_is_escaped(record, tmp_path):
+    write_compare_report(CompareLayout(tmp_path), record, draw_compare_figures(record))
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") == 3
+    assert "50%_off &amp; &lt;b&gt;" in page
+    assert "not &lt;finite&gt;" in page
+    for known in ("http://www.w3.org", "http://purl.org", "http://creativecommons.org", "https://matplotlib.org"):
+        page = page.replace(known, "")
+    assert "http" not in page
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "figures", "table.csv", "table.md", "table.tex"}
+    assert len(list((tmp_path / "figures").iterdir())) == 6
+
+
+def test_a_record_comes_back_and_another_version_is_refused(record, tmp_path):
+    path = tmp_path / "compare.json"
+    write_compare(path, record)
+    assert read_compare(path) == record
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 99}))
+    with pytest.raises(ArtifactError, match="another format, got version 99"):
+        read_compare(path)
