@@ -19,7 +19,7 @@ from lorabel.errors import LorabelError
 _VERBS = {
     "train": ("lorabel.cli.train:train", "Train a classifier on a table of labelled texts."),
     "sweep": ("lorabel.cli.sweep:sweep", "Try many settings side by side, in banks over one encoder."),
-    "audit": ("lorabel.cli.audit:audit", "Find rows that probably carry the wrong label."),
+    "audit": ("lorabel.cli.audit:audit", "Find duplicates, conflicting labels and other faults in a table, or labels that are probably wrong."),
     "evaluate": ("lorabel.cli.evaluate:evaluate", "Score an adapter on labelled texts, with intervals."),
     "predict": ("lorabel.cli.predict:predict", "Classify a table or one text."),
     "plan": ("lorabel.cli.plan:plan", "Count parameters and check the budget; needs no network and no torch."),

@@ -21,7 +21,17 @@ from lorabel.data.types import places_of
 
 GRAM_WORDS = 5
 # First and last code points of scripts written without spaces.
-_UNSPACED = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3005, 0x3007), (0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
+_UNSPACED = (
+    (0x0E00, 0x0EFF),
+    (0x1000, 0x109F),
+    (0x1780, 0x17FF),
+    (0x3005, 0x3007),
+    (0x3040, 0x30FF),
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0x20000, 0x3FFFF),
+)
 _UNSPACED_CLASS = "".join(f"{chr(first)}-{chr(last)}" for first, last in _UNSPACED)
 _WORD = re.compile(rf"[^\W{_UNSPACED_CLASS}]+|(?=\w)[{_UNSPACED_CLASS}]")
 _BREAK, _RUN, _SINGLE = 0, 1, 2

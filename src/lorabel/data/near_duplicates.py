@@ -1,8 +1,8 @@
 """Texts that are nearly the same as an earlier one: MinHash and banding find candidates, the five-grams themselves decide.
 
 Decisions:
-- Why no library: datasketch takes ten times as long as asked (0.4 ms a text); rensa is quick enough, but takes words as Python strings and keeps all rows in one index in memory. The check of the
-  candidates needs hashes of all five-grams anyway (`data/grams.py`), and from them a signature is a few lines of numpy.
+- Why no library: datasketch takes ten times as long as asked (0.4 ms a text); rensa is quick enough, but takes words as Python strings and keeps all rows in one index in
+  memory. The check of the candidates needs hashes of all five-grams anyway (`data/grams.py`), and from them a signature is a few lines of numpy.
 - Each band of a text's signature is one 64-bit key, on disk; one band is sorted at a time, so that memory is some tens of bytes per text, whatever the number of bands.
 - 16 bands of 5: a pair with a Jaccard index of 0.8 meets in at least one band with probability 1 - (1 - 0.8^5)^16 = 0.998, one of 0.3 with 0.04. Candidates are checked, so that
   the chance costs time and never a false alarm.
