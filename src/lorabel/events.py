@@ -22,7 +22,7 @@ class Progress:
     """A phase moves on.
 
     Attributes:
-        phase: `reading`, `tokenising`, `evaluating`, `predicting`.
+        phase: `reading`, `comparing`, `tokenising`, `evaluating`, `predicting`.
         done: Items done.
         total: Items in all, or None where unknown.
     """

@@ -67,9 +67,12 @@ def test_the_command_finds_flipped_labels(flipped_table, run_cli, tiny_encoder, 
 
 
 def test_what_is_missing_is_said(run_cli, tmp_path, monkeypatch):
-    done = run_cli("audit", "sample", "-o", tmp_path / "x")
+    done = run_cli("audit", "sample", "--label-errors")
     assert (done.code, done.out) == (2, "")
-    assert "expected --label-errors" in done.err
+    assert "Add --out FOLDER" in done.err
+    done = run_cli("audit", "sample", "--label-errors", "-o", tmp_path / "x", "--fail-on", "any")
+    assert (done.code, done.out) == (2, "")
+    assert "--fail-on: not for --label-errors" in done.err
     import builtins
 
     real = builtins.__import__

@@ -21,7 +21,7 @@ _VERBS = {
     "sweep": ("lorabel.cli.sweep:sweep", "Try many settings side by side, in banks over one encoder."),
     "compare": ("lorabel.cli.compare:compare", "Compare methods and baselines on the same splits, with intervals and paired tests."),
     "ablate": ("lorabel.cli.ablate:ablate", "Say what each technique of the paper's recipe brings, and whether that is more than noise."),
-    "audit": ("lorabel.cli.audit:audit", "Find rows that probably carry the wrong label."),
+    "audit": ("lorabel.cli.audit:audit", "Find duplicates, conflicting labels and other faults in a table, or labels that are probably wrong."),
     "evaluate": ("lorabel.cli.evaluate:evaluate", "Score an adapter on labelled texts, with intervals."),
     "predict": ("lorabel.cli.predict:predict", "Classify a table or one text."),
     "plan": ("lorabel.cli.plan:plan", "Count parameters and check the budget; needs no network and no torch."),

@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 
 from lorabel.config import DataConfig
 from lorabel.data.columns import TEXT_NAMES, choose_columns, other_text_columns
+from lorabel.data.duplicates import quick_notes
 from lorabel.data.readers.base import Block, Faults, sha256_of
 from lorabel.data.readers.delimited import read_delimited
 from lorabel.data.readers.hub import hub_files
 from lorabel.data.readers.jsonl import read_jsonl
 from lorabel.data.readers.parquet import read_parquet
 from lorabel.data.readers.sample import sample_files
+from lorabel.data.rows import EXPECTED, MISSING_PARTS, read_rows, require_columns
 from lorabel.data.splits import carve, draw
 from lorabel.data.texts import TextColumn, text_keys
 from lorabel.data.types import LabelledData, LabelMap, Split, SplitName
@@ -231,9 +233,9 @@ def _read_split(
                 unused = other_text_columns(block, *columns)
                 if unused and config.text_columns is None:
                     on_event(Note(f"Not read as text: {', '.join(unused)}. Columns are joined with --text-column {','.join((*columns[0], *unused))}."))
-            _require_columns(block, path, columns)
+            require_columns(block, path, columns)
             texts: list[str] = []
-            for line, text, label in _rows(block, path, columns, config, faults):
+            for line, text, label in _usable(block, path, columns, config, faults):
                 first_seen.setdefault(label, f"{path}:{line}")
                 texts.append(text)
                 codes.append(coder.code(label))
@@ -247,51 +249,17 @@ def _read_split(
     return table, columns
 
 
-def _require_columns(block: Block, path: Path, columns: tuple[tuple[str, ...], str]) -> None:
-    missing = [name for name in (*columns[0], columns[1]) if name not in block.columns]
-    if missing:
-        raise DataError(
-            f"{path}:{block.lines[0]}: a column is missing, got {', '.join(block.columns)}; expected {missing[0]!r} as in the training split. Name columns alike in all splits."
-        )
-
-
-def _rows(block: Block, path: Path, columns: tuple[tuple[str, ...], str], config: DataConfig, faults: Faults) -> Iterator[tuple[int, str, str]]:
-    """Checked (line, text, label) of a block; faulty rows are noted, empty ones dropped where asked."""
-    text_values = [block.columns[name] for name in columns[0]]
-    for line, label_value, *parts in zip(block.lines, block.columns[columns[1]], *text_values, strict=True):
-        where = f"{path}:{line}"
-        bad = next((part for part in parts if part is not None and not isinstance(part, str)), None)
-        if bad is not None:
-            faults.add(where, "the text is not a string", bad, "a string")
-            continue
-        text = " ".join(part for part in parts if part)
-        label = _label_text(label_value)
-        if label is None:
-            faults.add(where, "unusable label", label_value, "a string or an integer (several labels per text are not supported yet)")
-        elif not text.strip() or label == "":
+def _usable(block: Block, path: Path, columns: tuple[tuple[str, ...], str], config: DataConfig, faults: Faults) -> Iterator[tuple[int, str, str]]:
+    """(line, text, label) of a block's usable rows; faulty ones are noted, empty ones dropped where asked."""
+    for row in read_rows(block, *columns):
+        if row.fault is None:
+            yield row.line, row.text, row.label
+        elif row.fault in MISSING_PARTS:
             if not config.drop_empty:
-                what, value = ("empty text", text) if not text.strip() else ("missing label", label_value)
-                faults.add(where, what, value, "a text and a label")
+                faults.add(f"{path}:{row.line}", row.fault.value, row.value, "a text and a label")
                 faults.advise("Fix these rows, or pass --drop-empty to leave out rows without text or label.")
-        elif "\0" in text or "\0" in label:
-            faults.add(where, "a NUL character", text if "\0" in text else label, "text without NUL")
         else:
-            yield line, text, label
-
-
-def _label_text(value: object) -> str | None:
-    """A label as text: '' where it is missing, None where it cannot be one."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return None
+            faults.add(f"{path}:{row.line}", row.fault.value, row.value, EXPECTED[row.fault])
 
 
 def _check_header(file: Path, config: DataConfig, columns: tuple[tuple[str, ...], str], coder: _Coder) -> None:
@@ -341,7 +309,7 @@ def _make_splits(
     texts = {name: table.texts for name, table in tables.items()}
     ids = {name: ids_of_code[table.codes] for name, table in tables.items()}
     keys = {name: text_keys(column) for name, column in texts.items()}
-    _note_oddities(keys, ids, notes)
+    notes += quick_notes(keys, ids, labels)
     made: list[SplitName] = []
     for name, asked, most in (("test", config.test_rows, _MOST_TEST), ("validation", config.validation_rows, _MOST_VALIDATION)):
         split: SplitName = name  # type: ignore[assignment]
@@ -371,19 +339,6 @@ def _make_splits(
             notes.append(f"{split}: {len(chosen):,} rows drawn (stratified, seed {config.split_seed}).")
     splits = {name: Split(name, texts[name], ids[name], _digest(texts[name], ids[name], labels)) for name in _ORDER if name in texts}
     return splits, tuple(made)
-
-
-def _note_oddities(keys: dict[SplitName, NDArray[np.uint64]], ids: dict[SplitName, NDArray[np.int64]], notes: list[str]) -> None:
-    """Say how many texts occur in two splits or with two labels; the audit goes deeper."""
-    pairs = np.unique(np.stack([np.concatenate(list(keys.values())), np.concatenate(list(ids.values())).astype(np.uint64)], axis=1), axis=0)
-    conflicting = len(pairs) - len(np.unique(pairs[:, 0]))
-    if conflicting:
-        notes.append(f"{conflicting:,} texts occur with more than one label.")
-    for name in ("validation", "test"):
-        if name in keys:
-            shared = int(np.isin(keys[name], keys["train"]).sum())
-            if shared:
-                notes.append(f"{shared:,} {name} rows have a text that is also in the training split.")
 
 
 def _digest(texts: TextColumn, ids: NDArray[np.int64], labels: LabelMap) -> str:

@@ -22,7 +22,16 @@ def text_keys(texts: Iterable[str]) -> NDArray[np.uint64]:
     Args:
         texts: N texts.
     """
-    return np.fromiter((int.from_bytes(hashlib.blake2b(normalise(text).encode(), digest_size=8).digest(), "little") for text in texts), dtype=np.uint64)
+    return normal_keys(map(normalise, texts))
+
+
+def normal_keys(normal: Iterable[str]) -> NDArray[np.uint64]:
+    """`text_keys` of texts that are in normal form already (N,).
+
+    Args:
+        normal: N normal forms.
+    """
+    return np.fromiter((int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") for text in normal), dtype=np.uint64)
 
 
 def checked_texts(texts: Sequence[Any], where: str) -> list[str]:

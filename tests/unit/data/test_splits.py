@@ -80,8 +80,25 @@ def test_conflicting_labels_and_overlap_are_counted(tmp_path):
     (tmp_path / "train.csv").write_text("text,label\n" + "same,a\nsame,b\n" + "".join(f"t{i},{'ab'[i % 2]}\n" for i in range(20)))
     (tmp_path / "test.csv").write_text("text,label\nSAME,a\nnew,b\n")
     notes = load_data(DataConfig(source=str(tmp_path))).notes
-    assert "1 texts occur with more than one label." in notes
-    assert "1 test rows have a text that is also in the training split." in notes
+    assert "1 test rows have a text that is also in the training split; scores on them are too good." in notes
+    assert "1 text occurs with more than one label (3 rows). Rows are listed by lorabel audit." in notes
+
+
+def test_rare_classes_are_said_and_the_quick_look_takes_three_lines_at_most(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\n" + "same,a\nsame,b\n" + "".join(f"t{i},a\n" for i in range(40)))
+    (tmp_path / "validation.csv").write_text("text,label\nsame,b\nnew,a\n")
+    (tmp_path / "test.csv").write_text("text,label\nt1,a\nt2,a\nolder,b\n")
+    notes = load_data(DataConfig(source=str(tmp_path))).notes
+    found = [note for note in notes if "Text from" not in note]
+    assert found == [
+        "1 validation and 2 test rows have a text that is also in the training split; scores on them are too good.",
+        "1 text occurs with more than one label (3 rows).",
+        "Classes differ in size: 'b' has 1 training rows, 'a' has 41; 1 of 2 has at most a tenth of the largest. Rows are listed by lorabel audit.",
+    ]
+
+
+def test_a_clean_table_is_not_talked_about(news_table):
+    assert load_data(DataConfig(source=str(news_table))).notes == ("Text from text, labels from label.",)
 
 
 def test_the_ledger_counts_by_split_and_refuses_damage(tmp_path):

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
+from lorabel.data.grams import five_grams
+
 FOLDER = Path(__file__).resolve().parents[3] / "src" / "lorabel" / "samples" / "news"
 SPLITS = ("train", "validation", "test")
 LABELS = {"World", "Sports", "Business", "Sci/Tech"}
@@ -90,10 +92,7 @@ def test_the_csv_reader_is_exercised(items):
 
 
 def test_no_two_items_share_more_than_0_3_of_their_five_grams(items):
-    grams = []
-    for item in items:
-        w = words(item.text)
-        grams.append({tuple(w[i : i + 5]) for i in range(max(1, len(w) - 4))})
+    grams = [five_grams(item.text) for item in items]
     worst = max(len(a & b) / len(a | b) for a, b in itertools.combinations(grams, 2) if not a.isdisjoint(b))
     assert worst <= 0.3
 

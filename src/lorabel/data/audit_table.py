@@ -1,0 +1,153 @@
+"""A data set as it lies in its files, every row kept: what the audit looks at.
+
+Decisions:
+- Nothing is refused but what cannot be read at all: a row without text or label is a finding of the audit, not its end.
+- Splits are those of the files; none is made. What training would carve out of a single table is grouped by text and says nothing about the table.
+- Texts go to a temporary Arrow file that is mapped into memory, so that ten million rows cost disk and not memory; all else is a few bytes per row.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from array import array
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorabel.config import DataConfig
+from lorabel.data.columns import choose_columns
+from lorabel.data.load import find_files, read_blocks
+from lorabel.data.rows import RowFault, read_rows, require_columns
+from lorabel.data.texts import TextColumn
+from lorabel.data.types import SplitName
+from lorabel.errors import DataError
+from lorabel.events import EventSink, Progress, ignore
+
+_FAULTS = tuple(RowFault)
+
+
+@dataclass(frozen=True)
+class AuditTable:
+    """N rows of all splits, in the order train, validation, test.
+
+    Attributes:
+        texts: N texts; empty where a row has none.
+        splits: (N,) int8, index into `split_names`.
+        labels: (N,) int64, index into `label_names`; -1 where a row has no usable label.
+        files: (N,) int32, index into `file_names`.
+        lines: (N,) int64, line in the file.
+        faults: (N,) int8; what training would refuse the row for, 1 + its place in `RowFault`, or 0.
+        split_names: Of the source.
+        label_names: In order of appearance.
+        file_names: Files read.
+        columns: Text columns and label column.
+    """
+
+    texts: TextColumn
+    splits: NDArray[np.int8]
+    labels: NDArray[np.int64]
+    files: NDArray[np.int32]
+    lines: NDArray[np.int64]
+    faults: NDArray[np.int8]
+    split_names: tuple[SplitName, ...]
+    label_names: tuple[str, ...]
+    file_names: tuple[Path, ...]
+    columns: tuple[tuple[str, ...], str]
+
+    def __len__(self) -> int:
+        return len(self.splits)
+
+    def has_fault(self, *kinds: RowFault) -> NDArray[np.bool_]:
+        """Which rows have one of these faults (N,)."""
+        return np.isin(self.faults, [_FAULTS.index(kind) + 1 for kind in kinds])
+
+
+class AuditTables:
+    """Reads tables and keeps their texts on disk until it is closed."""
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+
+    def __enter__(self) -> AuditTables:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._open.close()
+
+    def read(self, config: DataConfig, *, on_event: EventSink = ignore) -> AuditTable:
+        """Read all splits of a source.
+
+        Args:
+            config: Source and columns; rows to draw or to carve are not heeded.
+            on_event: Receives progress.
+
+        Raises:
+            DataError: Files or columns cannot be found or read, or there is no row.
+        """
+        import pyarrow
+        import pyarrow.ipc
+
+        found, _ = find_files(config.source)
+        split_names = tuple(name for name in ("train", "validation", "test") if name in found)
+        folder = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="lorabel-audit-")))
+        collected = _Collected()
+        schema = pyarrow.schema([("text", pyarrow.large_string())])
+        with pyarrow.OSFile(str(folder / "texts.arrow"), "wb") as sink, pyarrow.ipc.new_file(sink, schema) as writer:
+            for split, name in enumerate(split_names):
+                for path in found[name]:
+                    for texts in collected.read(path, split, config, on_event):
+                        writer.write_batch(pyarrow.record_batch([pyarrow.array(texts, type=pyarrow.large_string())], schema=schema))
+        if not len(collected.lines):
+            raise DataError(f"{found['train'][0]}: no rows, got an empty table; expected labelled texts. Check the file.")
+        mapped = self._open.enter_context(pyarrow.memory_map(str(folder / "texts.arrow")))
+        return collected.table(TextColumn(pyarrow.ipc.open_file(mapped).read_all()["text"]), split_names)
+
+
+class _Collected:
+    """Everything about the rows read so far but their texts."""
+
+    def __init__(self) -> None:
+        self.lines = array("q")
+        self._splits, self._labels, self._files, self._faults = array("b"), array("q"), array("i"), array("b")
+        self._codes: dict[str, int] = {}
+        self._file_names: list[Path] = []
+        self._columns: tuple[tuple[str, ...], str] | None = None
+
+    def read(self, path: Path, split: int, config: DataConfig, on_event: EventSink) -> Any:
+        """The texts of a file, block by block."""
+        self._file_names.append(path)
+        for block in read_blocks(path):
+            if self._columns is None:
+                self._columns = choose_columns(block, str(path), config.text_columns, config.label_column)
+            require_columns(block, path, self._columns)
+            texts = []
+            for row in read_rows(block, *self._columns):
+                texts.append(row.text)
+                self._labels.append(self._codes.setdefault(row.label, len(self._codes)) if row.label else -1)
+                self._faults.append(0 if row.fault is None else _FAULTS.index(row.fault) + 1)
+            self.lines.extend(block.lines)
+            self._splits.extend([split] * len(texts))
+            self._files.extend([len(self._file_names) - 1] * len(texts))
+            on_event(Progress("reading", len(self.lines), None))
+            yield texts
+
+    def table(self, texts: TextColumn, split_names: tuple[SplitName, ...]) -> AuditTable:
+        """All of it, with the texts."""
+        assert self._columns is not None
+        return AuditTable(
+            texts=texts,
+            splits=np.array(self._splits, dtype=np.int8),
+            labels=np.array(self._labels, dtype=np.int64),
+            files=np.array(self._files, dtype=np.int32),
+            lines=np.array(self.lines, dtype=np.int64),
+            faults=np.array(self._faults, dtype=np.int8),
+            split_names=split_names,
+            label_names=tuple(self._codes),
+            file_names=tuple(self._file_names),
+            columns=self._columns,
+        )

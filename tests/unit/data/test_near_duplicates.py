@@ -1,0 +1,75 @@
+"""Near duplicates: found where brute force finds them, an earlier split preferred, large families in little time."""
+
+import random
+
+import numpy as np
+
+from lorabel.data.grams import five_grams, gram_table
+from lorabel.data.near_duplicates import BandKeys, nearest_earlier
+from lorabel.data.texts import normalise
+
+
+def find(texts, splits=None, rows=None):
+    normal = [normalise(text) for text in texts]
+    splits = np.zeros(len(texts), dtype=np.int8) if splits is None else np.array(splits, dtype=np.int8)
+    rows = np.arange(len(texts)) if rows is None else np.array(rows)
+    with BandKeys(len(texts)) as keys:
+        for start in range(0, len(texts), 7):
+            keys.add(gram_table(normal[start : start + 7]))
+        return nearest_earlier(keys, rows, splits, lambda wanted: [normal[row] for row in wanted]).tolist()
+
+
+def sentence(source, length):
+    return [f"w{source.randrange(5000)}" for _ in range(length)]
+
+
+def test_the_same_as_brute_force():
+    source = random.Random(1)
+    texts = []
+    for _ in range(150):
+        words = sentence(source, source.randrange(6, 80))
+        texts.append(" ".join(words))
+        for _ in range(source.randrange(3)):
+            changed = list(words)
+            for _ in range(source.randrange(1, 4)):
+                changed[source.choice([0, len(changed) - 1, source.randrange(len(changed))])] = f"n{source.randrange(5000)}"
+            texts.append(" ".join(changed))
+    source.shuffle(texts)
+    sets = [five_grams(text) for text in texts]
+    expected = {j for j in range(len(texts)) if any(len(sets[i] & sets[j]) >= 0.8 * len(sets[i] | sets[j]) for i in range(j))}
+    found = find(texts)
+    assert len(expected) > 30
+    assert {row for row, partner in enumerate(found) if partner >= 0} <= expected
+    assert sum(found[row] >= 0 for row in expected) >= 0.98 * len(expected)
+    for row, partner in enumerate(found):
+        if partner >= 0:
+            assert partner < row
+            assert len(sets[row] & sets[partner]) >= 0.8 * len(sets[row] | sets[partner])
+
+
+def test_a_partner_of_an_earlier_split_comes_first():
+    text = " ".join(f"word{i}" for i in range(40))
+    texts = [text, "quite another text of some words", f"{text} end", f"{text} stop"]
+    assert find(texts, [0, 1, 1, 1]) == [-1, -1, 0, 0]
+    assert find(texts, [0, 0, 0, 0])[3] in (0, 2)
+
+
+def test_only_the_rows_asked_for_take_part():
+    text = " ".join(f"word{i}" for i in range(40))
+    assert find([text, f"{text} a", f"{text} b"], rows=[1, 2]) == [-1, -1, 1]
+
+
+def test_texts_without_words_are_not_alike_and_punctuation_does_not_count():
+    assert find(["!!!", "???", "", "…"]) == [-1, -1, -1, -1]
+    assert find(["Hello, world", "hello world!", "hello there"]) == [-1, 0, -1]
+
+
+def test_a_template_filled_a_thousand_times_is_found_whole():
+    body = " ".join(f"word{i}" for i in range(60))
+    found = find([f"{body} number{i}" for i in range(1000)])
+    assert found[0] == -1
+    assert min(found[1:]) >= 0
+
+
+def test_nothing_at_all():
+    assert find([]) == []
