@@ -85,7 +85,7 @@ def draw_ablation_figures(record: CompareRecord) -> dict[str, Figure]:
 def gains_figure(record: CompareRecord) -> Figure:
     """Gain of the whole recipe over each row, 95 % intervals; grey where it is inside the noise, a cross where the paper claims a gain."""
     rows = [(row, one) for row in record.rows if (one := gain(row)) is not None]
-    figure, axes = new_axes(f"What the recipe gains over itself ({record.judged}, 95 % intervals)", "points of accuracy", "", height=0.42 * len(rows) + 1.7)
+    figure, axes = new_axes(f"Gain of the whole recipe ({record.judged})", "points of accuracy, 95 % intervals", "", height=0.42 * len(rows) + 1.7)
     axes.axvline(0, color=GREY, linewidth=1)
     for place, (row, one) in enumerate(rows):
         colour = GREY if verdict(row) == "noise" else BLUE

@@ -27,7 +27,7 @@ from lorabel.workflows.compare_report import write_compare_report
 from lorabel.workflows.compare_rows import score_rows, source_of_cells
 from lorabel.workflows.finishing import Ending
 from lorabel.workflows.preparation import Prepared, prepare
-from lorabel.workflows.stopping import stop_on_signals
+from lorabel.workflows.stopping import StopRequest, stop_on_signals
 from lorabel.workflows.sweep import SweepOptions
 from lorabel.workflows.tracking import check_trackers
 
@@ -163,9 +163,9 @@ def run_ablate(
     layout = CompareLayout(out, "ablate")
     check_compare_folder(layout, resume=resume, overwrite=overwrite)
     prepared = prepare(config, on_event)
-    with RunLock(layout.lock), stop_on_signals():
+    with RunLock(layout.lock), stop_on_signals() as stop:
         fresh = new_record(config, {"seeds": seeds, "techniques": list(techniques)}, WHOLE, prepared)
-        record = _train(layout, open_compare(layout, fresh, resume=resume), base, rows, prepared, on_event)
+        record = _train(layout, open_compare(layout, fresh, resume=resume), base, rows, prepared, stop, on_event)
     return AblateResult(out, record)
 
 
@@ -203,11 +203,17 @@ def _rows(config: RunConfig, seeds: int, techniques: Sequence[str], on_event: Ev
 
 
 def _train(
-    layout: CompareLayout, record: CompareRecord, base: Sequence[Mapping[str, Any]], rows: Sequence[_Row], prepared: Prepared, on_event: EventSink
+    layout: CompareLayout,
+    record: CompareRecord,
+    base: Sequence[Mapping[str, Any]],
+    rows: Sequence[_Row],
+    prepared: Prepared,
+    stop: StopRequest,
+    on_event: EventSink,
 ) -> CompareRecord:
     ledger = layout.root.parent
     ending = Ending(verb="ablate", opened_by="ablate", ledger=ledger, keeps_probabilities=True)
-    cells = train_cells(base, [row.variant for row in rows], layout.cells, SweepOptions(ending=ending), may_open_test=True, on_event=on_event)
+    cells = train_cells(base, [row.variant for row in rows], layout.cells, SweepOptions(ending=ending), stop, may_open_test=True, on_event=on_event)
     sources = [source_of_cells(row.variant.name, cells[row.variant.name], ()) for row in rows]
     if sources[0].row.status == "failed":
         raise DataError(f"ablate: the whole recipe could not be trained, got {sources[0].row.reason}; expected a finite loss. Lower --learning-rate.")

@@ -18,10 +18,11 @@ from pydantic import BaseModel
 from lorabel.artifacts.layout import RunLayout
 from lorabel.artifacts.sweeps import SweepLayout, SweepMember, SweepRecord, read_sweep
 from lorabel.config import load_config
-from lorabel.errors import ConfigError
+from lorabel.errors import ConfigError, StoppedError
 from lorabel.events import Evaluated, Event, EventSink, Note, StepDone
 from lorabel.search.space import Assignment, nested
 from lorabel.workflows.preparation import SHARED
+from lorabel.workflows.stopping import StopRequest
 from lorabel.workflows.sweep import SweepOptions, run_sweep
 
 
@@ -52,7 +53,14 @@ class Cell:
 
 
 def train_cells(
-    base: Sequence[Mapping[str, Any]], variants: Sequence[Variant], root: Path, options: SweepOptions, *, may_open_test: bool, on_event: EventSink
+    base: Sequence[Mapping[str, Any]],
+    variants: Sequence[Variant],
+    root: Path,
+    options: SweepOptions,
+    stop: StopRequest,
+    *,
+    may_open_test: bool,
+    on_event: EventSink,
 ) -> dict[str, list[Cell]]:
     """Train every cell that is not there yet.
 
@@ -61,6 +69,7 @@ def train_cells(
         variants: What is trained.
         root: Folder of the sweeps; what it holds of them is gone on with.
         options: How.
+        stop: Whether a stop was asked for between two sweeps; within one, the sweep sees to it.
         may_open_test: `final` settings may open the test split.
         on_event: Receives notes, progress, steps and evaluations; members are numbered through all sweeps.
 
@@ -78,6 +87,7 @@ def train_cells(
     found: dict[str, list[Cell]] = {variant.name: [] for variant in variants}
     first = 0
     for number, cells in enumerate(groups.values()):
+        check_stop(stop)
         layout = SweepLayout(root / f"{number:02d}")
         on_event(Note(_announcement(cells, first)))
         assignments = [assignment for _, assignment in cells]
@@ -88,6 +98,16 @@ def train_cells(
             found[name].append(Cell(member, layout.member(member.number)))
         first += len(cells)
     return found
+
+
+def check_stop(stop: StopRequest) -> None:
+    """Leave where a stop was asked for and all that is done is saved.
+
+    Raises:
+        StoppedError: It was.
+    """
+    if stop.signal_number is not None:
+        raise StoppedError("Stopped between two cells; what is done is saved. Go on with the same command and --resume.", stop.signal_number)
 
 
 def _shared_key(base: Sequence[Mapping[str, Any]], assignment: Assignment) -> str:

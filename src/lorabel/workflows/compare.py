@@ -18,7 +18,7 @@ from lorabel.artifacts.compares import CompareLayout, CompareRecord, RateTrial, 
 from lorabel.artifacts.lock import RunLock
 from lorabel.config import RunConfig, load_config, merge
 from lorabel.data.ledger import TestLedger
-from lorabel.errors import BudgetError, ConfigError, DataError, StoppedError
+from lorabel.errors import BudgetError, ConfigError, DataError
 from lorabel.events import EventSink, Note, ignore
 from lorabel.registry import BASELINES, METHODS, unknown_name
 from lorabel.reports.compare_figures import draw_compare_figures
@@ -202,9 +202,7 @@ class _Compare:
         """Do what is left to do and write the record."""
         baselines = [name for name in self.request.methods if name in BASELINES]
         fit_baselines(baselines, self.layout.baseline, self.prepared, descriptions, self.ledger, self.on_event)
-        self._check_stop()
         trials = self._try(rates)
-        self._check_stop()
         cells = self._train(trials)
         sources = [
             source_of_baseline(name, self.layout.baseline(name)) if name in BASELINES else source_of_cells(name, cells.get(name, []), trials[name])
@@ -222,17 +220,15 @@ class _Compare:
         write_compare_report(self.layout, self.record, draw_compare_figures(self.record))
         return CompareResult(self.layout.root, self.record)
 
-    def _check_stop(self) -> None:
-        if self.stop.signal_number is not None:
-            raise StoppedError("Stopped between two cells; what is done is saved. Go on with the same command and --resume.", self.stop.signal_number)
-
     def _try(self, rates: Mapping[str, Sequence[float]]) -> dict[str, list[RateTrial]]:
         """Train each method at each of its rates with one seed; the best validation score chooses, of equals the lower rate."""
         if self.request.rate_trials == 1:
             return {name: [RateTrial(learning_rate=rate, score=None, is_chosen=True) for rate in ones] for name, ones in rates.items()}
         variants = [Variant(name, tuple(self._at(name, rate) for rate in ones)) for name, ones in rates.items()]
         base = [*self.base, {"final": False}]
-        cells = train_cells(base, variants, self.layout.rates, SweepOptions(ending=Ending(verb="compare")), may_open_test=False, on_event=self.on_event)
+        cells = train_cells(
+            base, variants, self.layout.rates, SweepOptions(ending=Ending(verb="compare")), self.stop, may_open_test=False, on_event=self.on_event
+        )
         for cell in (cell for group in cells.values() for cell in group):
             # A trial is there for its score; adapters of full fine-tuning would fill disks.
             shutil.rmtree(cell.run.adapter, ignore_errors=True)
@@ -255,7 +251,7 @@ class _Compare:
                 continue
             variants.append(Variant(name, tuple({**self._at(name, rate), "training.seed": first + turn} for turn in range(self.request.seeds))))
         ending = Ending(verb="compare", opened_by="compare", ledger=self.ledger, keeps_probabilities=True)
-        return train_cells(self.base, variants, self.layout.cells, SweepOptions(ending=ending), may_open_test=True, on_event=self.on_event)
+        return train_cells(self.base, variants, self.layout.cells, SweepOptions(ending=ending), self.stop, may_open_test=True, on_event=self.on_event)
 
     def _at(self, name: str, rate: float) -> Assignment:
         return {**_own(name, self.config), "optimizer.learning_rate": rate}
