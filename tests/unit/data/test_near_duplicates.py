@@ -73,3 +73,29 @@ def test_a_template_filled_a_thousand_times_is_found_whole():
 
 def test_nothing_at_all():
     assert find([]) == []
+
+
+class Planned:
+    """Candidates in a given order, band by band."""
+
+    def __init__(self, *bands):
+        self._bands = bands
+
+    def candidates(self, _rows):
+        return (np.array(band) for band in self._bands)
+
+
+def test_a_partner_of_an_earlier_split_comes_first_though_found_later():
+    text = " ".join(f"word{i}" for i in range(40))
+    normal = [text, f"{text} a", f"{text} b"]
+    found = nearest_earlier(Planned([[1, 2]], [[0, 2]], [[1, 2]]), np.arange(3), np.array([0, 1, 1], dtype=np.int8), lambda rows: [normal[row] for row in rows])
+    assert found.tolist() == [-1, -1, 0]
+
+
+def test_in_a_run_of_equal_keys_each_meets_the_first_and_those_just_before():
+    with BandKeys(20) as keys:
+        keys.add(gram_table(["the same words again and again"] * 20))
+        for pairs in keys.candidates(np.arange(20)):
+            met = {tuple(pair) for pair in pairs.tolist()}
+            assert len(met) == len(pairs)
+            assert met == {(i, j) for j in range(20) for i in range(j) if i == 0 or j - i <= 8}
