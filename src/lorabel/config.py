@@ -124,6 +124,10 @@ class TrainingConfig(Section):
     evaluate_every_steps: int | None = Field(default=None, ge=1, description="Evaluate and save every N optimiser steps (default: after each epoch).")
     early_stopping_patience: int | None = Field(default=None, ge=1, description="Stop after this many evaluations without a better score.")
     best_metric: Literal["accuracy", "macro_f1", "loss"] = Field(default="accuracy", description="Validation score that chooses the kept checkpoint.")
+    calibrate: bool = Field(
+        default=True,
+        description="Fit a temperature on the validation split after training: probabilities come closer to the share of right answers, no answer changes.",
+    )
     state_cache_gb: float = Field(
         default=4.0, ge=0, description="Most gigabytes on disk for the states of frozen layers, computed once where no adapter lies below; 0 turns it off."
     )
