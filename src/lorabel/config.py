@@ -102,9 +102,11 @@ class LossConfig(Section):
 
     name: str = Field(default="cross_entropy", description="A registered loss.")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Share of the target spread evenly over all classes.")
-    class_weights: Literal["none", "balanced"] | tuple[float, ...] = Field(
-        default="none", description="none, balanced (inverse frequency), or one weight per class in label order."
+    class_weights: Literal["none", "balanced", "effective"] | tuple[float, ...] = Field(
+        default="none", description="none, balanced (inverse frequency), effective (inverse effective number of rows), or one weight per class in label order."
     )
+    effective_beta: float = Field(default=0.999, ge=0, lt=1, description="effective: 0 weighs all classes alike, towards 1 it is the inverse frequency.")
+    focal_gamma: float = Field(default=2.0, ge=0, description="focal: how much less rows count that are answered with certainty; 0 is cross-entropy.")
 
 
 class TrainingConfig(Section):

@@ -113,6 +113,6 @@ def unknown_name(where: str, name: str, known: list[str]) -> str:
 
 METHODS: Registry[type] = Registry("method", "lorabel.methods")
 METRICS: Registry[Callable[[Any, Any], float]] = Registry("metric", "lorabel.metrics")
-LOSSES: Registry[type] = Registry("loss", "lorabel.losses")
+LOSSES: Registry[Any] = Registry("loss", "lorabel.losses")
 TRACKERS: Registry[type] = Registry("tracker", "lorabel.trackers")
 EXPORTERS: Registry[object] = Registry("exporter", "lorabel.exporters")
