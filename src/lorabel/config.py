@@ -102,9 +102,11 @@ class LossConfig(Section):
 
     name: str = Field(default="cross_entropy", description="A registered loss.")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Share of the target spread evenly over all classes.")
-    class_weights: Literal["none", "balanced"] | tuple[float, ...] = Field(
-        default="none", description="none, balanced (inverse frequency), or one weight per class in label order."
+    class_weights: Literal["none", "balanced", "effective"] | tuple[float, ...] = Field(
+        default="none", description="none, balanced (inverse frequency), effective (inverse effective number of rows), or one weight per class in label order."
     )
+    effective_beta: float = Field(default=0.999, ge=0, lt=1, description="effective: 0 weighs all classes alike, towards 1 it is the inverse frequency.")
+    focal_gamma: float = Field(default=2.0, ge=0, description="focal: how much less rows count that are answered with certainty; 0 is cross-entropy.")
 
 
 class TrainingConfig(Section):
@@ -124,6 +126,10 @@ class TrainingConfig(Section):
     evaluate_every_steps: int | None = Field(default=None, ge=1, description="Evaluate and save every N optimiser steps (default: after each epoch).")
     early_stopping_patience: int | None = Field(default=None, ge=1, description="Stop after this many evaluations without a better score.")
     best_metric: Literal["accuracy", "macro_f1", "loss"] = Field(default="accuracy", description="Validation score that chooses the kept checkpoint.")
+    calibrate: bool = Field(
+        default=True,
+        description="Fit a temperature on the validation split after training: probabilities come closer to the share of right answers, no answer changes.",
+    )
     state_cache_gb: float = Field(
         default=4.0, ge=0, description="Most gigabytes on disk for the states of frozen layers, computed once where no adapter lies below; 0 turns it off."
     )

@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from lorabel.errors import ConfigError
 
@@ -113,7 +113,7 @@ def unknown_name(where: str, name: str, known: list[str]) -> str:
 
 METHODS: Registry[type] = Registry("method", "lorabel.methods")
 BASELINES: Registry[type] = Registry("baseline", "lorabel.baselines")
-METRICS: Registry[object] = Registry("metric", "lorabel.metrics")
-LOSSES: Registry[type] = Registry("loss", "lorabel.losses")
+METRICS: Registry[Callable[[Any, Any], float]] = Registry("metric", "lorabel.metrics")
+LOSSES: Registry[Any] = Registry("loss", "lorabel.losses")
 TRACKERS: Registry[type] = Registry("tracker", "lorabel.trackers")
 EXPORTERS: Registry[object] = Registry("exporter", "lorabel.exporters")

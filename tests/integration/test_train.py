@@ -52,9 +52,11 @@ def test_every_family_trains_and_the_adapter_answers_as_evaluated(family, tiny_e
     assert record.parameters.trainable == sum(tensor.size for tensor in weights(result.run).values())
     found = run_evaluate(result.run / "adapter", config_for(tiny_encoder, news_table).data, precision="fp32", encoder=str(tiny_encoder(family)), threads=1)
     assert found.evaluation.accuracy == record.metrics.test.accuracy
+    for name in ("ece", "brier", "log_loss"):
+        assert getattr(found.evaluation, name) == pytest.approx(getattr(record.metrics.test, name), abs=1e-4)
     assert found.test_openings == 2
     assert {path.name for path in result.run.iterdir()} >= {"config.yaml", "record.json", "metrics.jsonl", "report.html", "figures", "adapter"}
-    assert sorted(path.suffix for path in (result.run / "figures").iterdir()) == [".png"] * 4 + [".svg"] * 4
+    assert sorted(path.suffix for path in (result.run / "figures").iterdir()) == [".png"] * 5 + [".svg"] * 5
 
 
 @pytest.mark.parametrize("threads", [1, 2], ids=["one worker", "two workers"])

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from lorabel.data.types import LabelMap
-from lorabel.evaluation import evaluate_probabilities
+from lorabel.errors import ConfigError, DataError
+from lorabel.evaluation import answered_rows, check_threshold, evaluate_probabilities
+from lorabel.registry import METRICS
 from lorabel.stats import mean_and_spread, paired_bootstrap
 
 
@@ -68,3 +70,33 @@ def test_paired_comparison_sees_what_unpaired_would_not():
 def test_mean_and_spread():
     assert mean_and_spread([1.0, 2.0, 3.0]) == (2.0, 1.0)
     assert mean_and_spread([5.0]) == (5.0, 0.0)
+
+
+def test_calibration_scores_are_those_of_the_registry_and_the_bins_add_up():
+    random = np.random.default_rng(1)
+    true, prob = random.integers(0, 3, 500), random.dirichlet(np.ones(3), 500)
+    found = evaluate_probabilities(true, prob, LabelMap(("a", "b", "c")))
+    for name in ("ece", "brier", "log_loss", "accuracy", "macro_f1"):
+        assert getattr(found, name) == pytest.approx(METRICS.get(name)(true, prob), abs=1e-12)
+    assert sum(one.n for one in found.reliability) == 500
+    assert sum(one.n * one.accuracy for one in found.reliability) == pytest.approx(500 * found.accuracy)
+
+
+def test_answered_rows_by_hand():
+    true = np.array([0, 1, 0, 1])
+    prob = np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.45, 0.55]])
+    found = answered_rows(true, prob, 0.6)
+    assert (found.n, found.coverage, found.accuracy) == (3, 0.75, pytest.approx(2 / 3))
+    nothing = answered_rows(true, prob, 0.95)
+    assert (nothing.n, nothing.coverage, nothing.accuracy) == (0, 0.0, None)
+
+
+@pytest.mark.parametrize("threshold", [0, -0.1, 1.01, float("nan")])
+def test_a_threshold_that_is_no_probability_is_refused(threshold):
+    with pytest.raises(ConfigError, match="--abstain-below: not a probability, got .*; expected a number over 0"):
+        check_threshold(threshold)
+
+
+def test_probabilities_that_are_not_finite_are_refused():
+    with pytest.raises(DataError, match="not finite"):
+        evaluate_probabilities(np.array([0]), np.array([[np.nan, np.nan]]), LabelMap(("a", "b")))

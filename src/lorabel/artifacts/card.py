@@ -28,8 +28,8 @@ def model_card(record: RunRecord) -> str:
         "",
         "## Measured",
         "",
-        "| split | rows | accuracy (95 % interval) | macro-F1 (95 % interval) |",
-        "|---|---|---|---|",
+        "| split | rows | accuracy (95 % interval) | macro-F1 (95 % interval) | ECE | Brier | log-loss |",
+        "|---|---|---|---|---|---|---|",
         _row("validation", record.metrics.validation),
     ]
     if record.metrics.test is not None:
@@ -37,6 +37,7 @@ def model_card(record: RunRecord) -> str:
         lines += ["", f"This test split has been opened {record.test_openings} time{'s' if record.test_openings != 1 else ''} so far."]
     else:
         lines += ["", "The validation split chose the checkpoint; the test split was not opened."]
+    lines += _calibration_part(record)
     lines += [
         "",
         "## Use",
@@ -59,8 +60,25 @@ def _row(name: str, result: EvalResult) -> str:
     accuracy, macro = result.interval["accuracy"], result.interval["macro_f1"]
     return (
         f"| {name} | {result.n:,} | {100 * result.accuracy:.2f} % ({100 * accuracy[0]:.2f}–{100 * accuracy[1]:.2f}) "
-        f"| {100 * result.macro_f1:.2f} % ({100 * macro[0]:.2f}–{100 * macro[1]:.2f}) |"
+        f"| {100 * result.macro_f1:.2f} % ({100 * macro[0]:.2f}–{100 * macro[1]:.2f}) "
+        f"| {_number(result.ece)} | {_number(result.brier)} | {_number(result.log_loss)} |"
     )
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4f}"
+
+
+def _calibration_part(record: RunRecord) -> list[str]:
+    found = record.calibration
+    if found is None:
+        return []
+    reason = "" if found.note is None else f" ({found.note})"
+    return [
+        "",
+        f"Logits are divided by a temperature of {found.temperature:.3f}{reason}, fitted on the {found.n:,} validation rows, where the expected calibration error went from "
+        f"{found.ece_before:.4f} to {found.ece_after:.4f}. No answer changes by it; other tools that read the weights do not apply it.",
+    ]
 
 
 def _peft_part(record: RunRecord) -> list[str]:

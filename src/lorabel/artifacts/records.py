@@ -47,6 +47,28 @@ class Metrics(Plain):
     test: EvalResult | None = None
 
 
+class CalibrationFacts(Plain):
+    """The temperature that divides the logits, and what it does on the validation split that it was fitted on.
+
+    Attributes:
+        temperature: 1 changes nothing.
+        n: Validation rows.
+        ece_before: Expected calibration error without it.
+        ece_after: With it.
+        log_loss_before: Mean negative log-likelihood without it.
+        log_loss_after: With it.
+        note: Why it could not be fitted freely, or None.
+    """
+
+    temperature: float
+    n: int
+    ece_before: float
+    ece_after: float
+    log_loss_before: float
+    log_loss_after: float
+    note: str | None
+
+
 class TrainingFacts(Plain):
     """What training cost and how it went."""
 
@@ -75,6 +97,7 @@ class RunRecord(Plain):
     Attributes:
         plan: Settled values: method with all its options, learning rate, epochs, steps, warm-up, precision, device, length limit.
         data: Files with SHA-256, columns, rows, class counts, truncated rows, notes.
+        calibration: None where it was turned off, and in records written before there was one.
         digests: SHA-256 of the files that came out.
         deviations: Where the run differs from its settings, a sentence each.
         test_openings: How often this test split was opened so far, this run included.
@@ -93,6 +116,7 @@ class RunRecord(Plain):
     parameters: ParameterFacts
     budget: int
     metrics: Metrics
+    calibration: CalibrationFacts | None = None
     training: TrainingFacts
     bytes: ByteFacts
     digests: dict[str, str]
@@ -104,6 +128,11 @@ class RunRecord(Plain):
     test_openings: int
     peft_compatible: bool
     peft_reason: str | None
+
+    @property
+    def temperature(self) -> float:
+        """What divides the logits; 1 where nothing was fitted."""
+        return 1.0 if self.calibration is None else self.calibration.temperature
 
 
 def write_record(path: Path, record: RunRecord) -> None:

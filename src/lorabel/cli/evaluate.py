@@ -24,6 +24,9 @@ def evaluate(
     precision: Annotated[Precision, Parameter(help="fp32 gives the same bits everywhere; auto is fastest.")] = "auto",
     device: Annotated[Device, Parameter(help="Where to compute.")] = "auto",
     threads: Annotated[int | None, Parameter(help="CPU threads (default: all cores).")] = None,
+    abstain_below: Annotated[
+        float | None, Parameter(help="Also report coverage and accuracy of the rows whose best probability reaches this, such as 0.8.")
+    ] = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -37,12 +40,23 @@ def evaluate(
             "evaluate: columns without data, got --text-column or --label-column; expected data they belong to. Name a file, a folder or a data set."
         )
     with ProgressPrinter(is_quiet=quiet) as show:
-        result = run_evaluate(adapter, config, split=split, precision=precision, device=device, encoder=encoder, threads=threads, on_event=show)
+        result = run_evaluate(
+            adapter, config, split=split, precision=precision, device=device, encoder=encoder, threads=threads, abstain_below=abstain_below, on_event=show
+        )
     if json:
-        print_json({**result.evaluation.model_dump(), "split": result.split, "test_openings": result.test_openings})
+        print_json(
+            {
+                **result.evaluation.model_dump(),
+                "split": result.split,
+                "test_openings": result.test_openings,
+                "answered": None if result.answered is None else result.answered.model_dump(),
+            }
+        )
         return
-    from lorabel.cli.tables import print_scores
+    from lorabel.cli.tables import print_answered, print_scores
 
     print_scores(result.evaluation)
+    if result.answered is not None:
+        print_answered(result.answered)
     if result.split == "test" and not quiet:
         err.print(f"\nThis test split has been opened {result.test_openings} time{'s' if result.test_openings != 1 else ''} so far.")

@@ -137,7 +137,7 @@ def _plain(name: str, value: Any) -> Any:
         return [part.strip() for part in str(value).split(",")]
     if name == "layers":
         return parse_assignment(f"x=[{value}]")["x"]
-    if name == "class_weights" and value not in ("none", "balanced"):
+    if name == "class_weights" and value not in ("none", "balanced", "effective"):
         return parse_assignment(f"x=[{value}]")["x"]
     return list(value) if isinstance(value, tuple) else value
 

@@ -24,6 +24,9 @@ def predict(
     text_column: Annotated[tuple[str, ...] | None, Parameter(help="Text columns (default: found).", negative=())] = None,
     prefix: Annotated[str, Parameter(help="Put before the names of added columns.", show_default=False)] = "",
     keep_empty: Annotated[bool, Parameter(help="Leave rows without a text unanswered instead of refusing the table.", negative=(), show_default=False)] = False,
+    abstain_below: Annotated[
+        float | None, Parameter(help="Leave the label empty where the best probability lies below this, such as 0.8; such rows are counted.")
+    ] = None,
     encoder: Annotated[str | None, Parameter(help="Checkpoint folder, where the adapter's encoder cannot be found by name.")] = None,
     precision: Annotated[Precision, Parameter(help="fp32 gives the same bits everywhere; auto is fastest.")] = "auto",
     device: Annotated[Device, Parameter(help="Where to compute.")] = "auto",
@@ -41,7 +44,7 @@ def predict(
         from lorabel.workflows.preparation import set_threads
 
         set_threads(threads)
-        _predict_texts(adapter, list(text), precision, device, encoder, json)
+        _predict_texts(adapter, list(text), abstain_below, precision, device, encoder, json)
         return
     if json and output is None:
         raise ConfigError("--json: needs a file for the table, got no --output; expected one, since standard output holds the JSON. Add -o predictions.csv.")
@@ -61,12 +64,14 @@ def predict(
             encoder=encoder,
             threads=threads,
             keep_empty=keep_empty,
+            abstain_below=abstain_below,
             on_event=show,
         )
     if json:
         print_json(result)
     elif not quiet:
-        err.print(f"{result.rows:,} texts: " + ", ".join(f"{label} {count:,}" for label, count in result.counts.items()))
+        unsure = "" if abstain_below is None else f"; {result.abstained:,} left without an answer"
+        err.print(f"{result.rows:,} texts: " + ", ".join(f"{label} {count:,}" for label, count in result.counts.items()) + unsure)
 
 
 def _check_texts(texts: tuple[str, ...], flags_of_tables: dict[str, object]) -> None:
@@ -80,19 +85,26 @@ def _check_texts(texts: tuple[str, ...], flags_of_tables: dict[str, object]) -> 
         raise DataError(f"--text: empty text, got {empty[0]!r}; expected a text. Leave it out.")
 
 
-def _predict_texts(adapter: Path, texts: list[str], precision: Precision, device: Device, encoder: str | None, json: bool) -> None:
-    from lorabel.workflows.predict import load
+def _predict_texts(adapter: Path, texts: list[str], abstain_below: float | None, precision: Precision, device: Device, encoder: str | None, json: bool) -> None:
+    from lorabel.evaluation import check_threshold
+    from lorabel.workflows.predict import answer, load
 
+    check_threshold(abstain_below)
     predictor = load(adapter, precision=precision, device=device, encoder=encoder)
     labels = predictor.labels.names
     found = predictor.explain(texts)
     if json:
         rows = [
-            {"text": text, "predicted_label": p.label, "score": p.score, "probabilities": dict(zip(labels, map(float, p.probabilities), strict=True))}
+            {
+                "text": text,
+                "predicted_label": answer(p, abstain_below),
+                "score": p.score,
+                "probabilities": dict(zip(labels, map(float, p.probabilities), strict=True)),
+            }
             for text, p in zip(texts, found, strict=True)
         ]
         print_json({"predictions": rows})
         return
     for prediction in found:
         others = "  ".join(f"{label} {value:.3f}" for label, value in zip(labels, prediction.probabilities, strict=True))
-        out.print(f"{prediction.label}  {prediction.score:.3f}   ({others})", markup=False)
+        out.print(f"{answer(prediction, abstain_below) or '(no answer)'}  {prediction.score:.3f}   ({others})", markup=False)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from lorabel.cli.output import out
-from lorabel.evaluation import EvalResult
-from lorabel.reports.tables import COLUMNS, NamedRun, comparison_rows, percent, with_interval
+from lorabel.evaluation import Answered, EvalResult
+from lorabel.reports.tables import COLUMNS, NamedRun, comparison_rows, number, percent, with_interval
 
 
 def print_runs(runs: Sequence[NamedRun]) -> None:
@@ -27,7 +27,8 @@ def print_scores(result: EvalResult) -> None:
     """Overall and per-class scores and the confusion matrix."""
     out.print(f"accuracy  {with_interval(result, 'accuracy')}")
     out.print(f"macro-F1  {with_interval(result, 'macro_f1')}")
-    out.print(f"rows      {result.n:,}   cross-entropy {result.loss:.4f}   (95 % bootstrap intervals)\n")
+    out.print(f"rows      {result.n:,}   cross-entropy {result.loss:.4f}   (95 % bootstrap intervals)")
+    out.print(f"ECE       {number(result.ece)}   Brier {number(result.brier)}   log-loss {number(result.log_loss)}\n")
     table = Table(box=None, pad_edge=False)
     for name in ("class", "precision", "recall", "F1", "rows"):
         table.add_column(name, justify="left" if name == "class" else "right")
@@ -44,3 +45,9 @@ def print_scores(result: EvalResult) -> None:
     for label, counts in zip(result.labels, result.confusion_matrix, strict=True):
         matrix.add_row(label.replace("[", "\\["), *(f"{count:,}" for count in counts))
     out.print(matrix)
+
+
+def print_answered(answered: Answered) -> None:
+    """Coverage and accuracy where unsure rows go unanswered."""
+    accuracy = "none" if answered.accuracy is None else percent(answered.accuracy)
+    out.print(f"\nAnswered from probability {answered.threshold:g} up: {answered.n:,} rows, coverage {percent(answered.coverage)}, accuracy {accuracy}")

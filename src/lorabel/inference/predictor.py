@@ -3,7 +3,7 @@
 Decisions:
 - Texts are sorted by length, longest first, and cut into batches of a token budget: batches are alike in cost, and the first one shows the largest memory.
 - Results come back in the caller's order.
-- Temperature divides logits before the softmax; it is 1 until calibration sets it.
+- Temperature divides logits before the softmax; calibration sets it after training (`calibration.py`), else it is 1.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -5,7 +5,10 @@ The two are apart so that micro-batches add up to exactly the loss of the whole 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
+
+from lorabel.config import LossConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,6 +16,15 @@ if TYPE_CHECKING:
 
 class Loss(Protocol):
     """A per-row loss."""
+
+    @classmethod
+    def from_settings(cls, settings: LossConfig, class_weights: Sequence[float] | None) -> Loss:
+        """Make the loss; each reads the settings that concern it.
+
+        Args:
+            settings: The section `loss`.
+            class_weights: One positive weight per class, settled, or None.
+        """
 
     def rows(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Loss of each row.
@@ -31,3 +43,15 @@ class Loss(Protocol):
         Args:
             labels: (N,) class ids of every row of the step.
         """
+
+
+def weight_sum(labels: Tensor, class_weights: Sequence[float] | None) -> float:
+    """Rows, or the sum of their true classes' weights.
+
+    Args:
+        labels: (N,) class ids.
+        class_weights: One weight per class, or None.
+    """
+    if class_weights is None:
+        return float(len(labels))
+    return float(sum(class_weights[label] for label in labels.tolist()))

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lorabel.config import LossConfig
+from lorabel.losses.base import weight_sum
 from lorabel.registry import LOSSES
 
 if TYPE_CHECKING:
@@ -28,6 +30,11 @@ class CrossEntropy:
         self._smoothing = label_smoothing
         self._weights = None if class_weights is None else tuple(class_weights)
 
+    @classmethod
+    def from_settings(cls, settings: LossConfig, class_weights: Sequence[float] | None) -> CrossEntropy:
+        """See `Loss.from_settings`."""
+        return cls(settings.label_smoothing, class_weights)
+
     def rows(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Weighted loss of each row (B,); see `Loss.rows`."""
         from torch.nn import functional
@@ -37,6 +44,4 @@ class CrossEntropy:
 
     def normaliser(self, labels: Tensor) -> float:
         """Rows, or the sum of their true classes' weights."""
-        if self._weights is None:
-            return float(len(labels))
-        return float(sum(self._weights[label] for label in labels.tolist()))
+        return weight_sum(labels, self._weights)

@@ -1,4 +1,4 @@
-"""Figures as PNG and SVG: loss, accuracy, confusion matrix and classification report of a run; scores and curves of several runs.
+"""Figures as PNG and SVG: loss, accuracy, confusion matrix, classification report and reliability of a run; scores and curves of several runs.
 
 Drawn with the object interface (no global state) and without dates or random ids, so that the same record gives the same bytes.
 """
@@ -16,7 +16,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lorabel.evaluation import EvalResult
+from lorabel.evaluation import EvalResult, ReliabilityBin
 
 BLUE, ORANGE, GREEN, GREY = "#2563a8", "#d9752b", "#2f8f6b", "#6b7280"
 COLOURS = (BLUE, ORANGE, GREEN, "#8b5cf6", "#b91c4b", "#0e7490", "#a16207", GREY)
@@ -57,6 +57,7 @@ def draw_run_figures(history: Sequence[Mapping[str, Any]], result: EvalResult, s
             "accuracy": accuracy_curve(history),
             "confusion_matrix": confusion_figure(result, split),
             "classification_report": report_figure(result, split),
+            **({} if result.reliability is None else {"reliability": reliability_figure(result.reliability, result.ece, split)}),
         }
 
 
@@ -178,6 +179,44 @@ def report_figure(result: EvalResult, split: str) -> Figure:
     axes.invert_yaxis()
     axes.set_xlim(0, 108)
     axes.grid(visible=False, axis="y")
+    legend_above(axes, 3)
+    return figure
+
+
+def reliability_figure(bins: Sequence[ReliabilityBin], error: float | None, split: str) -> Figure:
+    """Share of right answers against probability; a calibrated classifier lies on the diagonal.
+
+    Args:
+        bins: Of equal width, empty ones left out.
+        error: Expected calibration error, written into the corner.
+        split: Its name, for the title.
+    """
+    figure, axes = new_axes(f"Reliability ({split})", "probability of the answer", "percent", height=4.6)
+    rows = sum(one.n for one in bins)
+    axes.bar(
+        [one.low for one in bins],
+        [100 * one.accuracy for one in bins],
+        width=[one.high - one.low for one in bins],
+        align="edge",
+        color="#8fb3dc",
+        edgecolor="white",
+        label="right",
+    )
+    axes.bar(
+        [one.low for one in bins],
+        [100 * one.n / rows for one in bins],
+        width=[(one.high - one.low) / 3 for one in bins],
+        align="edge",
+        color=ORANGE,
+        edgecolor="white",
+        label="rows",
+    )
+    axes.plot([0, 1], [0, 100], color=GREY, linestyle="--", linewidth=1.2, label="calibrated")
+    axes.scatter([one.confidence for one in bins], [100 * one.accuracy for one in bins], color="#111827", s=14, zorder=3)
+    if error is not None:
+        axes.text(0.03, 0.94, f"ECE {error:.4f}", transform=axes.transAxes, va="top", fontsize=10)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 104)
     legend_above(axes, 3)
     return figure
 

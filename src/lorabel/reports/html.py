@@ -19,6 +19,7 @@ from lorabel.reports.tables import (
     describe_method,
     duration,
     megabytes,
+    number,
     percent,
     with_interval,
 )
@@ -48,6 +49,7 @@ def render_report(runs: Sequence[NamedRun], figures: Sequence[Mapping[str, Figur
         not_comparable=NOT_COMPARABLE,
         many_classes=MANY_CLASSES,
         percent=percent,
+        number=number,
         megabytes=megabytes,
         duration=duration,
         with_interval=with_interval,

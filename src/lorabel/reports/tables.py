@@ -83,6 +83,11 @@ def describe_method(record: RunRecord) -> str:
     return " ".join(parts) + f", {head['kind']} head, {head['pooling']}"
 
 
+def number(value: float | None) -> str:
+    """Four decimals, or the mark of a missing value."""
+    return MISSING if value is None else f"{value:.4f}"
+
+
 def with_interval(result: EvalResult | None, score: str) -> str:
     """`92.88 % (92.28–93.46)`, or a dash."""
     if result is None:

@@ -22,6 +22,7 @@ from lorabel.families import EncoderShape
 from lorabel.heads import HeadSpec, make_head
 from lorabel.inference.predictor import Predictor, table_logits
 from lorabel.losses.base import Loss
+from lorabel.losses.weights import balanced_weights, effective_weights
 from lorabel.methods.base import Method, ParameterSpec, make_method
 from lorabel.models.bank import ENCODER_PREFIX, Bank, stacked_constants, stacked_parameters
 from lorabel.models.checkpoint import EncoderSource, load_tokenizer, load_weights, resolve_encoder, weights_digest
@@ -149,10 +150,11 @@ def build_loss(config: RunConfig, labels: NDArray[np.int64], classes: int) -> Lo
     """
     weights = config.loss.class_weights
     values: tuple[float, ...] | None = None
+    counts = np.bincount(labels, minlength=classes)
     if weights == "balanced":
-        counts = np.bincount(labels, minlength=classes)
-        # A class without training rows never occurs in a step, so its weight is never used.
-        values = tuple((len(labels) / (classes * np.maximum(counts, 1))).tolist())
+        values = tuple(balanced_weights(counts).tolist())
+    elif weights == "effective":
+        values = tuple(effective_weights(counts, config.loss.effective_beta).tolist())
     elif weights != "none":
         values = tuple(float(weight) for weight in weights)
         if len(values) != classes:
@@ -160,7 +162,7 @@ def build_loss(config: RunConfig, labels: NDArray[np.int64], classes: int) -> Lo
         bad = [weight for weight in values if not 0 < weight < math.inf]
         if bad:
             raise ConfigError(f"loss.class_weights: not a weight, got {bad[0]:g}; expected positive numbers. Drop the rows of a class that should not count.")
-    loss: Loss = LOSSES.get(config.loss.name)(config.loss.label_smoothing, values)
+    loss: Loss = LOSSES.get(config.loss.name).from_settings(config.loss, values)
     return loss
 
 

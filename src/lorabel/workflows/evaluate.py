@@ -14,7 +14,7 @@ from lorabel.data.packing import tokenise
 from lorabel.data.readers.base import sha256_of
 from lorabel.data.types import LabelMap, Split, SplitName
 from lorabel.errors import ConfigError, DataError
-from lorabel.evaluation import EvalResult, evaluate_probabilities
+from lorabel.evaluation import Answered, EvalResult, answered_rows, check_threshold, evaluate_probabilities
 from lorabel.events import EventSink, Note, Progress, ignore
 from lorabel.inference.predictor import probabilities, table_logits
 from lorabel.workflows.building import load_predictor
@@ -29,11 +29,13 @@ class EvaluateResult:
         evaluation: The scores.
         split: Which split was scored.
         test_openings: How often this split was opened so far, this time included; 0 for splits other than test.
+        answered: What is left when unsure rows go unanswered; None where no threshold was given.
     """
 
     evaluation: EvalResult
     split: str
     test_openings: int
+    answered: Answered | None = None
 
 
 def run_evaluate(
@@ -45,6 +47,7 @@ def run_evaluate(
     device: str = "auto",
     encoder: str | None = None,
     threads: int | None = None,
+    abstain_below: float | None = None,
     on_event: EventSink = ignore,
 ) -> EvaluateResult:
     """Score an adapter on labelled texts.
@@ -57,6 +60,7 @@ def run_evaluate(
         device: Where.
         encoder: A checkpoint folder in place of the named encoder.
         threads: CPU threads.
+        abstain_below: Also score the rows whose best probability reaches this, over 0 and up to 1.
         on_event: Receives notes and progress.
 
     Returns:
@@ -64,9 +68,10 @@ def run_evaluate(
 
     Raises:
         DataError: The split is missing, holds a label that the adapter does not know, or is no longer the one the run had.
-        ConfigError: No data is named, and the adapter lies in no run folder.
+        ConfigError: No data is named, and the adapter lies in no run folder; or the threshold is no probability.
         ArtifactError: The adapter cannot be used.
     """
+    check_threshold(abstain_below)
     set_threads(threads)
     predictor, _ = load_predictor(adapter, precision=precision, device=device, encoder=encoder)
     if data is None:
@@ -87,7 +92,9 @@ def run_evaluate(
         on_event=on_event,
     )
     logits = table_logits(predictor.bank, table, lambda done: on_event(Progress("evaluating", done, len(table))))
-    return EvaluateResult(evaluate_probabilities(chosen.labels, probabilities(logits, predictor.temperature), predictor.labels), split, openings)
+    found = probabilities(logits, predictor.temperature)
+    answered = None if abstain_below is None else answered_rows(chosen.labels, found, abstain_below)
+    return EvaluateResult(evaluate_probabilities(chosen.labels, found, predictor.labels), split, openings, answered)
 
 
 def _run_of(adapter: Path) -> RunLayout | None:

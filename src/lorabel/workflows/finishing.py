@@ -16,7 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lorabel._version import __version__
@@ -24,7 +26,8 @@ from lorabel.artifacts.adapter import AdapterBundle, AdapterEncoder, AdapterMani
 from lorabel.artifacts.card import model_card
 from lorabel.artifacts.layout import OWN_WEIGHTS, PEFT_WEIGHTS, RunLayout
 from lorabel.artifacts.probabilities import write_probabilities
-from lorabel.artifacts.records import ByteFacts, EncoderFacts, Metrics, ParameterFacts, RunRecord, TrainingFacts, write_record
+from lorabel.artifacts.records import ByteFacts, CalibrationFacts, EncoderFacts, Metrics, ParameterFacts, RunRecord, TrainingFacts, write_record
+from lorabel.calibration import fit_temperature
 from lorabel.data.ledger import TestLedger
 from lorabel.data.types import SplitName
 from lorabel.evaluation import EvalResult, evaluate_probabilities
@@ -32,6 +35,8 @@ from lorabel.events import EventSink, Note, Progress
 from lorabel.heads import why_not_peft
 from lorabel.inference.predictor import probabilities, table_logits
 from lorabel.methods.base import Method
+from lorabel.metrics.ece import ece
+from lorabel.metrics.proper import log_loss
 from lorabel.models.checkpoint import weights_digest
 from lorabel.training.schedules import warmup_steps
 from lorabel.training.state import MemberPlan, Position
@@ -84,18 +89,21 @@ def finish(
     beside = ending.ledger
     ledger = TestLedger(beside or layout.root.parent)
     keep = layout.probabilities if ending.keeps_probabilities else None
-    metrics = Metrics(validation=_score(prepared, trainee, "validation", keep, on_event))
+    logits = _logits(prepared, trainee, "validation", on_event)
+    calibration = _calibrate(prepared, logits, on_event)
+    temperature = 1.0 if calibration is None else calibration.temperature
+    metrics = Metrics(validation=_scores(prepared, "validation", logits, temperature, keep))
     openings = 0
     test = prepared.data.splits.get("test")
     if prepared.config.final and test is not None:
         # The line is written before the split is read: an opening that crashes still counts.
         openings = ledger.record(test.digest, ending.opened_by, str(layout.root.relative_to(beside)) if beside else layout.root.name)
-        metrics = Metrics(validation=metrics.validation, test=_score(prepared, trainee, "test", keep, on_event))
+        metrics = Metrics(validation=metrics.validation, test=_scores(prepared, "test", _logits(prepared, trainee, "test", on_event), temperature, keep))
     elif prepared.config.final:
         on_event(Note("--final: there is no test split, so none was opened.", is_warning=True))
     elif test is not None:
         openings = ledger.count(test.digest)
-    record = _record(prepared, trainee, plan, position, metrics, openings, weights, ending.verb)
+    record = _record(prepared, trainee, plan, position, metrics, openings, weights, ending.verb).model_copy(update={"calibration": calibration})
     stored, tensors = prepared.method.folded(member_tensors(trainee.bank), prepared.source.shape)
     manifest = _manifest(record, prepared, weights, stored, tensors)
     record = record.model_copy(update={"bytes": _sizes(record, tensors)})
@@ -106,13 +114,37 @@ def finish(
     return record
 
 
-def _score(prepared: Prepared, trainee: Trainee, name: SplitName, keep: Callable[[str], Path] | None, on_event: EventSink) -> EvalResult:
-    split, table = prepared.data.splits[name], prepared.tables[name]
-    logits = table_logits(trainee.bank, table, lambda done: on_event(Progress(f"scoring {name}", done, len(table))))
-    found = probabilities(logits)
+def _logits(prepared: Prepared, trainee: Trainee, name: SplitName, on_event: EventSink) -> NDArray[np.float64]:
+    table = prepared.tables[name]
+    return table_logits(trainee.bank, table, lambda done: on_event(Progress(f"scoring {name}", done, len(table))))
+
+
+def _scores(prepared: Prepared, name: SplitName, logits: NDArray[np.float64], temperature: float, keep: Callable[[str], Path] | None) -> EvalResult:
+    labels, found = prepared.data.splits[name].labels, probabilities(logits, temperature)
     if keep is not None:
-        write_probabilities(keep(name), split.labels, found)
-    return evaluate_probabilities(split.labels, found, prepared.data.labels)
+        write_probabilities(keep(name), labels, found)
+    return evaluate_probabilities(labels, found, prepared.data.labels)
+
+
+def _calibrate(prepared: Prepared, logits: NDArray[np.float64], on_event: EventSink) -> CalibrationFacts | None:
+    """Fit the temperature on the validation split's logits, and say what it does there."""
+    if not prepared.config.training.calibrate:
+        return None
+    labels = prepared.data.splits["validation"].labels
+    fitted = fit_temperature(labels, logits)
+    before, after = probabilities(logits), probabilities(logits, fitted.temperature)
+    facts = CalibrationFacts(
+        temperature=fitted.temperature,
+        n=len(labels),
+        ece_before=ece(labels, before),
+        ece_after=ece(labels, after),
+        log_loss_before=log_loss(labels, before),
+        log_loss_after=log_loss(labels, after),
+        note=fitted.note,
+    )
+    reason = "" if facts.note is None else f"; {facts.note}"
+    on_event(Note(f"Temperature {facts.temperature:.3f}: calibration error on validation {facts.ece_before:.4f} before, {facts.ece_after:.4f} after{reason}."))
+    return facts
 
 
 def _record(
@@ -193,7 +225,8 @@ def _manifest(record: RunRecord, prepared: Prepared, weights: Mapping[str, Tenso
         head=prepared.head.kind,
         pooling=prepared.head.pooling,
         max_length_tokens=prepared.max_length_tokens,
-        metrics={name: {"n": s.n, "accuracy": s.accuracy, "macro_f1": s.macro_f1} for name, s in scores.items() if s is not None},
+        temperature=record.temperature,
+        metrics={name: s.model_dump(include={"n", "accuracy", "macro_f1", "ece", "brier", "log_loss"}) for name, s in scores.items() if s is not None},
         peft_compatible=record.peft_compatible,
         peft_reason=record.peft_reason,
         canary=Canary(logits=canary_logits(source, weights, stored, prepared.head, tensors, prepared.max_length_tokens)),

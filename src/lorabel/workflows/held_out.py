@@ -36,17 +36,18 @@ class OutOfFold:
     evaluation: EvalResult
 
 
-def write_held_out(layout: RunLayout, prepared: Prepared, bank: Bank) -> None:
+def write_held_out(layout: RunLayout, prepared: Prepared, bank: Bank, temperature: float) -> None:
     """Keep a member's probabilities of its held-out rows.
 
     Args:
         layout: The member's run folder.
         prepared: The member.
         bank: With the kept values of this member alone.
+        temperature: The member's, fitted on the validation split, which none of these rows is in.
     """
     train = prepared.data.splits["train"]
     rows = np.setdiff1d(np.arange(len(train)), prepared.train_rows)
-    found = probabilities(table_logits(bank, prepared.tables["train"].take(rows)))
+    found = probabilities(table_logits(bank, prepared.tables["train"].take(rows)), temperature)
     columns: dict[str, NDArray[np.generic]] = {"row": rows, "label": train.labels[rows]}
     columns |= {f"prob_{index}": found[:, index] for index in range(found.shape[1])}
     _write(layout.held_out, columns)

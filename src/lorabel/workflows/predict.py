@@ -23,6 +23,7 @@ from lorabel.data.columns import choose_text_columns
 from lorabel.data.load import read_blocks
 from lorabel.data.readers.base import Block, Faults
 from lorabel.errors import ConfigError, DataError
+from lorabel.evaluation import check_threshold
 from lorabel.events import EventSink, Note, Progress, ignore
 from lorabel.inference.predictor import Prediction, Predictor
 from lorabel.workflows.building import load_predictor
@@ -40,11 +41,13 @@ class PredictResult:
         rows: Texts classified.
         output: Where the table went, or None for standard output.
         counts: Label -> rows.
+        abstained: Rows left without an answer because no class was probable enough.
     """
 
     rows: int
     output: str | None
     counts: dict[str, int]
+    abstained: int = 0
 
 
 def load(adapter: str | Path, *, precision: Precision = "auto", device: str = "auto", encoder: str | None = None) -> Predictor:
@@ -81,6 +84,7 @@ def run_predict(
     encoder: str | None = None,
     threads: int | None = None,
     keep_empty: bool = False,
+    abstain_below: float | None = None,
     on_event: EventSink = ignore,
 ) -> PredictResult:
     """Classify a table, block by block.
@@ -96,6 +100,7 @@ def run_predict(
         encoder: A checkpoint folder in place of the named encoder.
         threads: CPU threads.
         keep_empty: Leave the added columns of rows without a text empty instead of refusing the table.
+        abstain_below: Leave `predicted_label` empty where the best probability lies below this, over 0 and up to 1; score and probabilities stay.
         on_event: Receives notes and progress.
 
     Returns:
@@ -103,16 +108,18 @@ def run_predict(
 
     Raises:
         DataError: Unreadable rows, none at all, or an added column that clashes with one of the table.
+        ConfigError: The output's name tells no format, or the threshold is no probability.
         ArtifactError: The adapter cannot be used.
         StorageError: The output cannot be written; an old file of that name is intact.
     """
+    check_threshold(abstain_below)
     kind = _output_kind(output)
     if source != "-" and not Path(source).is_file():
         raise DataError(f"predict: no such file, got {source!r}; expected a CSV, TSV, JSONL or Parquet file, or - for standard input. Check the path.")
     set_threads(threads)
     predictor, _ = load_predictor(adapter, precision=precision, device=device, encoder=encoder)
     counts = dict.fromkeys(predictor.labels.names, 0)
-    rows = 0
+    rows = abstained = 0
     where = source if source != "-" else _STANDARD_INPUT
     with _source_path(source) as path, _writer(output, kind) as writer:
         columns: tuple[str, ...] | None = None
@@ -126,15 +133,27 @@ def run_predict(
             texts = _texts(block, where, columns, keep_empty=keep_empty)
             answers = iter(predictor.explain([text for text in texts if text is not None]))
             found = [None if text is None else next(answers) for text in texts]
-            writer.write(_with_predictions(block, found, predictor.labels.names, prefix, where))
-            for prediction in found:
-                if prediction is not None:
-                    counts[prediction.label] += 1
+            labels = [None if one is None else answer(one, abstain_below) for one in found]
+            writer.write(_with_predictions(block, found, labels, predictor.labels.names, prefix, where))
+            for label in labels:
+                if label is not None:
+                    counts[label] += 1
+            abstained += sum(one is not None for one in found) - sum(label is not None for label in labels)
             rows += len(block)
             on_event(Progress("predicting", rows, None))
         if rows == 0:
             raise DataError(f"{where}: no rows, got an empty table; expected texts. Check the input.")
-    return PredictResult(rows, str(output) if output else None, counts)
+    return PredictResult(rows, str(output) if output else None, counts, abstained)
+
+
+def answer(prediction: Prediction, abstain_below: float | None) -> str | None:
+    """The label, or None where its probability lies below the threshold.
+
+    Args:
+        prediction: Of one text.
+        abstain_below: The threshold, or None to answer always.
+    """
+    return None if abstain_below is not None and prediction.score < abstain_below else prediction.label
 
 
 def _require_columns(block: Block, names: list[str], source: str) -> None:
@@ -163,10 +182,12 @@ def _texts(block: Block, source: str, columns: tuple[str, ...], *, keep_empty: b
     return texts
 
 
-def _with_predictions(block: Block, found: list[Prediction | None], labels: tuple[str, ...], prefix: str, source: str) -> dict[str, list[Any]]:
+def _with_predictions(
+    block: Block, found: list[Prediction | None], answers: list[str | None], labels: tuple[str, ...], prefix: str, source: str
+) -> dict[str, list[Any]]:
     """The block's columns and the added ones, in order."""
     added: dict[str, list[Any]] = {
-        f"{prefix}predicted_label": [None if one is None else one.label for one in found],
+        f"{prefix}predicted_label": answers,
         f"{prefix}score": [None if one is None else one.score for one in found],
         **{f"{prefix}prob_{label}": [None if one is None else float(one.probabilities[index]) for one in found] for index, label in enumerate(labels)},
     }

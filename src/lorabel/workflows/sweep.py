@@ -350,7 +350,7 @@ class _Sweep:
             return member.model_copy(update={"status": "failed", "reason": str(error), "steps": position.step})
         tracking.finished(record)
         if prepared.config.data.fold is not None:
-            write_held_out(layout, prepared, trainee.bank)
+            write_held_out(layout, prepared, trainee.bank, record.temperature)
         return _scored(member, record, is_pruned=position.is_pruned)
 
     def _tell(self) -> None:

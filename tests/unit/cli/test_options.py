@@ -92,7 +92,7 @@ def test_flags_win_over_the_file_and_set_wins_over_flags(tmp_path):
     assert (training.batch_size, training.num_epochs, training.seed) == (8, 7, 5)
 
 
-@pytest.mark.parametrize("name", ["none", "balanced"])
+@pytest.mark.parametrize("name", ["none", "balanced", "effective"])
 def test_named_class_weights(name):
     assert load_config(*TrainFlags(class_weights=name).layers_of_settings()).loss.class_weights == name
 

@@ -96,3 +96,12 @@ def test_runs_side_by_side_show_every_name_and_interval():
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["lora", "full"]
     assert axes.get_title(loc="left").startswith("Accuracy (test")
     assert [text.get_text() for text in drawn["curves"].axes[0].get_legend().get_texts()] == ["lora", "full"]
+
+
+def test_the_reliability_diagram_shows_what_was_scored_and_is_left_out_where_nothing_was():
+    found = scores("abc", 300)
+    drawn = figures.draw_run_figures(history(), found, "validation")
+    heights = [patch.get_height() for patch in drawn["reliability"].axes[0].patches[: len(found.reliability)]]
+    assert heights == pytest.approx([100 * one.accuracy for one in found.reliability])
+    before = found.model_copy(update={"reliability": None, "ece": None})
+    assert "reliability" not in figures.draw_run_figures(history(), before, "validation")
