@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from lorabel.artifacts.compares import CompareRecord, CompareRow, Interval
 from lorabel.reports.tables import MISSING, duration, markdown_table, megabytes
 
-COLUMNS = ("row", "trainable", "file", "seeds", "accuracy, %", "95 % interval", "macro-F1, %", "difference", "p", "training", "memory")
+COLUMNS = ("row", "trainable", "file", "seeds", "accuracy, %", "95 % interval", "macro-F1, %", "ECE, %", "difference", "p", "training", "memory")
 # Below this chance the difference is called one.
 LEVEL = 0.05
 
@@ -35,6 +35,7 @@ def _cells(record: CompareRecord, row: CompareRow) -> list[str]:
         _with_deviation(scores.accuracy, row.seeds),
         f"{100 * scores.accuracy.low:.2f}–{100 * scores.accuracy.high:.2f}",
         _with_deviation(scores.macro_f1, row.seeds),
+        MISSING if row.ece is None else f"{100 * row.ece:.1f}",
         difference(row, is_reference=row.method == record.reference),
         p_value(row.p_value),
         MISSING if row.seconds is None else duration(row.seconds),
@@ -66,7 +67,7 @@ def caption(record: CompareRecord) -> str:
     """What the table shows, in full sentences."""
     parts = [
         f"Scores on the {record.judged} split ({record.rows_judged:,} rows), encoder {record.encoder}.",
-        "Mean over seeds ± their standard deviation; 95 % bootstrap intervals over rows and seeds.",
+        "Mean over seeds ± their standard deviation; 95 % bootstrap intervals over rows and seeds. ECE: expected calibration error.",
         f"Differences in accuracy, in points, and p-values are to {record.reference}: exact McNemar tests on the same rows, twice their mean over seeds, Holm's correction.",
         "Training time is of one seed; memory is the largest of the process, with all seeds that were trained together and what it had loaded before.",
     ]

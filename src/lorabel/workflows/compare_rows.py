@@ -17,6 +17,7 @@ from lorabel.artifacts.probabilities import read_probabilities
 from lorabel.artifacts.records import read_record
 from lorabel.artifacts.store import read_json
 from lorabel.evaluation import accuracy_of, per_class_scores
+from lorabel.metrics.ece import ece
 from lorabel.stats import holm, mcnemar_exact, mean_and_spread, merged_p_value, resampled_scores
 from lorabel.workflows.cells import Cell
 from lorabel.workflows.compare_baselines import FACTS
@@ -143,6 +144,7 @@ def score_rows(sources: Sequence[RowSource], reference: str, judged: str, root: 
             updates[split] = SplitScores(**{name: _interval(score(matrices), resampled[name]) for name, score in _SCORES.items()})
             if split == judged:
                 answers[source.row.method] = _Judged(np.stack([one.correct for one in scored]), resampled["accuracy"])
+                updates["ece"] = _mean([ece(one.labels, one.probabilities) for one in scored])
                 updates |= {"confusion": matrices.mean(axis=0).tolist(), "probabilities": [str(file.relative_to(root)) for file in files]}
         rows.append(source.row.model_copy(update=updates))
     return _compared(rows, reference, answers)
