@@ -40,6 +40,11 @@ class DataConfig(Section):
     )
     label_column: str | None = Field(default=None, description="Label column; found by name, then by type, if not given.")
     limit_rows: int | None = Field(default=None, ge=2, description="Train on this many rows, drawn stratified; validation and test stay whole.")
+    fraction_percent: float | None = Field(
+        default=None, gt=0, le=100, description="Train on this share of each class, in percent; smaller draws of one seed lie within larger ones."
+    )
+    shots: int | None = Field(default=None, ge=1, description="Train on this many rows of each class; smaller draws of one seed lie within larger ones.")
+    draw_seed: int = Field(default=0, ge=0, description="Seed of what fraction_percent and shots draw; the splits stay those of split_seed.")
     validation_rows: int | None = Field(
         default=None,
         ge=1,

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Group, Parameter
 
 from lorabel.cli.flags import OUTPUT, JsonFlag, QuietFlag
 from lorabel.cli.options import TrainFlags
 from lorabel.cli.output import err, print_json
+from lorabel.errors import ConfigError
 
 if TYPE_CHECKING:
     from lorabel.artifacts.compares import CompareRecord
+    from lorabel.workflows.sizes import SizesResult
 
 COMPARE = Group("Comparison", sort_key=0)
+Number = TypeVar("Number", int, float)
 
 
 def compare(
@@ -31,6 +35,12 @@ def compare(
     ] = 1,
     reference: Annotated[str | None, Parameter(help="Row that the others are tested against (default: the first).", group=COMPARE)] = None,
     descriptions: Annotated[Path | None, Parameter(help="A text per class (YAML) for zero_shot (default: the class names).", group=COMPARE)] = None,
+    fractions: Annotated[
+        str | None,
+        Parameter(help="Compare at each of these shares of the training rows, in percent, with commas between, such as 1,3,10,30,100.", group=COMPARE),
+    ] = None,
+    shots: Annotated[str | None, Parameter(help="Compare with each of these numbers of rows per class, such as 8,64.", group=COMPARE)] = None,
+    draws: Annotated[int, Parameter(help="Draws of each number of --shots.", group=COMPARE)] = 10,
     final: Annotated[
         bool, Parameter(help="Open the test split once for every cell; every opening is counted.", group=OUTPUT, negative=(), show_default=False)
     ] = False,
@@ -52,6 +62,14 @@ def compare(
 
     texts = read_descriptions(descriptions) if descriptions is not None else None
     request = CompareRequest(tuple(methods.split(",")), seeds, rate_trials, reference, texts)
+    if fractions is not None or shots is not None:
+        from lorabel.workflows.sizes import SizesRequest, run_sizes
+
+        sizes = SizesRequest(_numbers("--fractions", fractions, float), _numbers("--shots", shots, int), draws)
+        with SweepPrinter(is_quiet=quiet) as show:
+            by_size = run_sizes(layers, request, sizes, out, resume=resume, overwrite=overwrite, on_event=show)
+        _print_sizes(by_size, is_json=json, is_quiet=quiet)
+        return
     with SweepPrinter(is_quiet=quiet) as show:
         result = run_compare(layers, request, out, resume=resume, overwrite=overwrite, on_event=show)
     if json:
@@ -60,6 +78,28 @@ def compare(
     print_comparison(result.record)
     if not quiet:
         err.print(f"Report   {out / 'report.html'}\nTables   {out / 'table.csv'}, .md, .tex\nRecord   {out / 'compare.json'}")
+
+
+def _numbers(flag: str, text: str | None, kind: Callable[[str], Number]) -> tuple[Number, ...]:
+    """`1,3,10` as numbers."""
+    try:
+        return tuple(kind(part) for part in (text or "").split(",") if part.strip())
+    except ValueError as error:
+        raise ConfigError(f"{flag}: not numbers, got {text!r}; expected numbers with commas between. Use {flag} 8,64.") from error
+
+
+def _print_sizes(result: SizesResult, *, is_json: bool, is_quiet: bool) -> None:
+    from lorabel.cli.output import out as printer
+    from lorabel.reports.sizes import sizes_text
+
+    record, root = result.record, result.root
+    if is_json:
+        rows = [row.model_dump(mode="json", exclude={"curves", "confusion"}) for row in record.rows]
+        print_json({"rows": rows, "judged": record.judged, "test_openings": record.test_openings, "record": root / "sizes.json"})
+        return
+    printer.print(sizes_text(record), markup=False, end="")
+    if not is_quiet:
+        err.print(f"Tables   {root / 'sizes.csv'}, .md\nFigures  {root / 'figures'}\nRecord   {root / 'sizes.json'}")
 
 
 def print_comparison(record: CompareRecord) -> None:

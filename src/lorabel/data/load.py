@@ -26,7 +26,7 @@ from lorabel.data.readers.jsonl import read_jsonl
 from lorabel.data.readers.parquet import read_parquet
 from lorabel.data.readers.sample import sample_files
 from lorabel.data.rows import EXPECTED, MISSING_PARTS, read_rows, require_columns
-from lorabel.data.splits import carve, draw
+from lorabel.data.splits import carve, draw, draw_within
 from lorabel.data.texts import TextColumn, text_keys
 from lorabel.data.types import LabelledData, LabelMap, Split, SplitName
 from lorabel.errors import DataError, first_of
@@ -337,6 +337,10 @@ def _make_splits(
             chosen = draw(ids[split], limit, config.split_seed)
             texts[split], ids[split] = texts[split].take(chosen), ids[split][chosen]
             notes.append(f"{split}: {len(chosen):,} rows drawn (stratified, seed {config.split_seed}).")
+    if config.fraction_percent is not None or config.shots is not None:
+        few = draw_within(ids["train"], config.draw_seed, fraction_percent=config.fraction_percent, shots=config.shots)
+        notes.append(f"train: {len(few):,} of {len(ids['train']):,} rows drawn from all classes (nested, seed {config.draw_seed}).")
+        texts["train"], ids["train"] = texts["train"].take(few), ids["train"][few]
     splits = {name: Split(name, texts[name], ids[name], _digest(texts[name], ids[name], labels)) for name in _ORDER if name in texts}
     return splits, tuple(made)
 

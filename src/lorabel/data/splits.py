@@ -69,6 +69,30 @@ def draw(labels: NDArray[np.int64], rows: int, seed: int) -> NDArray[np.int64]:
     return np.sort(np.concatenate(chosen))
 
 
+def draw_within(labels: NDArray[np.int64], seed: int, *, fraction_percent: float | None = None, shots: int | None = None) -> NDArray[np.int64]:
+    """Draw rows of each class such that a smaller draw lies within every larger one of the same seed.
+
+    Args:
+        labels: Class ids (N,).
+        seed: Orders the rows of each class, once for all sizes.
+        fraction_percent: Share of each class, above 0 and up to 100; at least one row of each.
+        shots: Rows of each class, or all where it has fewer.
+
+    Returns:
+        Row numbers in the table's order; with both limits, the smaller holds in each class.
+    """
+    chosen = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        quota = len(rows)
+        if fraction_percent is not None:
+            quota = max(1, int(np.floor(len(rows) * fraction_percent / 100 + 0.5)))
+        if shots is not None:
+            quota = min(quota, shots)
+        chosen.append(np.random.default_rng([seed, int(label)]).permutation(rows)[:quota])
+    return np.sort(np.concatenate(chosen))
+
+
 def fold_of_rows(keys: NDArray[np.uint64], labels: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
     """Cut a table into folds for cross-validation: stratified, rows with the same text in one fold.
 

@@ -77,6 +77,7 @@ def run_compare(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    ledger: Path | None = None,
     on_event: EventSink = ignore,
 ) -> CompareResult:
     """Compare methods and baselines.
@@ -87,6 +88,7 @@ def run_compare(
         out: The folder; it must not exist unless `resume` or `overwrite` is set.
         resume: Go on with the comparison in `out`.
         overwrite: Remove an earlier comparison in `out` first.
+        ledger: Folder of the ledger of test openings; None for the one that `out` is in.
         on_event: Receives notes, progress, steps and evaluations; members are numbered through all cells.
 
     Returns:
@@ -108,7 +110,7 @@ def run_compare(
     descriptions = settle_descriptions(prepared.data.labels.names, request.descriptions)
     with RunLock(layout.lock), stop_on_signals() as stop:
         record = open_compare(layout, new_record(config, _plain(request), request.reference or request.methods[0], prepared), resume=resume)
-        return _Compare(layout, record, base, request, config, prepared, stop, on_event).run(rates, descriptions)
+        return _Compare(layout, record, base, request, config, prepared, stop, on_event, ledger or out.parent).run(rates, descriptions)
 
 
 def _settle(base: Sequence[Mapping[str, Any]], request: CompareRequest) -> CompareRequest:
@@ -193,10 +195,11 @@ class _Compare:
         prepared: Prepared,
         stop: StopRequest,
         on_event: EventSink,
+        ledger: Path,
     ) -> None:
         self.layout, self.record, self.base, self.request = layout, record, base, request
         self.config, self.prepared, self.stop, self.on_event = config, prepared, stop, on_event
-        self.ledger = layout.root.parent
+        self.ledger = ledger
 
     def run(self, rates: Mapping[str, Sequence[float]], descriptions: tuple[str, ...]) -> CompareResult:
         """Do what is left to do and write the record."""

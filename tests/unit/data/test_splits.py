@@ -12,7 +12,7 @@ from lorabel.config import DataConfig
 from lorabel.data.augment import sentence_shuffle
 from lorabel.data.ledger import TestLedger
 from lorabel.data.load import load_data
-from lorabel.data.splits import carve, draw
+from lorabel.data.splits import carve, draw, draw_within
 from lorabel.data.texts import normalise, text_keys
 from lorabel.errors import ArtifactError, DataError
 
@@ -62,6 +62,29 @@ def test_limit_rows_touches_the_training_split_alone(news_table):
     assert Counter(few.splits["train"].labels.tolist()) == {0: 3, 1: 3, 2: 3}
     for name in ("validation", "test"):
         assert few.splits[name].digest == whole.splits[name].digest
+
+
+def test_smaller_draws_lie_within_larger_ones():
+    labels = np.repeat([0, 1, 2], [800, 199, 1])
+    draws = [draw_within(labels, 4, fraction_percent=percent) for percent in (1, 3, 10, 30, 100)]
+    # 1 % of 199 is 1.99, of 1 is 0.01: rounded, and no class is lost.
+    assert [Counter(labels[one].tolist()) for one in draws[:2]] == [{0: 8, 1: 2, 2: 1}, {0: 24, 1: 6, 2: 1}]
+    assert np.array_equal(draws[-1], np.arange(1000))
+    assert all(set(small.tolist()) < set(large.tolist()) for small, large in zip(draws, draws[1:], strict=False))
+    few, more = (draw_within(labels, 4, shots=shots) for shots in (8, 64))
+    assert Counter(labels[few].tolist()) == {0: 8, 1: 8, 2: 1}
+    assert set(few.tolist()) < set(more.tolist())
+    assert not np.array_equal(few, draw_within(labels, 5, shots=8))
+
+
+def test_draws_touch_the_training_split_alone(news_table):
+    whole = load_data(DataConfig(source=str(news_table)))
+    for limits, each in (({"shots": 2}, 2), ({"fraction_percent": 1}, 1)):
+        few = load_data(DataConfig(source=str(news_table), **limits))
+        assert Counter(few.splits["train"].labels.tolist()) == {0: each, 1: each, 2: each}
+        assert any("rows drawn from all classes" in note for note in few.notes)
+        for name in ("validation", "test"):
+            assert few.splits[name].digest == whole.splits[name].digest
 
 
 def test_splits_that_are_made_are_said_and_grouped(tmp_path):

@@ -1,0 +1,182 @@
+"""`compare --fractions --shots`: the same comparison with less and less to train on.
+
+Each size and draw is a comparison in a folder of its own, so that what holds for one (learning rates, banks, paired tests, kept probabilities, going on after a kill) holds for
+each. All share one ledger of test openings. Learning rates are chosen anew at each size: the best rate for a hundred rows is not that for ten thousand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lorabel.artifacts.lock import RunLock
+from lorabel.artifacts.sizes import SizeRow, SizesLayout, SizesRecord, read_sizes, write_sizes
+from lorabel.artifacts.store import write_bytes, write_text
+from lorabel.config import load_config
+from lorabel.data.load import load_data
+from lorabel.errors import ConfigError
+from lorabel.events import EventSink, Note, ignore
+from lorabel.reports.figures import png_bytes, svg_bytes
+from lorabel.reports.sizes import draw_sizes_figures, sizes_csv, sizes_markdown
+from lorabel.workflows.compare import CompareRequest, run_compare
+from lorabel.workflows.out_folder import check_out_folder
+
+
+@dataclass(frozen=True)
+class SizesRequest:
+    """Which sizes.
+
+    Attributes:
+        fractions: Percent of each class, above 0 and up to 100; one draw each.
+        shots: Rows of each class, at least 1.
+        draws: Draws of each number of shots.
+    """
+
+    fractions: tuple[float, ...] = ()
+    shots: tuple[int, ...] = ()
+    draws: int = 10
+
+
+@dataclass(frozen=True)
+class SizesResult:
+    """What was made.
+
+    Attributes:
+        root: The folder.
+        record: Its record.
+    """
+
+    root: Path
+    record: SizesRecord
+
+
+@dataclass(frozen=True)
+class _Size:
+    protocol: Literal["fraction", "shots"]
+    size: float
+    draw: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.protocol}-{self.size:g}-{self.draw:02d}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        limit = {"fraction_percent": self.size} if self.protocol == "fraction" else {"shots": int(self.size)}
+        return {"data": {**limit, "draw_seed": self.draw}}
+
+
+def run_sizes(
+    base: Sequence[Mapping[str, Any]],
+    request: CompareRequest,
+    sizes: SizesRequest,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_event: EventSink = ignore,
+) -> SizesResult:
+    """Compare at each size.
+
+    Args:
+        base: Layers of settings below all rows; `final` opens the test split once for every cell of every size.
+        request: What is compared.
+        sizes: With how much to train on.
+        out: The folder; it must not exist unless `resume` or `overwrite` is set.
+        resume: Go on with what is in `out`.
+        overwrite: Remove what an earlier call left in `out` first.
+        on_event: Receives notes, progress, steps and evaluations.
+
+    Returns:
+        The folder and its record.
+
+    Raises:
+        ConfigError: Sizes, names, settings or folder are not usable.
+        LorabelError: Whatever `run_compare` raises; finished sizes stay.
+    """
+    wanted = _wanted(sizes)
+    base = [*base]
+    config = load_config(*base)
+    if any(value is not None for value in (config.data.fraction_percent, config.data.shots)):
+        raise ConfigError("data.fraction_percent, data.shots: set beside --fractions or --shots, got both; expected one. Leave the settings out.")
+    layout = SizesLayout(out)
+    exists = check_out_folder(out, layout.lock, resume=resume, overwrite=overwrite)
+    if (resume or exists) and not layout.record.exists():
+        flag = "--resume" if resume else "--overwrite"
+        raise ConfigError(f"{flag}: no comparison by size is here, got {str(out)!r}; expected a folder with {layout.record.name}. It is left alone.")
+    with RunLock(layout.lock):
+        plain = {**_plain(sizes), "rows": _plain(request), "base": config.model_dump(mode="json")}
+        record = _open(layout, SizesRecord(status="running", request=plain), resume=resume)
+        rows: list[SizeRow] = []
+        for place, size in enumerate(wanted):
+            on_event(Note(f"Size {place + 1} of {len(wanted)}: {size.name}."))
+            own, folder = [*base, size.settings], layout.comparison(size.name)
+            # A kill can leave a folder without a record; nothing in it was finished.
+            begun = (folder / "compare.json").exists()
+            if folder.exists() and not begun:
+                shutil.rmtree(folder)
+            one = run_compare(own, request, folder, resume=begun, ledger=out.parent, on_event=on_event).record
+            train_rows = len(load_data(load_config(*own).data).splits["train"])
+            facts = {"protocol": size.protocol, "size": size.size, "draw": size.draw, "train_rows": train_rows, "folder": str(folder.relative_to(out))}
+            rows += [SizeRow(**row.model_dump(), **facts) for row in one.rows]
+            record = record.model_copy(update={"rows": list(rows), "judged": one.judged, "test_openings": one.test_openings})
+            write_sizes(layout.record, record)
+        record = record.model_copy(update={"status": "finished"})
+        write_sizes(layout.record, record)
+        _write_report(layout, record)
+    return SizesResult(out, record)
+
+
+def _wanted(sizes: SizesRequest) -> list[_Size]:
+    """The sizes in rising order, checked."""
+    if not sizes.fractions and not sizes.shots:
+        raise ConfigError("--fractions, --shots: no size, got neither; expected at least one. Use --fractions 1,10,100.")
+    for percent in sizes.fractions:
+        if not (math.isfinite(percent) and 0 < percent <= 100):
+            raise ConfigError(f"--fractions: not a share, got {percent:g}; expected percent above 0 and up to 100. Use 1,3,10,30,100.")
+    for flag, values in (("--shots", sizes.shots), ("--draws", (sizes.draws,))):
+        for value in values:
+            if value < 1:
+                raise ConfigError(f"{flag}: too few, got {value}; expected at least 1. Give a whole number above 0.")
+    for flag, given in (("--fractions", sizes.fractions), ("--shots", sizes.shots)):
+        if len(set(given)) < len(given):
+            raise ConfigError(f"{flag}: a size named twice, got {','.join(f'{one:g}' for one in given)}; expected each once. Remove one.")
+    found = [_Size("fraction", percent, 0) for percent in sorted(sizes.fractions)]
+    return found + [_Size("shots", shots, draw) for shots in sorted(sizes.shots) for draw in range(sizes.draws)]
+
+
+def _plain(request: SizesRequest | CompareRequest) -> dict[str, Any]:
+    """A request as JSON values."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(request).items()}
+
+
+def _open(layout: SizesLayout, fresh: SizesRecord, *, resume: bool) -> SizesRecord:
+    """The record to go on with, or a new one in a cleared folder."""
+    if resume:
+        before = read_sizes(layout.record)
+        unlike = sorted(name for name, value in fresh.request.items() if before.request.get(name) != value)
+        if unlike:
+            raise ConfigError(
+                f"--resume: the comparison in the folder is another, got other {', '.join(unlike)}; expected the same command. Repeat it, or start anew."
+            )
+        return before
+    for path in layout.root.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != layout.lock.name:
+            path.unlink()
+    write_sizes(layout.record, fresh)
+    return fresh
+
+
+def _write_report(layout: SizesLayout, record: SizesRecord) -> None:
+    write_text(layout.table("csv"), sizes_csv(record))
+    write_text(layout.table("md"), sizes_markdown(record))
+    for name, figure in draw_sizes_figures(record).items():
+        write_bytes(layout.figures / f"{name}.png", png_bytes(figure))
+        write_bytes(layout.figures / f"{name}.svg", svg_bytes(figure))

@@ -1,0 +1,108 @@
+"""`compare --fractions --shots` on a tiny encoder: nested sizes, draws, kills, the closed test split, refusals."""
+
+import csv
+import json
+
+import pytest
+
+from lorabel.cli.compare import _numbers
+from lorabel.errors import ConfigError
+from lorabel.training import loop
+from lorabel.workflows.compare import CompareRequest
+from lorabel.workflows.sizes import SizesRequest, run_sizes
+
+BASE = {"training": {"num_epochs": 1, "batch_size": 8, "precision": "fp32", "threads": 1, "seed": 3}}
+ROWS = CompareRequest(("head_only", "zero_shot"), seeds=2)
+SIZES = SizesRequest(fractions=(100, 30), shots=(2,), draws=2)
+
+
+@pytest.fixture
+def base(tiny_encoder, news_table):
+    return [BASE, {"encoder": {"name": str(tiny_encoder("bert"))}, "data": {"source": str(news_table)}}]
+
+
+def outcome(record):
+    """All of a record but what a clock and the memory decide."""
+    clock = {"seconds", "samples_per_second", "peak_memory_bytes"}
+    return record.model_dump(exclude={"rows": {"__all__": clock}})
+
+
+def openings(folder):
+    path = folder / "test_openings.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_every_size_and_draw_is_a_comparison(base, tmp_path):
+    record = run_sizes(base, ROWS, SIZES, tmp_path / "out").record
+    assert (record.status, record.judged) == ("finished", "validation")
+    assert openings(tmp_path) == []
+    places = list(dict.fromkeys((row.protocol, row.size, row.draw) for row in record.rows))
+    assert places == [("fraction", 30, 0), ("fraction", 100, 0), ("shots", 2, 0), ("shots", 2, 1)]
+    assert [row.method for row in record.rows] == ["head_only", "zero_shot", "tfidf"] * 4
+    by_place = {place: {row.train_rows for row in record.rows if (row.protocol, row.size, row.draw) == place} for place in places}
+    assert by_place["shots", 2, 0] == by_place["shots", 2, 1] == {6}
+    assert max(by_place["fraction", 30, 0]) < max(by_place["fraction", 100, 0])
+    # What trains nothing answers the same whatever it is given; what trains has seen other rows.
+    zero = {row.validation.accuracy.mean for row in record.rows if row.method == "zero_shot"}
+    assert len(zero) == 1
+    with (tmp_path / "out" / "sizes.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 12
+    assert {path.name for path in (tmp_path / "out" / "figures").iterdir()} == {"fraction.png", "fraction.svg", "shots.png", "shots.svg"}
+
+
+def test_killed_and_resumed_gives_the_same_record(base, tmp_path, monkeypatch):
+    base = [*base, {"final": True}]
+    straight = run_sizes(base, ROWS, SIZES, tmp_path / "a" / "out").record
+    real, done = loop._Run._optimise, []
+
+    def dies(*arguments):
+        done.append(1)
+        if len(done) in (2, 7):
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(loop._Run, "_optimise", dies)
+    killed = 0
+    while True:
+        try:
+            resumed = run_sizes(base, ROWS, SIZES, tmp_path / "b" / "out", resume=killed > 0).record
+        except KeyboardInterrupt:
+            killed += 1
+            continue
+        break
+    assert killed == 2
+    assert outcome(resumed) == outcome(straight)
+    # Two seeds and two baselines at each of four sizes, in one ledger beside the folder.
+    assert len(openings(tmp_path / "a")) == len(openings(tmp_path / "b")) == resumed.test_openings == 16
+    steps = len(done)
+    again = run_sizes(base, ROWS, SIZES, tmp_path / "b" / "out", resume=True).record
+    assert outcome(again) == outcome(resumed)
+    assert len(done) == steps
+    assert len(openings(tmp_path / "b")) == 16
+    with pytest.raises(ConfigError, match="--resume: the comparison in the folder is another, got other draws"):
+        run_sizes(base, ROWS, SizesRequest((100, 30), (2,), 3), tmp_path / "b" / "out", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (SizesRequest(), "--fractions, --shots: no size"),
+        (SizesRequest((0,)), "--fractions: not a share, got 0"),
+        (SizesRequest((101,)), "--fractions: not a share, got 101"),
+        (SizesRequest((float("nan"),)), "--fractions: not a share, got nan"),
+        (SizesRequest((), (0,)), "--shots: too few, got 0"),
+        (SizesRequest((), (2,), 0), "--draws: too few, got 0"),
+        (SizesRequest((10, 10.0)), "--fractions: a size named twice"),
+    ],
+)
+def test_sizes_that_make_no_sense_are_refused(base, tmp_path, sizes, message):
+    with pytest.raises(ConfigError, match=message):
+        run_sizes(base, ROWS, sizes, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_sizes_on_the_command_line_are_numbers():
+    assert _numbers("--fractions", "1, 2.5,100", float) == (1.0, 2.5, 100.0)
+    assert _numbers("--shots", None, int) == ()
+    with pytest.raises(ConfigError, match="--shots: not numbers, got '8,many'"):
+        _numbers("--shots", "8,many", int)
