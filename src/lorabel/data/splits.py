@@ -28,19 +28,25 @@ def carve(keys: NDArray[np.uint64], labels: NDArray[np.int64], rows: int, seed: 
     by_group, ends = np.argsort(group, kind="stable"), np.cumsum(sizes)
     remaining = np.bincount(labels)
     is_carved = np.zeros(len(first), dtype=bool)
-    for label, quota in enumerate(_quotas(remaining, rows)):
+
+    def take(candidates: NDArray[np.int64], quota: int) -> None:
+        """Carve texts out, in random order, until the quota of rows is met."""
         taken = 0
-        for index in generator.permutation(np.flatnonzero(labels[first] == label)):
+        for index in generator.permutation(candidates):
             if taken >= quota:
                 break
-            members = by_group[ends[index] - sizes[index] : ends[index]]
-            counts = np.bincount(labels[members], minlength=len(remaining))
+            counts = np.bincount(labels[by_group[ends[index] - sizes[index] : ends[index]]], minlength=len(remaining))
             # Texts can occur with several labels; none may lose its last training row.
-            if np.any((counts > 0) & (counts == remaining)):
-                continue
-            remaining -= counts
-            is_carved[index] = True
-            taken += len(members)
+            if not np.any((counts > 0) & (counts == remaining)):
+                remaining[:] -= counts
+                is_carved[index] = True
+                taken += int(sizes[index])
+
+    for label, quota in enumerate(_quotas(remaining, rows)):
+        take(np.flatnonzero(labels[first] == label), int(quota))
+    if not is_carved.any():
+        # The classes that were to give rows have none to spare; another may.
+        take(np.arange(len(first)), 1)
     carved = is_carved[group]
     if carved.all() or not carved.any():
         raise DataError(

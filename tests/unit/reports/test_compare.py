@@ -49,7 +49,7 @@ def row(name, mean, trainable, **more):
 def record():
     rows = [
         row("full", 0.91, 22_000_000, test=scores(0.9)),
-        row("lora", 0.9, 333_316, test=scores(0.895), difference=Gap(mean=-0.005, low=-0.012, high=0.002), p_value=0.4, raw_p_value=0.2),
+        row("lora", 0.9, 333_316, test=scores(0.895), difference=Gap(mean=-0.005, low=-0.012, high=0.002), p_value=0.4, raw_p_value=0.2, ece=0.023),
         row("a_b|c", 0.7, 0, test=scores(0.7), seeds=1, kind="baseline", curves=[], p_value=0.00004, raw_p_value=0.00002),
         CompareRow(
             method="broken",
@@ -81,9 +81,9 @@ def record():
 def test_rows_of_text(record):
     full, lora, other, broken = compare_rows(record)
     assert full[:5] == ["full", "22,000,000", "88.00 MB", "2", "90.00 ± 0.50"]
-    assert full[7:9] == ["reference", "—"]
-    assert lora[5:] == ["87.50–91.50", "89.50 ± 0.50", "−0.50 (−1.20 to +0.20)", "0.400", "75 s", "1,000 MB"]
-    assert (other[4], other[8]) == ("70.00", "< 0.001")
+    assert full[7:10] == ["—", "reference", "—"]
+    assert lora[5:] == ["87.50–91.50", "89.50 ± 0.50", "2.3", "−0.50 (−1.20 to +0.20)", "0.400", "75 s", "1,000 MB"]
+    assert (other[4], other[9]) == ("70.00", "< 0.001")
     assert broken[4] == "failed"
     assert all(len(cells) == len(COLUMNS) for cells in compare_rows(record))
 
