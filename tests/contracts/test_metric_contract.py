@@ -134,3 +134,8 @@ def test_bins_hold_every_row_once_and_their_upper_edge():
     assert error_of_bins(bins) == pytest.approx(2 / 3 * 0.4)
     rounded_up = np.array([[1.0000000000000002, 0.0]])
     assert reliability_bins(np.array([0]), rounded_up)[0].high == 1.0
+
+
+def test_a_probability_on_an_edge_belongs_to_the_bin_below():
+    (found,) = reliability_bins(np.array([0]), np.array([[0.75, 0.25]]), bins=4)
+    assert (found.low, found.high) == (0.5, 0.75)
