@@ -16,10 +16,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,8 +64,9 @@ def tokenise(
     Raises:
         StorageError: The cache cannot be written.
     """
+    chunks = _chunks(texts, tokenizer, max_length_tokens, on_event)
     if cache_dir is None or data_digest is None:
-        return _tokenise(texts, tokenizer, max_length_tokens, on_event)
+        return _collect(chunks, max_length_tokens)
     key = hashlib.sha256(f"{_CACHE_VERSION}|{data_digest}|{tokenizer_digest}|{max_length_tokens}".encode()).hexdigest()[:32]
     folder = cache_dir / "tokens" / key
     if folder.exists():
@@ -73,17 +74,25 @@ def tokenise(
         if cached is not None:
             return cached
         on_event(Note(f"{folder}: the cached tokens are damaged and are made again.", is_warning=True))
-    table = _tokenise(texts, tokenizer, max_length_tokens, on_event)
-    _write_cache(folder, table)
-    return _read_cache(folder, len(texts), max_length_tokens) or table
+    _write_cache(folder, chunks)
+    # Damaged as soon as it was written: the tokens are made once more, in memory.
+    return _read_cache(folder, len(texts), max_length_tokens) or _collect(_chunks(texts, tokenizer, max_length_tokens, on_event), max_length_tokens)
 
 
-def _tokenise(texts: Sequence[str], tokenizer: Tokenizer, max_length_tokens: int, on_event: EventSink) -> TokenTable:
-    parts: list[NDArray[np.int32]] = []
-    lengths: list[int] = []
-    truncated = 0
+@dataclass(frozen=True)
+class _Chunk:
+    """Token ids of some texts, end to end, tokens of each, and how many texts were cut."""
+
+    input_ids: NDArray[np.int32]
+    lengths: NDArray[np.int64]
+    truncated_rows: int
+
+
+def _chunks(texts: Sequence[str], tokenizer: Tokenizer, max_length_tokens: int, on_event: EventSink) -> Iterator[_Chunk]:
     for start in range(0, len(texts), _TEXTS_PER_CHUNK):
         chunk: list[int] = []
+        lengths: list[int] = []
+        truncated = 0
         for encoding in tokenizer.encode_batch_fast(list(texts[start : start + _TEXTS_PER_CHUNK])):
             ids = encoding.ids
             if len(ids) > max_length_tokens:
@@ -91,20 +100,27 @@ def _tokenise(texts: Sequence[str], tokenizer: Tokenizer, max_length_tokens: int
                 truncated += 1
             chunk += ids
             lengths.append(len(ids))
-        parts.append(np.array(chunk, dtype=np.int32))
+        yield _Chunk(np.array(chunk, dtype=np.int32), np.array(lengths, dtype=np.int64), truncated)
         on_event(Progress("tokenising", min(start + _TEXTS_PER_CHUNK, len(texts)), len(texts)))
-    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return TokenTable(np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32), offsets, truncated, max_length_tokens)
 
 
-def _write_cache(folder: Path, table: TokenTable) -> None:
+def _offsets(chunks: Sequence[_Chunk]) -> NDArray[np.int64]:
+    return np.cumsum(np.concatenate([np.zeros(1, dtype=np.int64), *(chunk.lengths for chunk in chunks)]), dtype=np.int64)
+
+
+def _collect(chunks: Iterable[_Chunk], max_length_tokens: int) -> TokenTable:
+    found = list(chunks)
+    input_ids = np.concatenate([np.zeros(0, dtype=np.int32), *(chunk.input_ids for chunk in found)])
+    return TokenTable(input_ids, _offsets(found), sum(chunk.truncated_rows for chunk in found), max_length_tokens)
+
+
+def _write_cache(folder: Path, chunks: Iterable[_Chunk]) -> None:
     """Write to a temporary folder first: the cache is there whole or not at all. A write torn by a power cut fails its digest and is made again."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
         try:
-            _fill_cache(temporary, table)
+            _fill_cache(temporary, chunks)
             shutil.rmtree(folder, ignore_errors=True)
             os.rename(temporary, folder)
         finally:
@@ -117,13 +133,29 @@ def _write_cache(folder: Path, table: TokenTable) -> None:
         ) from error
 
 
-def _fill_cache(folder: Path, table: TokenTable) -> None:
-    digests = {}
-    for name, array in (("input_ids.npy", table.input_ids), ("offsets.npy", table.offsets)):
-        np.save(folder / name, array)
-        digests[name] = file_digest(folder / name)
-    facts = {"rows": len(table), "truncated_rows": table.truncated_rows, "sha256": digests}
+def _fill_cache(folder: Path, chunks: Iterable[_Chunk]) -> None:
+    """Ids go to disk as they are made; only lengths stay in memory."""
+    kept: list[_Chunk] = []
+    total = 0
+    with (folder / "input_ids.npy").open("wb") as file:
+        header = _write_header(file, 0)
+        for chunk in chunks:
+            file.write(chunk.input_ids.data)
+            total += len(chunk.input_ids)
+            kept.append(replace(chunk, input_ids=chunk.input_ids[:0].copy()))
+        file.seek(0)
+        assert _write_header(file, total) == header, "numpy leaves room in a header for its length to grow"
+    offsets = _offsets(kept)
+    np.save(folder / "offsets.npy", offsets)
+    digests = {name: file_digest(folder / name) for name in ("input_ids.npy", "offsets.npy")}
+    facts = {"rows": len(offsets) - 1, "truncated_rows": sum(chunk.truncated_rows for chunk in kept), "sha256": digests}
     (folder / "facts.json").write_text(json.dumps({"facts": facts, "sha256": _digest_of(facts)}))
+
+
+def _write_header(file: IO[bytes], ids: int) -> int:
+    """The header of an int32 array; returns where it ends."""
+    np.lib.format.write_array_header_1_0(file, {"descr": np.lib.format.dtype_to_descr(np.dtype(np.int32)), "fortran_order": False, "shape": (ids,)})
+    return file.tell()
 
 
 def _read_cache(folder: Path, rows: int, max_length_tokens: int) -> TokenTable | None:
