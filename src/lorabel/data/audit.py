@@ -163,7 +163,7 @@ def _scan(table: AuditTable, bands: BandKeys, on_event: EventSink) -> _Scan:
         here = slice(start, start + len(texts))
         scan.keys[here] = normal_keys(normal)
         scan.words[here] = grams.words
-        scan.odd[here] = [odd_characters(text) for text in texts]
+        scan.odd[here] = [int(odd_characters(text)) for text in texts]
         on_event(Progress("comparing", here.stop, len(table)))
     return scan
 
