@@ -14,4 +14,5 @@ echo "== types"
 echo "== import layers"
 "$bin/lint-imports"
 echo "== tests"
-"$bin/pytest" "$@"
+# One process per core; a test uses one thread. `-n 0` runs them in this process, for a debugger.
+"$bin/pytest" -n auto "$@"

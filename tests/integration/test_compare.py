@@ -11,6 +11,7 @@ from lorabel.config import load_config
 from lorabel.errors import BudgetError, ConfigError, DataError
 from lorabel.events import Note
 from lorabel.methods.head_only import HeadOnly
+from lorabel.metrics.ece import ece
 from lorabel.registry import METHODS
 from lorabel.stats import mcnemar_exact
 from lorabel.training import loop
@@ -49,7 +50,8 @@ def test_rows_hold_what_their_cells_found(base, tmp_path):
         assert row.test.accuracy.mean == pytest.approx(np.mean([one.correct.mean() for one in scored]))
         assert row.test.accuracy.low <= row.test.accuracy.mean <= row.test.accuracy.high
         assert np.sum(row.confusion) == pytest.approx(12)
-        assert 0 <= row.ece <= 1
+        assert row.ece == pytest.approx(np.mean([ece(one.labels, one.probabilities) for one in scored]))
+        assert row.kind == "method" or row.settings["temperature"] > 0
         assert row.seconds >= 0
     reference, other = answers["lora"], answers["head_only"]
     raw = min(1.0, 2 * np.mean([mcnemar_exact(one.correct, its.correct) for one, its in zip(other, reference, strict=True)]))

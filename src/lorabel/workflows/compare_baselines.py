@@ -15,12 +15,14 @@ from lorabel.artifacts.layout import RunLayout
 from lorabel.artifacts.probabilities import write_probabilities
 from lorabel.artifacts.store import write_json
 from lorabel.baselines.base import Baseline, BaselineTask
+from lorabel.calibration import fit_temperature
 from lorabel.config import read_yaml
 from lorabel.data.ledger import TestLedger
 from lorabel.data.packing import tokenise
 from lorabel.errors import ConfigError, first_of
 from lorabel.events import EventSink, Note, Progress
 from lorabel.inference.embedding import mean_embeddings
+from lorabel.inference.predictor import probabilities
 from lorabel.models.checkpoint import load_weights
 from lorabel.models.encoder import PackedEncoder
 from lorabel.registry import BASELINES
@@ -102,16 +104,23 @@ def _fit(baseline: Baseline, layout: RunLayout, task: BaselineTask, prepared: Pr
     fitted = baseline.fit(task)
     seconds = time.perf_counter() - started
     peak = peak_memory_bytes(prepared.compute.device)
-    splits = prepared.data.splits
-    write_probabilities(layout.probabilities("validation"), task.validation_labels, fitted.predict_proba(task.validation_texts))
-    test = splits.get("test")
+    answers = fitted.predict_proba(task.validation_texts)
+    # Calibrated as the trained rows are, or their calibration errors could not be compared.
+    temperature = fit_temperature(task.validation_labels, _logits(answers)).temperature if prepared.config.training.calibrate else 1.0
+    write_probabilities(layout.probabilities("validation"), task.validation_labels, probabilities(_logits(answers), temperature))
+    test = prepared.data.splits.get("test")
     if prepared.config.final and test is not None:
         # The line is written before the split is read: an opening that crashes still counts.
         TestLedger(ledger).record(test.digest, "compare", str(layout.root.relative_to(ledger)))
-        write_probabilities(layout.probabilities("test"), test.labels, fitted.predict_proba(test.texts))
+        write_probabilities(layout.probabilities("test"), test.labels, probabilities(_logits(fitted.predict_proba(test.texts)), temperature))
     # Written last: a baseline with this file is whole.
-    facts = {"trainable": fitted.trainable, "bytes": fitted.bytes, "settings": fitted.settings, "seconds": seconds, "peak_memory_bytes": peak}
-    write_json(layout.root / FACTS, facts)
+    facts = {"trainable": fitted.trainable, "bytes": fitted.bytes, "seconds": seconds, "peak_memory_bytes": peak}
+    write_json(layout.root / FACTS, {**facts, "settings": {**fitted.settings, "temperature": temperature}})
+
+
+def _logits(answers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities as logits: their logarithms."""
+    return np.asarray(np.log(np.maximum(answers, np.finfo(np.float64).tiny)))
 
 
 def _embedding(prepared: Prepared, on_event: EventSink) -> Callable[[Sequence[str]], NDArray[np.float64]]:
