@@ -15,4 +15,4 @@ echo "== import layers"
 "$bin/lint-imports"
 echo "== tests"
 # One process per core; a test uses one thread. `-n 0` runs them in this process, for a debugger.
-"$bin/pytest" -n auto "$@"
+"$bin/pytest" -n auto --dist worksteal "$@"

@@ -31,7 +31,8 @@ def methods(name: Annotated[str | None, Parameter(help="One method, to see its o
         ("PEFT", "left"),
         ("source", "left"),
     ):
-        table.add_column(title, justify=justify)  # type: ignore[arg-type]
+        # The summary gives way where the terminal is narrow.
+        table.add_column(title, justify=justify, no_wrap=title != "what it trains")  # type: ignore[arg-type]
     for facts in found:
         table.add_row(
             facts.name,
