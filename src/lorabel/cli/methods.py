@@ -25,7 +25,7 @@ def methods(name: Annotated[str | None, Parameter(help="One method, to see its o
     for title, justify in (
         ("method", "left"),
         ("what it trains", "left"),
-        ("default rate", "right"),
+        ("rate", "right"),
         ("trainable*", "right"),
         ("merges", "left"),
         ("PEFT", "left"),
@@ -44,7 +44,7 @@ def methods(name: Annotated[str | None, Parameter(help="One method, to see its o
         )
     out.print(table)
     out.print(
-        "* with its defaults, on the embedded encoder with 4 classes, head included; merges: into the encoder's own weights; PEFT: the adapter is one of the PEFT library too",
+        "rate: default learning rate; * with its defaults, on the embedded encoder with 4 classes, head included; merges: into the encoder's own weights; PEFT: the adapter is one of the PEFT library too",
         style="dim",
     )
     if name is None or not found[0].options:
