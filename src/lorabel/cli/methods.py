@@ -40,11 +40,12 @@ def methods(name: Annotated[str | None, Parameter(help="One method, to see its o
             f"{facts.learning_rate:g}",
             f"{facts.parameters:,}" if facts.parameters else "all",
             *map(_yes, (facts.merges, facts.peft)),
-            facts.paper,
+            facts.paper if name else facts.paper.rpartition(", ")[2],
         )
     out.print(table)
     out.print(
-        "rate: default learning rate; * with its defaults, on the embedded encoder with 4 classes, head included; merges: into the encoder's own weights; PEFT: the adapter is one of the PEFT library too",
+        "rate: default learning rate; * with its defaults, on the embedded encoder with 4 classes, head included; "
+        "merges: into the encoder's own weights; PEFT: the adapter is one of the PEFT library too",
         style="dim",
     )
     if name is None or not found[0].options:
