@@ -33,11 +33,7 @@ def ablate(
     quiet: QuietFlag = False,
 ) -> None:
     """Train the paper's recipe with and without each of its techniques; a gain inside the noise is called noise. Settings given here win over the recipe's."""
-    layers = flags.layers_of_settings()
-    if data is not None:
-        layers.append({"data": {"source": data}})
-    if final:
-        layers.append({"final": True})
+    layers = flags.layers_with(data, final=final)
     from lorabel.cli.compare import compare_json, print_comparison
     from lorabel.cli.sweep_progress import SweepPrinter
     from lorabel.reports.ablation import gain, sentences, verdict

@@ -46,9 +46,7 @@ def audit(
     quiet: QuietFlag = False,
 ) -> None:
     """Find duplicates, conflicting labels, rare classes, cut texts, odd characters and unusable rows; or, with --label-errors, labels that are probably wrong."""
-    layers = flags.layers_of_settings()
-    if data is not None:
-        layers.append({"data": {"source": data}})
+    layers = flags.layers_with(data)
     if label_errors:
         if out_folder is None:
             raise ConfigError("--label-errors: no folder to work in, got no --out; expected one. Add --out FOLDER.")

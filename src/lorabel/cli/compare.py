@@ -51,11 +51,7 @@ def compare(
     quiet: QuietFlag = False,
 ) -> None:
     """Compare methods and baselines: same splits and seeds, a learning rate for each, intervals, paired tests. Options such as --rank belong to the method that --method names."""
-    layers = flags.layers_of_settings()
-    if data is not None:
-        layers.append({"data": {"source": data}})
-    if final:
-        layers.append({"final": True})
+    layers = flags.layers_with(data, final=final)
     from lorabel.cli.sweep_progress import SweepPrinter
     from lorabel.workflows.compare import CompareRequest, run_compare
     from lorabel.workflows.compare_baselines import read_descriptions

@@ -91,6 +91,11 @@ class SettingFlags:
         file = [read_config_file(self.config)] if self.config is not None else []
         return [*file, merge(*nested), *(parse_assignment(text) for text in self.set)]
 
+    def layers_with(self, data: str | None, *, final: bool = False) -> list[dict[str, Any]]:
+        """`layers_of_settings`, and what a verb takes beside the flags: the data it names, and whether it opens the test split."""
+        named = [{"data": {"source": data}}] if data is not None else []
+        return [*self.layers_of_settings(), *named, *([{"final": True}] if final else [])]
+
     def _given(self) -> dict[str, Any]:
         return {item.name: value for item in fields(self) if (value := getattr(self, item.name)) is not None}
 

@@ -54,9 +54,7 @@ def sweep(
     for name, value, least in (("--trials", trials, 1), ("--halving", halving, 2), ("--bank-size", bank_size, 1)):
         if value is not None and value < least:
             raise ConfigError(f"{name}: too small, got {value}; expected at least {least}. Leave it out for the default.")
-    layers = flags.layers_of_settings()
-    if data is not None:
-        layers.append({"data": {"source": data}})
+    layers = flags.layers_with(data)
     source: Any = parse_search(search) if search is not None else read_grid(_grid_path(str(grid)))
     from lorabel.cli.sweep_progress import SweepPrinter
     from lorabel.workflows.sweep import Search, SweepOptions, run_sweep

@@ -31,11 +31,7 @@ def train(
     from lorabel.cli.progress import ProgressPrinter
     from lorabel.config import load_config
 
-    layers = flags.layers_of_settings()
-    if data is not None:
-        layers.append({"data": {"source": data}})
-    if final:
-        layers.append({"final": True})
+    layers = flags.layers_with(data, final=final)
     config = load_config(*layers)
     if data is None and not any("source" in layer.get("data", {}) for layer in layers) and not quiet:
         err.print("No data named: this trains on the bundled sample.")

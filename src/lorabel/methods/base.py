@@ -231,6 +231,21 @@ class Method(BaseModel):
         return sum(spec.size for spec in self.parameters(shape))
 
 
+def prefix_of_layer(whole: Tensor, layer: int, shape: EncoderShape) -> Tensor:
+    """A layer's keys and values, from those of all layers as the common library lays them out.
+
+    Args:
+        whole: (K, P, 2 · layers · D), of each layer keys before values.
+        layer: From 0.
+        shape: The encoder.
+
+    Returns:
+        (K, 2, P, D).
+    """
+    count, length, _ = whole.shape
+    return whole.view(count, length, shape.num_layers, 2, shape.hidden_size)[:, :, layer].transpose(1, 2)
+
+
 def largest(size_of: Callable[[int], int], limit: int) -> int:
     """The largest n, from 1, whose size is within the limit; 0 where not even 1 is.
 

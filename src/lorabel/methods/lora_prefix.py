@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from pydantic import Field
 
 from lorabel.families import LINEAR_SITES, EncoderShape
-from lorabel.methods.base import ParameterSpec
+from lorabel.methods.base import ParameterSpec, prefix_of_layer
 from lorabel.methods.base_sited import LowRankMethod
 from lorabel.registry import METHODS
 
@@ -49,9 +49,7 @@ class LoraPrefix(LowRankMethod):
     @classmethod
     def prefix(cls, members: Sequence[Self], layer: int, tensors: Mapping[str, Tensor], shape: EncoderShape) -> Tensor | None:
         """The layer's keys and values, (K, 2, P, D)."""
-        whole = tensors[_PREFIX]
-        count, length, _ = whole.shape
-        return whole.view(count, length, shape.num_layers, 2, shape.hidden_size)[:, :, layer].transpose(1, 2)
+        return prefix_of_layer(tensors[_PREFIX], layer, shape)
 
     def peft_config(self, shape: EncoderShape) -> None:
         """None: it holds one method per adapter."""

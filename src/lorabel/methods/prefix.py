@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field
 
 from lorabel.families import EncoderShape
-from lorabel.methods.base import Method, ParameterSpec, largest
+from lorabel.methods.base import Method, ParameterSpec, largest, prefix_of_layer
 from lorabel.registry import METHODS
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ class Prefix(Method):
     def prefix(cls, members: Sequence[Self], layer: int, tensors: Mapping[str, Tensor], shape: EncoderShape) -> Tensor | None:
         """The layer's keys and values, (K, 2, P, D)."""
         whole = tensors[_PREFIX] if _PREFIX in tensors else _given_by_layers(tensors)
-        count, length, _ = whole.shape
-        return whole.view(count, length, shape.num_layers, 2, shape.hidden_size)[:, :, layer].transpose(1, 2)
+        return prefix_of_layer(whole, layer, shape)
 
     def position_shift(self) -> int:
         """P, unless it is turned off."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from lorabel.config import RunConfig
 from lorabel.errors import ConfigError, DataError
 from lorabel.events import Event, EventSink, Note
 from lorabel.workflows.finishing import versions
-from lorabel.workflows.out_folder import check_out_folder
+from lorabel.workflows.out_folder import check_out_folder, clear_folder
 from lorabel.workflows.preparation import Prepared
 
 
@@ -85,11 +84,7 @@ def open_compare(layout: CompareLayout, fresh: CompareRecord, *, resume: bool) -
                 f"--resume: the data changed since the comparison was begun, got another digest of {', '.join(changed)}; expected its rows. Restore them, or start anew."
             )
         return before
-    for path in layout.root.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != layout.lock.name:
-            path.unlink()
+    clear_folder(layout.root, layout.lock)
     write_compare(layout.record, fresh)
     return fresh
 

@@ -1,5 +1,6 @@
 """What every verb that makes a folder asks of it first."""
 
+import shutil
 from pathlib import Path
 
 from lorabel.errors import ConfigError
@@ -30,3 +31,17 @@ def check_out_folder(root: Path, lock: Path, *, resume: bool, overwrite: bool) -
             f"--out: the folder is not empty, got {str(root)!r}; expected a new one. Use --resume to go on, --overwrite to start again, or another name."
         )
     return exists
+
+
+def clear_folder(root: Path, lock: Path) -> None:
+    """Remove everything from a folder but its lock file.
+
+    Args:
+        root: The folder, held by this process.
+        lock: Its lock file.
+    """
+    for path in root.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != lock.name:
+            path.unlink()

@@ -24,7 +24,7 @@ from lorabel.events import EventSink, Note, ignore
 from lorabel.reports.figures import png_bytes, svg_bytes
 from lorabel.reports.sizes import draw_sizes_figures, sizes_csv, sizes_markdown
 from lorabel.workflows.compare import CompareRequest, run_compare
-from lorabel.workflows.out_folder import check_out_folder
+from lorabel.workflows.out_folder import check_out_folder, clear_folder
 
 
 @dataclass(frozen=True)
@@ -165,11 +165,7 @@ def _open(layout: SizesLayout, fresh: SizesRecord, *, resume: bool) -> SizesReco
                 f"--resume: the comparison in the folder is another, got other {', '.join(unlike)}; expected the same command. Repeat it, or start anew."
             )
         return before
-    for path in layout.root.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != layout.lock.name:
-            path.unlink()
+    clear_folder(layout.root, layout.lock)
     write_sizes(layout.record, fresh)
     return fresh
 

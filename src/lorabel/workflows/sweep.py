@@ -37,7 +37,7 @@ from lorabel.workflows.bank_planning import bank_key, halving, is_out_of_memory,
 from lorabel.workflows.building import Trainee
 from lorabel.workflows.finishing import Ending, finish, forget_peak_memory
 from lorabel.workflows.held_out import write_held_out
-from lorabel.workflows.out_folder import check_out_folder
+from lorabel.workflows.out_folder import check_out_folder, clear_folder
 from lorabel.workflows.preparation import Prepared, prepare, prepare_like
 from lorabel.workflows.stopping import StopRequest, stop_on_signals
 from lorabel.workflows.sweep_report import write_sweep_report
@@ -167,11 +167,7 @@ def _open(layout: SweepLayout, config: RunConfig, source: dict[str, Any], *, res
         if unlike:
             raise ConfigError(f"--resume: the {' and '.join(unlike)} differ from the sweep's, got others; expected the same command. Repeat it, or start anew.")
         return before
-    for path in layout.root.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != layout.lock.name:
-            path.unlink()
+    clear_folder(layout.root, layout.lock)
     return SweepRecord(source=source, base=base, metric=config.training.best_metric)
 
 
