@@ -49,7 +49,7 @@ def run_cell(folder: Path, name: str, method: str, seed: int, threads: int | Non
             predictor, _ = load_predictor(Path(out) / "run" / "adapter")
         table = tokenise(test.texts, predictor.tokenizer, predictor.tokenizer_digest, predictor.max_length_tokens)
         logits = table_logits(predictor.bank, table)
-        from lorabel.inference.predictor import probabilities
+        from lorabel.inference.answers import probabilities
 
         predicted = logits.argmax(axis=1)
         result = evaluate_probabilities(test.labels, probabilities(logits), data.labels)

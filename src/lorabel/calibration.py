@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lorabel.data.types import LabelArray
 from lorabel.errors import DataError
 
 LOWEST, HIGHEST = 0.1, 10.0
@@ -34,11 +35,11 @@ class Fitted:
     note: str | None = None
 
 
-def fit_temperature(labels: NDArray[np.int64], logits: NDArray[np.float64]) -> Fitted:
-    """Find the temperature under which the true classes are most likely.
+def fit_temperature(labels: LabelArray, logits: NDArray[np.float64]) -> Fitted:
+    """Find the temperature under which the true classes are most likely; of several labels, their presence and absence.
 
     Args:
-        labels: (N,) class ids, N at least 1.
+        labels: Class ids (N,) or indicators (N, C), N at least 1.
         logits: (N, C), finite.
 
     Returns:
@@ -53,18 +54,16 @@ def fit_temperature(labels: NDArray[np.int64], logits: NDArray[np.float64]) -> F
     """
     from scipy.optimize import minimize_scalar
 
-    if len(labels) == 0 or logits.shape[:1] != labels.shape:
+    if len(labels) == 0 or logits.shape[: labels.ndim] != labels.shape:
         raise ValueError(
-            f"calibration: shapes do not fit, got {labels.shape} classes and {logits.shape} logits; expected (N,) and (N, C), N at least 1. Score the split first."
+            f"calibration: shapes do not fit, got {labels.shape} classes and {logits.shape} logits; expected (N,) or (N, C), and (N, C), N at least 1. Score the split first."
         )
     if not np.isfinite(logits).all():
         raise DataError("calibration: logits that are not finite, got NaN or infinity; expected numbers. Train again with a lower learning rate, or in fp32.")
-    true = logits[np.arange(len(labels)), labels]
-    if (logits.max(axis=1) == logits.min(axis=1)).all():
+    margins = _margins(labels, logits)
+    if (logits == 0).all() if labels.ndim == 2 else (logits.max(axis=1) == logits.min(axis=1)).all():
         return Fitted(1.0, "all classes score alike in every row")
-    others = logits.copy()
-    others[np.arange(len(labels)), labels] = -np.inf
-    if (others.max(axis=1) < true).all():
+    if (margins > 0).all():
         return Fitted(1.0, "every validation row is answered right, so that no temperature is best")
 
     def mean_loss(log_temperature: float) -> float:
@@ -78,8 +77,19 @@ def fit_temperature(labels: NDArray[np.int64], logits: NDArray[np.float64]) -> F
     return Fitted(float(math.exp(found.x)))
 
 
-def _mean_loss(labels: NDArray[np.int64], logits: NDArray[np.float64], temperature: float) -> float:
+def _margins(labels: LabelArray, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """By how much each right answer leads: of a row the true class before the best other, of a label its own side of 0."""
+    if labels.ndim == 2:
+        return np.where(labels == 1, logits, -logits)
+    others = logits.copy()
+    others[np.arange(len(labels)), labels] = -np.inf
+    return np.asarray(logits[np.arange(len(labels)), labels] - others.max(axis=1))
+
+
+def _mean_loss(labels: LabelArray, logits: NDArray[np.float64], temperature: float) -> float:
     """Mean negative log-likelihood, from the logits, so that no probability is rounded to 0."""
     scaled = logits / temperature
+    if labels.ndim == 2:
+        return float(np.logaddexp(0.0, np.where(labels == 1, -scaled, scaled)).mean())
     scaled -= scaled.max(axis=1, keepdims=True)
     return float((np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(len(labels)), labels]).mean())

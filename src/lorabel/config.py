@@ -39,6 +39,9 @@ class DataConfig(Section):
         default=None, description="Text columns, joined with a space, such as title,body; found by name, then by type, if not given."
     )
     label_column: str | None = Field(default=None, description="Label column; found by name, then by type, if not given.")
+    label_separator: str | None = Field(
+        default=None, min_length=1, description="A text has several labels, written in one value with this between them, such as |; lists need no separator."
+    )
     limit_rows: int | None = Field(default=None, ge=2, description="Train on this many rows, drawn stratified; validation and test stay whole.")
     fraction_percent: float | None = Field(
         default=None, gt=0, le=100, description="Train on this share of each class, in percent; smaller draws of one seed lie within larger ones."
@@ -130,7 +133,12 @@ class TrainingConfig(Section):
     group_by_length: bool = Field(default=True, description="Batches hold sequences of similar length; their order stays random.")
     evaluate_every_steps: int | None = Field(default=None, ge=1, description="Evaluate and save every N optimiser steps (default: after each epoch).")
     early_stopping_patience: int | None = Field(default=None, ge=1, description="Stop after this many evaluations without a better score.")
-    best_metric: Literal["accuracy", "macro_f1", "loss"] = Field(default="accuracy", description="Validation score that chooses the kept checkpoint.")
+    best_metric: Literal["auto", "accuracy", "macro_f1", "loss"] = Field(
+        default="auto", description="Validation score that chooses the kept checkpoint; auto is accuracy, and macro_f1 where texts have several labels."
+    )
+    tune_thresholds: bool = Field(
+        default=True, description="Where texts have several labels: choose the probability from which each label is given on the validation split; else 0.5."
+    )
     calibrate: bool = Field(
         default=True,
         description="Fit a temperature on the validation split after training: probabilities come closer to the share of right answers, no answer changes.",
@@ -182,6 +190,7 @@ SHORT_NAMES = {
     "tracker": "trackers",
     "text_column": "data.text_columns",
     "label_column": "data.label_column",
+    "label_separator": "data.label_separator",
     "limit_rows": "data.limit_rows",
     "validation_rows": "data.validation_rows",
     "test_rows": "data.test_rows",

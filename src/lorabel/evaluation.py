@@ -1,4 +1,4 @@
-"""Scores of a split: probabilities and true classes in, one result with intervals out.
+"""Scores of a split: probabilities and true classes in, one result with intervals out; the form of the classes says whether a text has one label or several.
 
 Accuracy, F1 and the rest follow from the confusion matrix; the tests hold them against scikit-learn. They are computed here directly because the bootstrap
 needs them for thousands of resampled matrices at once.
@@ -10,15 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from lorabel.data.types import LabelMap
+from lorabel.data.types import LabelArray, LabelMap, TaskKind, class_ids, indicators, task_of
 from lorabel.errors import ConfigError, DataError
-from lorabel.metrics.ece import error_of_bins, reliability_bins
+from lorabel.inference.answers import given_labels
+from lorabel.metrics.ece import Bin, error_of_bins, label_bins, reliability_bins
+from lorabel.metrics.multi_label import f1_of_counts, is_exact, label_counts, ranking_precision, share
 from lorabel.metrics.proper import brier, log_loss
-from lorabel.stats import confusion_intervals
+from lorabel.stats import confusion_intervals, row_intervals
 
 
 class ClassScores(BaseModel):
-    """Scores of one class, each in [0, 1]; `support` is its number of rows."""
+    """Scores of one class, each in [0, 1]; `support` is its number of rows, `threshold` the probability from which a label is given, where texts have several."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -26,6 +28,7 @@ class ClassScores(BaseModel):
     recall: float
     f1: float
     support: int
+    threshold: float | None = None
 
 
 class ReliabilityBin(BaseModel):
@@ -63,16 +66,19 @@ class EvalResult(BaseModel):
 
     Attributes:
         n: Rows.
-        accuracy: Share of rows whose class was found.
+        task: One label per text, or several.
+        accuracy: Share of rows whose class was found; of several labels, share of rows whose labels were found exactly (subset accuracy).
         macro_f1: Mean F1 over all classes, absent ones counting 0.
-        loss: Mean cross-entropy, without smoothing.
+        micro_f1: Of several labels, F1 of all decisions put together; else None, since it equals accuracy.
+        lrap: Of several labels, label ranking average precision; else None.
+        loss: Mean cross-entropy, without smoothing; of several labels the mean over labels too.
         log_loss: The same as the metric of that name has it: probabilities below 2.2e-16 count as that.
-        brier: Brier score, summed over classes, 0 to 2.
-        ece: Expected calibration error, 0 to 1.
+        brier: Brier score, summed over classes, 0 to 2; of several labels, up to their number.
+        ece: Expected calibration error, 0 to 1; of several labels, over all decisions, a label's probability against its presence.
         reliability: The bins of `ece`, empty ones left out, lowest first.
         interval: Score name -> [low, high], 95 % bootstrap.
         per_class: Class name -> scores.
-        confusion_matrix: Counts, true class by row.
+        confusion_matrix: Counts, true class by row; None where texts have several labels.
         labels: Class names in the matrix's order.
 
     Results written before there were `log_loss`, `brier`, `ece` and `reliability` hold None there.
@@ -81,8 +87,11 @@ class EvalResult(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     n: int
+    task: TaskKind = "single_label"
     accuracy: float
     macro_f1: float
+    micro_f1: float | None = None
+    lrap: float | None = None
     loss: float
     log_loss: float | None = None
     brier: float | None = None
@@ -90,18 +99,27 @@ class EvalResult(BaseModel):
     reliability: list[ReliabilityBin] | None = None
     interval: dict[str, tuple[float, float]]
     per_class: dict[str, ClassScores]
-    confusion_matrix: list[list[int]]
+    confusion_matrix: list[list[int]] | None
     labels: list[str]
 
 
-def evaluate_probabilities(y_true: NDArray[np.int64], y_prob: NDArray[np.float64], labels: LabelMap, seed: int = 0) -> EvalResult:
+def evaluate_probabilities(
+    y_true: LabelArray,
+    y_prob: NDArray[np.float64],
+    labels: LabelMap,
+    seed: int = 0,
+    thresholds: tuple[float, ...] | None = None,
+    answers: LabelArray | None = None,
+) -> EvalResult:
     """Score predictions.
 
     Args:
-        y_true: (N,) class ids, N at least 1.
+        y_true: Class ids (N,) or indicators (N, C), N at least 1.
         y_prob: (N, C) probabilities.
         labels: The C classes.
         seed: Of the bootstrap.
+        thresholds: Probability from which each of several labels is given (C,), or None for one half.
+        answers: Of several labels, those that were given (N, C), where no one set of thresholds says it.
 
     Returns:
         The scores.
@@ -110,7 +128,7 @@ def evaluate_probabilities(y_true: NDArray[np.int64], y_prob: NDArray[np.float64
         ValueError: No rows, or shapes that do not fit.
         DataError: Probabilities that are not finite.
     """
-    if len(y_true) == 0 or y_prob.shape != (len(y_true), len(labels)):
+    if len(y_true) == 0 or y_prob.shape != (len(y_true), len(labels)) or y_true.shape[1:] not in ((), (len(labels),)):
         raise ValueError(
             f"evaluation: shapes do not fit, got {y_prob.shape} for {len(y_true)} rows and {len(labels)} classes; expected (rows, classes). Evaluate at least one row."
         )
@@ -118,20 +136,32 @@ def evaluate_probabilities(y_true: NDArray[np.int64], y_prob: NDArray[np.float64
         raise DataError(
             "evaluation: probabilities that are not finite, got NaN or infinity; expected numbers. Use --precision fp32, or train again with a lower learning rate."
         )
+    if task_of(y_true) == "single_label":
+        return _evaluate_classes(class_ids(y_true), y_prob, labels, seed)
+    y_pred = given_labels(y_prob, thresholds) if answers is None else indicators(answers)
+    result = _evaluate_labels(indicators(y_true), y_pred, y_prob, labels, seed)
+    if answers is not None:
+        return result
+    used = (0.5,) * len(labels) if thresholds is None else thresholds
+    named = zip(result.per_class.items(), used, strict=True)
+    return result.model_copy(update={"per_class": {name: scores.model_copy(update={"threshold": one}) for (name, scores), one in named}})
+
+
+def _evaluate_classes(y_true: NDArray[np.int64], y_prob: NDArray[np.float64], labels: LabelMap, seed: int) -> EvalResult:
+    """One label per text: everything follows from the confusion matrix."""
     classes = len(labels)
     confusion = np.bincount(y_true * classes + y_prob.argmax(axis=1), minlength=classes * classes).reshape(classes, classes)
     precision, recall, f1 = per_class_scores(confusion[None])
     bins = reliability_bins(y_true, y_prob)
-    likelihood = y_prob[np.arange(len(y_true)), y_true]
     return EvalResult(
         n=len(y_true),
         accuracy=float(accuracy_of(confusion[None])[0]),
         macro_f1=float(f1.mean()),
-        loss=float(-np.log(np.maximum(likelihood, np.finfo(np.float64).tiny)).mean()),
+        loss=mean_loss(y_true, y_prob),
         log_loss=log_loss(y_true, y_prob),
         brier=brier(y_true, y_prob),
         ece=error_of_bins(bins),
-        reliability=[ReliabilityBin(**dataclasses.asdict(one)) for one in bins],
+        reliability=_as_results(bins),
         interval=confusion_intervals(confusion, {"accuracy": accuracy_of, "macro_f1": lambda m: per_class_scores(m)[2].mean(axis=1)}, seed),
         per_class={
             name: ClassScores(precision=float(precision[0, i]), recall=float(recall[0, i]), f1=float(f1[0, i]), support=int(confusion[i].sum()))
@@ -140,6 +170,87 @@ def evaluate_probabilities(y_true: NDArray[np.int64], y_prob: NDArray[np.float64
         confusion_matrix=confusion.tolist(),
         labels=list(labels.names),
     )
+
+
+def _evaluate_labels(y_true: NDArray[np.uint8], y_pred: NDArray[np.uint8], y_prob: NDArray[np.float64], labels: LabelMap, seed: int) -> EvalResult:
+    """Several labels per text: each is a decision of its own; rows are resampled for the intervals."""
+    hits, given, actual = label_counts(y_true, y_pred)
+    precision, recall, f1 = share(hits, given), share(hits, actual), f1_of_counts(hits, given, actual)
+    bins = label_bins(y_true, y_prob)
+    exact = is_exact(y_true, y_pred)
+
+    def resampled(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        # (S, N) times (N, C): how often each label is right, given and true in each resample.
+        of_labels = [weights @ one.astype(np.float64) for one in (y_true & y_pred, y_pred, y_true)]
+        micro = f1_of_counts(*(one.sum(axis=1) for one in of_labels))
+        return {"accuracy": weights @ exact / len(exact), "macro_f1": f1_of_counts(*of_labels).mean(axis=1), "micro_f1": micro}
+
+    return EvalResult(
+        n=len(y_true),
+        task="multi_label",
+        accuracy=float(exact.mean()),
+        macro_f1=float(f1.mean()),
+        micro_f1=float(f1_of_counts(hits.sum(), given.sum(), actual.sum())),
+        lrap=ranking_precision(y_true, y_prob),
+        loss=mean_loss(y_true, y_prob),
+        log_loss=mean_loss(y_true, y_prob, np.finfo(np.float64).eps),
+        brier=float(((y_prob - y_true) ** 2).sum(axis=1).mean()),
+        ece=error_of_bins(bins),
+        reliability=_as_results(bins),
+        interval=row_intervals(len(y_true), resampled, seed),
+        per_class={
+            name: ClassScores(precision=float(precision[i]), recall=float(recall[i]), f1=float(f1[i]), support=int(actual[i]))
+            for i, name in enumerate(labels.names)
+        },
+        confusion_matrix=None,
+        labels=list(labels.names),
+    )
+
+
+def _as_results(bins: list[Bin]) -> list[ReliabilityBin]:
+    return [ReliabilityBin(**dataclasses.asdict(one)) for one in bins]
+
+
+def mean_loss(y_true: LabelArray, y_prob: NDArray[np.float64], least: float = float(np.finfo(np.float64).tiny)) -> float:
+    """Mean cross-entropy; of several labels, the mean over labels too.
+
+    Args:
+        y_true: Class ids (N,) or indicators (N, C).
+        y_prob: (N, C) probabilities.
+        least: Smaller probabilities count as this.
+    """
+    if y_true.ndim == 2:
+        likelihood = np.where(y_true == 1, y_prob, 1 - y_prob)
+    else:
+        likelihood = y_prob[np.arange(len(y_true)), y_true]
+    return float(-np.log(np.maximum(likelihood, least)).mean())
+
+
+def calibration_error(y_true: LabelArray, y_prob: NDArray[np.float64]) -> float:
+    """Expected calibration error, as in `EvalResult.ece`.
+
+    Args:
+        y_true: Class ids (N,) or indicators (N, C).
+        y_prob: (N, C) probabilities.
+    """
+    bins = label_bins(indicators(y_true), y_prob) if y_true.ndim == 2 else reliability_bins(class_ids(y_true), y_prob)
+    return error_of_bins(bins)
+
+
+def accuracy_and_macro_f1(y_true: LabelArray, y_prob: NDArray[np.float64], thresholds: tuple[float, ...] | None = None) -> tuple[float, float]:
+    """The two scores that training goes by, without intervals.
+
+    Args:
+        y_true: Class ids (N,) or indicators (N, C).
+        y_prob: (N, C) probabilities.
+        thresholds: As in `evaluate_probabilities`.
+    """
+    if y_true.ndim == 2:
+        present, y_pred = indicators(y_true), given_labels(y_prob, thresholds)
+        return float(is_exact(present, y_pred).mean()), float(f1_of_counts(*label_counts(present, y_pred)).mean())
+    classes = y_prob.shape[1]
+    confusion = np.bincount(y_true * classes + y_prob.argmax(axis=1), minlength=classes * classes).reshape(1, classes, classes)
+    return float(accuracy_of(confusion)[0]), float(per_class_scores(confusion)[2].mean())
 
 
 def answered_rows(y_true: NDArray[np.int64], y_prob: NDArray[np.float64], threshold: float) -> Answered:
@@ -173,6 +284,21 @@ def check_threshold(threshold: float | None, where: str = "--abstain-below") -> 
         raise ConfigError(f"{where}: not a probability, got {threshold}; expected a number over 0 and up to 1. Try 0.8.")
 
 
+def check_abstaining(threshold: float | None, task: TaskKind, where: str = "--abstain-below") -> None:
+    """Refuse to leave texts unanswered whose labels have thresholds of their own.
+
+    Args:
+        threshold: Smallest probability of an answer, or None.
+        task: One label per text, or several.
+        where: Names it in the message.
+
+    Raises:
+        ConfigError: A threshold, and several labels.
+    """
+    if threshold is not None and task == "multi_label":
+        raise ConfigError(f"{where}: this classifier gives several labels, each from its own threshold up, got {threshold}; expected none. Leave it out.")
+
+
 def accuracy_of(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     """Accuracy of each matrix, (S, C, C) -> (S,)."""
     return np.asarray(np.trace(confusion, axis1=1, axis2=2) / confusion.sum(axis=(1, 2)))
@@ -180,10 +306,6 @@ def accuracy_of(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def per_class_scores(confusion: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Precision, recall and F1 of each class, (S, C, C) -> three times (S, C); 0 where undefined."""
-    hits = np.diagonal(confusion, axis1=1, axis2=2).astype(np.float64)
+    hits = np.diagonal(confusion, axis1=1, axis2=2)
     predicted, actual = confusion.sum(axis=1), confusion.sum(axis=2)
-
-    def share(part: NDArray[np.float64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
-        return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
-
-    return share(hits, predicted), share(hits, actual), share(2 * hits, predicted + actual)
+    return share(hits, predicted), share(hits, actual), f1_of_counts(hits, predicted, actual)

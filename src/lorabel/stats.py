@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 2000
+# Draws held in memory at once: 16 MB.
+_DRAWN_AT_ONCE = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,28 @@ def confusion_intervals(
         matrices = drawn.reshape(-1, *confusion.shape)
         for name, score in scores.items():
             found[name].append(score(matrices))
+    ends = {name: np.quantile(np.concatenate(parts), [0.025, 0.975]) for name, parts in found.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+
+
+def row_intervals(rows: int, scores: Callable[[NDArray[np.float64]], Mapping[str, NDArray[np.float64]]], seed: int = 0) -> dict[str, tuple[float, float]]:
+    """95 % bootstrap intervals of scores that depend on the rows through counts.
+
+    Args:
+        rows: N.
+        scores: From how often each row was drawn, (S, N), to scores by name, (S,) each.
+        seed: Of the resamples.
+
+    Returns:
+        Name -> (low, high).
+    """
+    generator = np.random.default_rng(seed)
+    at_once = max(1, min(RESAMPLES, _DRAWN_AT_ONCE // rows))
+    found: dict[str, list[NDArray[np.float64]]] = {}
+    for start in range(0, RESAMPLES, at_once):
+        drawn = generator.multinomial(rows, np.full(rows, 1 / rows), size=min(at_once, RESAMPLES - start)).astype(np.float64)
+        for name, values in scores(drawn).items():
+            found.setdefault(name, []).append(values)
     ends = {name: np.quantile(np.concatenate(parts), [0.025, 0.975]) for name, parts in found.items()}
     return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
@@ -135,17 +159,39 @@ def resampled_scores(
 
     Source: Davison and Hinkley 1997, "Bootstrap Methods and their Application", section 3.8 (two levels, both with replacement).
     """
-    of_rows, of_seeds = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
     num_seeds, num_rows = cells.shape
     shifted = cells + (classes * classes * np.arange(num_seeds))[:, None]
-    found = {name: np.empty(resamples) for name in scores}
-    for turn in range(resamples):
-        rows = of_rows.integers(num_rows, size=num_rows)
+
+    def of_rows(rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
         counts = np.bincount(shifted[:, rows].ravel(), minlength=num_seeds * classes * classes).reshape(num_seeds, classes, classes)
+        return {name: score(counts) for name, score in scores.items()}
+
+    return resampled_means(num_seeds, num_rows, of_rows, seed, resamples)
+
+
+def resampled_means(
+    num_seeds: int, num_rows: int, scores: Callable[[NDArray[np.int64]], Mapping[str, NDArray[np.float64]]], seed: int = 0, resamples: int = 1000
+) -> dict[str, NDArray[np.float64]]:
+    """`resampled_scores` of whatever can be scored on rows that were drawn.
+
+    Args:
+        num_seeds: S.
+        num_rows: N.
+        scores: From the drawn rows (N,) to each seed's scores by name, (S,) each.
+        seed: Of the resamples.
+        resamples: Their number R.
+
+    Returns:
+        Name -> (R,).
+    """
+    of_rows, of_seeds = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
+    found: dict[str, list[float]] = {}
+    for _ in range(resamples):
+        scored = scores(of_rows.integers(num_rows, size=num_rows))
         drawn = of_seeds.integers(num_seeds, size=num_seeds)
-        for name, score in scores.items():
-            found[name][turn] = score(counts)[drawn].mean()
-    return found
+        for name, values in scored.items():
+            found.setdefault(name, []).append(float(values[drawn].mean()))
+    return {name: np.array(values) for name, values in found.items()}
 
 
 def mcnemar_exact(correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_]) -> float:

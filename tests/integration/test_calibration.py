@@ -9,7 +9,7 @@ import pytest
 from lorabel.artifacts.layout import RunLayout
 from lorabel.artifacts.records import read_record
 from lorabel.config import load_config
-from lorabel.inference.predictor import probabilities
+from lorabel.inference.answers import probabilities
 from lorabel.workflows.predict import load
 from lorabel.workflows.repeats import run_repeats
 from lorabel.workflows.report import run_report

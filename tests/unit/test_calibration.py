@@ -7,7 +7,7 @@ import pytest
 
 from lorabel.calibration import HIGHEST, LOWEST, fit_temperature
 from lorabel.errors import DataError
-from lorabel.inference.predictor import probabilities
+from lorabel.inference.answers import probabilities
 from lorabel.metrics.ece import ece
 from lorabel.metrics.proper import log_loss
 

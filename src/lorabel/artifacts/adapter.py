@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -25,9 +25,11 @@ from lorabel.artifacts.canary import CANARY_VERSION
 from lorabel.artifacts.layout import ADAPTER_VERSION, CARD, MANIFEST, OWN_WEIGHTS, PEFT_CONFIG, PEFT_WEIGHTS
 from lorabel.artifacts.peft_format import peft_config, peft_names
 from lorabel.artifacts.store import file_sha256, read_json, read_tensors, require_regular, storage_errors, sync_folder, write_json, write_tensors, write_text
+from lorabel.data.types import TaskKind
 from lorabel.errors import ArtifactError, ConfigError
 from lorabel.families import FAMILIES, EncoderShape
 from lorabel.heads import HeadKind, HeadSpec, Pooling, make_head
+from lorabel.inference.answers import AnswerRule
 from lorabel.methods.base import Method, make_method
 
 
@@ -62,7 +64,7 @@ class AdapterManifest(_Section):
     """Content of `lorabel.json`."""
 
     format_version: int = ADAPTER_VERSION
-    task: Literal["single_label"] = "single_label"
+    task: TaskKind = "single_label"
     labels: list[str] = Field(min_length=2)
     encoder: AdapterEncoder
     tokenizer_digest: str
@@ -78,6 +80,11 @@ class AdapterManifest(_Section):
     canary: Canary
     files: dict[str, str] = Field(default_factory=dict)
     digest: str = ""
+
+    @property
+    def rule(self) -> AnswerRule:
+        """How class scores become labels."""
+        return AnswerRule(self.task, self.temperature, None if self.thresholds is None else tuple(self.thresholds))
 
     def content_digest(self) -> str:
         """SHA-256 over everything in the manifest but this digest, so that a changed label is seen as surely as a changed weight."""
@@ -243,6 +250,10 @@ def _read_manifest(folder: Path) -> AdapterManifest:
     if manifest.content_digest() != manifest.digest:
         raise ArtifactError(
             f"{folder / MANIFEST}: damaged or changed, got another digest of its content; expected {manifest.digest[:16]!r}. Restore the file from a copy."
+        )
+    if manifest.thresholds is not None and len(manifest.thresholds) != len(manifest.labels):
+        raise ArtifactError(
+            f"{folder / MANIFEST}: thresholds do not fit the labels, got {len(manifest.thresholds)}; expected {len(manifest.labels)}. Restore the file from a copy."
         )
     if len(set(manifest.labels)) != len(manifest.labels):
         raise ArtifactError(f"{folder / MANIFEST}: a label twice, got {manifest.labels!r}; expected distinct labels. Restore the file from a copy.")

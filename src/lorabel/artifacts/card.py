@@ -19,7 +19,7 @@ def model_card(record: RunRecord) -> str:
     ]
     lines += ["tags:", "- text-classification", f"- {method}", "- lorabel", "---", "", f"# {method} classifier on {record.encoder.name}", ""]
     lines += [
-        f"Classes, in order: {', '.join(record.labels)}.",
+        f"{'Classes' if record.task == 'single_label' else 'Labels, of which a text may have any number'}, in order: {', '.join(record.labels)}.",
         "",
         f"{record.parameters.trainable:,} trained parameters (adapter {record.parameters.adapter:,}, head {record.parameters.head:,}) "
         f"over a frozen encoder of {record.parameters.encoder:,}; file size {record.bytes.adapter_file / 1e6:.2f} MB."
@@ -28,7 +28,7 @@ def model_card(record: RunRecord) -> str:
         "",
         "## Measured",
         "",
-        "| split | rows | accuracy (95 % interval) | macro-F1 (95 % interval) | ECE | Brier | log-loss |",
+        f"| split | rows | {'accuracy' if record.task == 'single_label' else 'subset accuracy'} (95 % interval) | macro-F1 (95 % interval) | ECE | Brier | log-loss |",
         "|---|---|---|---|---|---|---|",
         _row("validation", record.metrics.validation),
     ]
@@ -94,7 +94,8 @@ def _peft_part(record: RunRecord) -> list[str]:
         "from transformers import AutoModelForSequenceClassification",
         "",
         "base = AutoModelForSequenceClassification.from_pretrained(",
-        f"    {record.encoder.name!r}, num_labels={len(record.labels)},",
+        f"    {record.encoder.name!r}, num_labels={len(record.labels)},"
+        + (' problem_type="multi_label_classification",' if record.task == "multi_label" else ""),
         f"    id2label={id2label},",
         f"    label2id={label2id},",
         ")",

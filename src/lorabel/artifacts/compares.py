@@ -9,6 +9,7 @@ from typing import Any, Literal
 from lorabel.artifacts.layout import RunLayout
 from lorabel.artifacts.records import Plain, read_versioned
 from lorabel.artifacts.store import write_json
+from lorabel.data.types import TaskKind
 
 COMPARE_VERSION = 1
 
@@ -156,6 +157,7 @@ class CompareRecord(Plain):
     base: dict[str, Any]
     split_digests: dict[str, str]
     metric: str
+    task: TaskKind = "single_label"
     reference: str
     judged: str
     rows_judged: int

@@ -6,12 +6,15 @@ import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorabel.artifacts.store import require_regular, write_bytes
+from lorabel.data.types import LabelArray, task_of
 from lorabel.errors import ArtifactError
+from lorabel.inference.answers import AnswerRule
 
 
 @dataclass(frozen=True)
@@ -19,34 +22,39 @@ class ScoredRows:
     """A split's rows as they were scored.
 
     Attributes:
-        labels: Class ids (N,).
+        labels: Class ids (N,) or indicators (N, C).
         probabilities: (N, C).
+        thresholds: Of several labels, the probability from which each is given (C,); None for one half.
     """
 
-    labels: NDArray[np.int64]
+    labels: LabelArray
     probabilities: NDArray[np.float64]
+    thresholds: tuple[float, ...] | None = None
 
     @property
-    def cells(self) -> NDArray[np.int64]:
-        """Of each row its cell in the flattened confusion matrix, true class times C plus predicted class (N,)."""
-        return np.asarray(self.labels * self.probabilities.shape[1] + self.probabilities.argmax(axis=1))
+    def answers(self) -> LabelArray:
+        """What the classifier answered, in the form of the labels."""
+        return AnswerRule(task_of(self.labels), thresholds=self.thresholds).answers(self.probabilities)
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Where the most probable class is the true one (N,)."""
-        return np.asarray(self.probabilities.argmax(axis=1) == self.labels)
+        """Where the answer is wholly right (N,)."""
+        is_right = self.answers == self.labels
+        return np.asarray(is_right if is_right.ndim == 1 else is_right.all(axis=1))
 
 
-def write_probabilities(path: Path, labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> None:
-    """Write a split's labels and probabilities as NumPy's zip file, atomically.
+def write_probabilities(path: Path, rows: ScoredRows) -> None:
+    """Write a split's scored rows as NumPy's zip file, atomically.
 
     Args:
         path: The file.
-        labels: Class ids (N,).
-        probabilities: (N, C).
+        rows: What to write.
     """
     sink = io.BytesIO()
-    np.savez_compressed(sink, labels=labels, probabilities=probabilities)
+    arrays: dict[str, Any] = {"labels": rows.labels, "probabilities": rows.probabilities}
+    if rows.thresholds is not None:
+        arrays["thresholds"] = np.array(rows.thresholds)
+    np.savez_compressed(sink, **arrays)
     write_bytes(path, sink.getvalue())
 
 
@@ -59,8 +67,9 @@ def read_probabilities(path: Path) -> ScoredRows:
     require_regular(path)
     try:
         with np.load(path, allow_pickle=False) as found:
-            rows = ScoredRows(found["labels"], found["probabilities"])
-        if rows.probabilities.ndim != 2 or rows.labels.shape != rows.probabilities.shape[:1]:
+            thresholds = tuple(found["thresholds"].tolist()) if "thresholds" in found else None
+            rows = ScoredRows(found["labels"], found["probabilities"], thresholds)
+        if rows.probabilities.ndim != 2 or rows.labels.shape not in (rows.probabilities.shape[:1], rows.probabilities.shape):
             raise ValueError(f"shapes {rows.labels.shape} and {rows.probabilities.shape}")
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ArtifactError(

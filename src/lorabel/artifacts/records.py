@@ -7,8 +7,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lorabel.artifacts.layout import RECORD_VERSION
 from lorabel.artifacts.store import read_json, write_json
+from lorabel.data.types import TaskKind
 from lorabel.errors import ArtifactError
 from lorabel.evaluation import EvalResult
+from lorabel.inference.answers import AnswerRule
 
 
 class Plain(BaseModel):
@@ -97,7 +99,9 @@ class RunRecord(Plain):
     Attributes:
         plan: Settled values: method with all its options, learning rate, epochs, steps, warm-up, precision, device, length limit.
         data: Files with SHA-256, columns, rows, class counts, truncated rows, notes.
+        task: One label per text, or several.
         calibration: None where it was turned off, and in records written before there was one.
+        thresholds: Of several labels, the probability from which each is given; None for one half everywhere.
         digests: SHA-256 of the files that came out.
         deviations: Where the run differs from its settings, a sentence each.
         test_openings: How often this test split was opened so far, this run included.
@@ -112,11 +116,13 @@ class RunRecord(Plain):
     plan: dict[str, Any]
     data: dict[str, Any]
     encoder: EncoderFacts
+    task: TaskKind = "single_label"
     labels: list[str]
     parameters: ParameterFacts
     budget: int
     metrics: Metrics
     calibration: CalibrationFacts | None = None
+    thresholds: list[float] | None = None
     training: TrainingFacts
     bytes: ByteFacts
     digests: dict[str, str]
@@ -130,9 +136,10 @@ class RunRecord(Plain):
     peft_reason: str | None
 
     @property
-    def temperature(self) -> float:
-        """What divides the logits; 1 where nothing was fitted."""
-        return 1.0 if self.calibration is None else self.calibration.temperature
+    def rule(self) -> AnswerRule:
+        """How class scores become labels."""
+        temperature = 1.0 if self.calibration is None else self.calibration.temperature
+        return AnswerRule(self.task, temperature, None if self.thresholds is None else tuple(self.thresholds))
 
 
 def write_record(path: Path, record: RunRecord) -> None:

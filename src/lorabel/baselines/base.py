@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lorabel.data.types import LabelArray, TaskKind
+
 
 @dataclass(frozen=True)
 class BaselineTask:
@@ -19,18 +21,18 @@ class BaselineTask:
 
     Attributes:
         train_texts: N texts.
-        train_labels: Class ids (N,).
+        train_labels: Class ids (N,) or indicators (N, C).
         validation_texts: M texts, to choose settings by.
-        validation_labels: Class ids (M,).
+        validation_labels: Class ids (M,) or indicators (M, C).
         classes: C.
         descriptions: One text per class, in label order.
         embed: Texts -> mean of the frozen encoder's last states over each text's tokens, (B, D).
     """
 
     train_texts: Sequence[str]
-    train_labels: NDArray[np.int64]
+    train_labels: LabelArray
     validation_texts: Sequence[str]
-    validation_labels: NDArray[np.int64]
+    validation_labels: LabelArray
     classes: int
     descriptions: tuple[str, ...]
     embed: Callable[[Sequence[str]], NDArray[np.float64]]
@@ -41,7 +43,7 @@ class FittedBaseline:
     """A baseline that is ready to answer.
 
     Attributes:
-        predict_proba: N texts -> (N, C), rows adding up to 1.
+        predict_proba: N texts -> (N, C), rows adding up to 1 where a text has one label.
         trainable: Numbers that were fitted.
         bytes: What they and all they need to answer take, beside the frozen encoder, numbers in float32.
         settings: What was chosen, for the record.
@@ -58,9 +60,11 @@ class Baseline(Protocol):
 
     Class attributes:
         is_always_shown: It is a row of every comparison, named or not.
+        tasks: Kinds of task it can do.
     """
 
     is_always_shown: ClassVar[bool]
+    tasks: ClassVar[tuple[TaskKind, ...]]
 
     def fit(self, task: BaselineTask) -> FittedBaseline:
         """Fit whatever there is to fit.

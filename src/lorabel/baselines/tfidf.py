@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorabel.baselines.base import BaselineTask, FittedBaseline
+from lorabel.data.types import TaskKind
 from lorabel.errors import DataError
 from lorabel.registry import BASELINES
 
@@ -26,9 +27,13 @@ _MAX_ITERATIONS = 1000
 
 @BASELINES.register("tfidf")
 class TfIdf:
-    """Words and word pairs, sublinear TF-IDF, logistic regression; its strength C is chosen by validation accuracy."""
+    """Words and word pairs, sublinear TF-IDF, logistic regression; its strength C is chosen by validation accuracy.
+
+    Of several labels each has a model of its own, and the strength is chosen by average precision, which needs no thresholds.
+    """
 
     is_always_shown: ClassVar[bool] = True
+    tasks: ClassVar[tuple[TaskKind, ...]] = ("single_label", "multi_label")
 
     def fit(self, task: BaselineTask) -> FittedBaseline:
         """Fit one model per strength and keep the best; of equals the most regularised.
@@ -42,6 +47,7 @@ class TfIdf:
         Raises:
             DataError: No training text holds a word.
         """
+        from scipy.special import expit
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b", dtype=np.float32)
@@ -51,16 +57,21 @@ class TfIdf:
             raise DataError(
                 "tfidf: no training text holds a word, got an empty vocabulary; expected texts of letters or digits. Check the text column."
             ) from error
-        best, accuracies = _chosen(features, vectorizer.transform(list(task.validation_texts)), task)
+        choose, normalised = (_chosen, _softmax) if task.train_labels.ndim == 1 else (_chosen_for_labels, expit)
+        best, accuracies = choose(features, vectorizer.transform(list(task.validation_texts)), task)
         weights, intercept = best
 
         def predict_proba(texts: Sequence[str]) -> NDArray[np.float64]:
-            return _softmax(np.asarray(vectorizer.transform(list(texts)) @ weights.T) + intercept)
+            return np.asarray(normalised(np.asarray(vectorizer.transform(list(texts)) @ weights.T) + intercept))
 
         words = sum(len(word.encode()) + 1 for word in vectorizer.vocabulary_)
         trained = np.isfinite(intercept).sum() * (weights.shape[1] + 1)
         strength = max(accuracies, key=lambda c: (accuracies[c], -c))
-        settings = {"ngrams": [1, 2], "C": strength, "validation_accuracy_by_C": {f"{c:g}": accuracy for c, accuracy in accuracies.items()}}
+        settings = {
+            "ngrams": [1, 2],
+            "C": strength,
+            f"validation_{'accuracy' if task.train_labels.ndim == 1 else 'average_precision'}_by_C": {f"{c:g}": accuracy for c, accuracy in accuracies.items()},
+        }
         return FittedBaseline(predict_proba, int(trained), int(4 * (trained + weights.shape[1]) + words), settings)
 
 
@@ -84,6 +95,35 @@ def _chosen(train: csr_matrix, validation: csr_matrix, task: BaselineTask) -> tu
         accuracies[strength] = accuracy
     assert best is not None
     return best, accuracies
+
+
+def _chosen_for_labels(train: csr_matrix, validation: csr_matrix, task: BaselineTask) -> tuple[Weights, dict[float, float]]:
+    """The same with one model per label; one strength for all of them."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import average_precision_score
+
+    # One label against the rest is two classes: the solver for sparse features of that form is several times faster than the general one.
+    models = [LogisticRegression(solver="liblinear", max_iter=_MAX_ITERATIONS) for _ in range(task.classes)]
+    judged = np.flatnonzero(task.validation_labels.any(axis=0))
+    best: Weights | None = None
+    found: dict[float, float] = {}
+    for strength in STRENGTHS:
+        rows, intercept = np.zeros((task.classes, train.shape[1])), np.full(task.classes, -np.inf)
+        for c, model in enumerate(models):
+            present = task.train_labels[:, c]
+            if present.all():
+                intercept[c] = np.inf
+            elif present.any():
+                model.set_params(C=strength).fit(train, present)
+                rows[c], intercept[c] = model.coef_[0], model.intercept_[0]
+        scores = np.asarray(validation @ rows.T) + intercept
+        precisions = [average_precision_score(task.validation_labels[:, c], np.nan_to_num(scores[:, c], posinf=1e9, neginf=-1e9)) for c in judged]
+        score = float(np.mean(precisions)) if precisions else 0.0
+        if best is None or score > max(found.values()):
+            best = rows, intercept
+        found[strength] = score
+    assert best is not None
+    return best, found
 
 
 def _all_classes(model: Any, classes: int, width: int) -> Weights:

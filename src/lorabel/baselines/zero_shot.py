@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorabel.baselines.base import BaselineTask, FittedBaseline
+from lorabel.data.types import TaskKind
 from lorabel.registry import BASELINES
 
 SCALE = 20.0
@@ -23,6 +24,7 @@ class ZeroShot:
     """Cosine to each class's description, times 20, as logits."""
 
     is_always_shown: ClassVar[bool] = False
+    tasks: ClassVar[tuple[TaskKind, ...]] = ("single_label",)
 
     def fit(self, task: BaselineTask) -> FittedBaseline:
         """Embed the descriptions.

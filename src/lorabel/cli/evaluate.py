@@ -20,6 +20,7 @@ def evaluate(
     split: Annotated[Literal["train", "validation", "test"], Parameter(help="Which split; a single file is taken as this split.")] = "test",
     text_column: Annotated[tuple[str, ...] | None, Parameter(help="Text columns (default: found).", negative=())] = None,
     label_column: Annotated[str | None, Parameter(help="Label column (default: found).")] = None,
+    label_separator: Annotated[str | None, Parameter(help="What several labels in one value are split at, such as |; lists need none.")] = None,
     encoder: Annotated[str | None, Parameter(help="Checkpoint folder, where the adapter's encoder cannot be found by name.")] = None,
     precision: Annotated[Precision, Parameter(help="fp32 gives the same bits everywhere; auto is fastest.")] = "auto",
     device: Annotated[Device, Parameter(help="Where to compute.")] = "auto",
@@ -34,8 +35,8 @@ def evaluate(
     from lorabel.cli.progress import ProgressPrinter
     from lorabel.workflows.evaluate import run_evaluate
 
-    config = None if data is None else DataConfig(source=data, text_columns=text_column, label_column=label_column)
-    if config is None and (text_column or label_column):
+    config = None if data is None else DataConfig(source=data, text_columns=text_column, label_column=label_column, label_separator=label_separator)
+    if config is None and (text_column or label_column or label_separator):
         raise ConfigError(
             "evaluate: columns without data, got --text-column or --label-column; expected data they belong to. Name a file, a folder or a data set."
         )

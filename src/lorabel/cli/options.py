@@ -107,6 +107,7 @@ class TrainFlags(SettingFlags):
 
     text_column: Annotated[tuple[str, ...] | None, flag("text_column", DATA, negative=())] = None
     label_column: Annotated[str | None, flag("label_column", DATA)] = None
+    label_separator: Annotated[str | None, flag("label_separator", DATA)] = None
     limit_rows: Annotated[int | None, flag("limit_rows", DATA)] = None
     validation_rows: Annotated[int | None, flag("validation_rows", DATA)] = None
     test_rows: Annotated[int | None, flag("test_rows", DATA)] = None
@@ -133,7 +134,7 @@ class TrainFlags(SettingFlags):
     threads: Annotated[int | None, flag("threads", TRAINING)] = None
     evaluate_every: Annotated[int | None, flag("evaluate_every", TRAINING)] = None
     patience: Annotated[int | None, flag("patience", TRAINING)] = None
-    best_metric: Annotated[Literal["accuracy", "macro_f1", "loss"] | None, flag("best_metric", TRAINING)] = None
+    best_metric: Annotated[Literal["auto", "accuracy", "macro_f1", "loss"] | None, flag("best_metric", TRAINING)] = None
 
 
 def _plain(name: str, value: Any) -> Any:

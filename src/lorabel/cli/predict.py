@@ -86,11 +86,12 @@ def _check_texts(texts: tuple[str, ...], flags_of_tables: dict[str, object]) -> 
 
 
 def _predict_texts(adapter: Path, texts: list[str], abstain_below: float | None, precision: Precision, device: Device, encoder: str | None, json: bool) -> None:
-    from lorabel.evaluation import check_threshold
-    from lorabel.workflows.predict import answer, load
+    from lorabel.evaluation import check_abstaining, check_threshold
+    from lorabel.workflows.predict import LABEL_SEPARATOR, answer, load
 
     check_threshold(abstain_below)
     predictor = load(adapter, precision=precision, device=device, encoder=encoder)
+    check_abstaining(abstain_below, predictor.rule.task)
     labels = predictor.labels.names
     found = predictor.explain(texts)
     if json:
@@ -107,4 +108,6 @@ def _predict_texts(adapter: Path, texts: list[str], abstain_below: float | None,
         return
     for prediction in found:
         others = "  ".join(f"{label} {value:.3f}" for label, value in zip(labels, prediction.probabilities, strict=True))
-        out.print(f"{answer(prediction, abstain_below) or '(no answer)'}  {prediction.score:.3f}   ({others})", markup=False)
+        given = answer(prediction, abstain_below)
+        shown = "(no answer)" if given is None else given if isinstance(given, str) else f" {LABEL_SEPARATOR} ".join(given) or "(no label)"
+        out.print(f"{shown}  {prediction.score:.3f}   ({others})", markup=False)

@@ -24,19 +24,23 @@ def print_runs(runs: Sequence[NamedRun]) -> None:
 
 
 def print_scores(result: EvalResult) -> None:
-    """Overall and per-class scores and the confusion matrix."""
-    out.print(f"accuracy  {with_interval(result, 'accuracy')}")
+    """Overall and per-class scores and the confusion matrix, where there is one."""
+    out.print(f"accuracy  {with_interval(result, 'accuracy')}" + ("" if result.confusion_matrix else "   (all labels of a text found exactly)"))
     out.print(f"macro-F1  {with_interval(result, 'macro_f1')}")
+    if result.micro_f1 is not None:
+        out.print(f"micro-F1  {with_interval(result, 'micro_f1')}   ranking precision (LRAP) {number(result.lrap)}")
     out.print(f"rows      {result.n:,}   cross-entropy {result.loss:.4f}   (95 % bootstrap intervals)")
     out.print(f"ECE       {number(result.ece)}   Brier {number(result.brier)}   log-loss {number(result.log_loss)}\n")
     table = Table(box=None, pad_edge=False)
-    for name in ("class", "precision", "recall", "F1", "rows"):
+    thresholds = ["threshold"] if result.confusion_matrix is None else []
+    for name in ("class", "precision", "recall", "F1", "rows", *thresholds):
         table.add_column(name, justify="left" if name == "class" else "right")
     for label in result.labels:
         scores = result.per_class[label]
-        table.add_row(label.replace("[", "\\["), percent(scores.precision), percent(scores.recall), percent(scores.f1), f"{scores.support:,}")
+        cells = [percent(scores.precision), percent(scores.recall), percent(scores.f1), f"{scores.support:,}"]
+        table.add_row(label.replace("[", "\\["), *cells, *("" if scores.threshold is None else f"{scores.threshold:.3f}" for _ in thresholds))
     out.print(table)
-    if len(result.labels) > 12:
+    if len(result.labels) > 12 or result.confusion_matrix is None:
         return
     matrix = Table(box=None, pad_edge=False, title="true ↓  predicted →", title_justify="left", title_style="dim")
     matrix.add_column("")

@@ -20,6 +20,7 @@ from lorabel.data.odd_characters import ODD_KINDS, odd_characters
 from lorabel.data.rows import RowFault
 from lorabel.data.texts import normal_keys, normalise
 from lorabel.data.types import LabelMap
+from lorabel.errors import first_of
 from lorabel.events import EventSink, Progress, ignore
 
 _TEXTS_AT_ONCE = 4096
@@ -130,7 +131,7 @@ def examine(table: AuditTable, *, is_too_long: LengthCheck | None = None, on_eve
     }
     conflicts = len(np.unique(scan.keys[concerned["conflicting_labels"]]))
     messages = _messages(table, concerned, scan.odd, conflicts)
-    counts = np.bincount(table.labels[table.labels >= 0], minlength=len(table.label_names))
+    counts = table.class_counts(np.ones(len(table), dtype=bool))
     return Audit(
         rows={name: int((table.splits == index).sum()) for index, name in enumerate(table.split_names)},
         duplicates=Duplicates(*(len(concerned[kind]) for kind in ("exact_within", "exact_across", "near_within", "near_across"))),
@@ -169,18 +170,17 @@ def _scan(table: AuditTable, bands: BandKeys, on_event: EventSink) -> _Scan:
 
 
 def _training_counts(table: AuditTable) -> NDArray[np.int64]:
-    return np.bincount(table.labels[(table.splits == 0) & (table.labels >= 0)], minlength=len(table.label_names))
+    return table.class_counts(table.splits == 0)
 
 
 def _unseen(table: AuditTable) -> NDArray[np.int64]:
     """Rows with a label that the training split lacks."""
-    lacking = np.append(_training_counts(table) == 0, False)
-    return np.flatnonzero(lacking[table.labels])
+    return np.flatnonzero(table.with_any(np.flatnonzero(_training_counts(table) == 0)))
 
 
 def _imbalanced(table: AuditTable) -> NDArray[np.int64]:
     """Training rows of classes that are rare beside the largest one."""
-    return np.flatnonzero((table.splits == 0) & np.isin(table.labels, rare_classes(_training_counts(table))))
+    return np.flatnonzero((table.splits == 0) & table.with_any(rare_classes(_training_counts(table))))
 
 
 def _lengths(words: NDArray[np.int32]) -> Lengths:
@@ -192,7 +192,7 @@ def _lengths(words: NDArray[np.int32]) -> Lengths:
 def _messages(table: AuditTable, concerned: dict[str, NDArray[np.int64]], odd: NDArray[np.uint8], conflicts: int) -> dict[str, str]:
     counted = {kind: f"{len(rows):,} {'row' if len(rows) == 1 else 'rows'}" for kind, rows in concerned.items()}
     kinds = ", ".join(f"{name.replace('_', ' ')} {count:,}" for place, name in enumerate(ODD_KINDS) if (count := int((odd >> place & 1).sum())))
-    unseen = ", ".join(repr(table.label_names[label]) for label in np.unique(table.labels[concerned["unseen_labels"]])[:5])
+    unseen = first_of([repr(name) for name, count in zip(table.label_names, _training_counts(table), strict=True) if not count])
     messages = {
         "exact_within": f"{counted['exact_within']} with the text of an earlier row of the same split.",
         "exact_across": f"{counted['exact_across']} with the text of a row of an earlier split: scores on them are too good.",

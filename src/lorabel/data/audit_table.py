@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorabel.config import DataConfig
-from lorabel.data.columns import choose_columns
+from lorabel.data.columns import Columns, choose_columns
 from lorabel.data.load import find_files, read_blocks
-from lorabel.data.rows import RowFault, read_rows, require_columns
+from lorabel.data.rows import Row, RowFault, read_rows, require_columns
 from lorabel.data.texts import TextColumn
 from lorabel.data.types import SplitName
 from lorabel.errors import DataError
@@ -38,14 +38,15 @@ class AuditTable:
     Attributes:
         texts: N texts; empty where a row has none.
         splits: (N,) int8, index into `split_names`.
-        labels: (N,) int64, index into `label_names`; -1 where a row has no usable label.
+        labels: (N,) int64, index into `label_sets`; -1 where a row has no usable label.
         files: (N,) int32, index into `file_names`.
         lines: (N,) int64, line in the file.
         faults: (N,) int8; what training would refuse the row for, 1 + its place in `RowFault`, or 0.
         split_names: Of the source.
         label_names: In order of appearance.
+        label_sets: What rows are labelled with, as indices into `label_names`: one, or in multi-label data any number.
         file_names: Files read.
-        columns: Text columns and label column.
+        columns: Columns in use.
     """
 
     texts: TextColumn
@@ -56,8 +57,9 @@ class AuditTable:
     faults: NDArray[np.int8]
     split_names: tuple[SplitName, ...]
     label_names: tuple[str, ...]
+    label_sets: tuple[tuple[int, ...], ...]
     file_names: tuple[Path, ...]
-    columns: tuple[tuple[str, ...], str]
+    columns: Columns
 
     def __len__(self) -> int:
         return len(self.splits)
@@ -65,6 +67,32 @@ class AuditTable:
     def has_fault(self, *kinds: RowFault) -> NDArray[np.bool_]:
         """Which rows have one of these faults (N,)."""
         return np.isin(self.faults, [_FAULTS.index(kind) + 1 for kind in kinds])
+
+    def class_counts(self, rows: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """How many of some rows have each label (C,).
+
+        Args:
+            rows: Which rows to count (N,).
+        """
+        of_sets = np.bincount(self.labels[rows & (self.labels >= 0)], minlength=len(self.label_sets))
+        counts = np.zeros(len(self.label_names), dtype=np.int64)
+        for members, count in zip(self.label_sets, of_sets.tolist(), strict=True):
+            counts[list(members)] += count
+        return counts
+
+    def with_any(self, classes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which rows have at least one of some labels (N,).
+
+        Args:
+            classes: Indices into `label_names`.
+        """
+        wanted = set(classes.tolist())
+        return np.append([bool(wanted & set(members)) for members in self.label_sets], False).astype(bool)[self.labels]
+
+    def labels_of(self, row: int) -> str:
+        """The labels of a row as text; empty where it has none."""
+        members = self.label_sets[self.labels[row]] if self.labels[row] >= 0 else ()
+        return " | ".join(self.label_names[index] for index in members)
 
 
 class AuditTables:
@@ -115,26 +143,34 @@ class _Collected:
         self.lines = array("q")
         self._splits, self._labels, self._files, self._faults = array("b"), array("q"), array("i"), array("b")
         self._codes: dict[str, int] = {}
+        self._sets: dict[tuple[int, ...], int] = {}
         self._file_names: list[Path] = []
-        self._columns: tuple[tuple[str, ...], str] | None = None
+        self._columns: Columns | None = None
 
     def read(self, path: Path, split: int, config: DataConfig, on_event: EventSink) -> Any:
         """The texts of a file, block by block."""
         self._file_names.append(path)
         for block in read_blocks(path):
             if self._columns is None:
-                self._columns = choose_columns(block, str(path), config.text_columns, config.label_column)
+                self._columns = choose_columns(block, str(path), config.text_columns, config.label_column, config.label_separator)
             require_columns(block, path, self._columns)
             texts = []
-            for row in read_rows(block, *self._columns):
+            for row in read_rows(block, self._columns):
                 texts.append(row.text)
-                self._labels.append(self._codes.setdefault(row.label, len(self._codes)) if row.label else -1)
+                self._labels.append(self._set_of(row))
                 self._faults.append(0 if row.fault is None else _FAULTS.index(row.fault) + 1)
             self.lines.extend(block.lines)
             self._splits.extend([split] * len(texts))
             self._files.extend([len(self._file_names) - 1] * len(texts))
             on_event(Progress("reading", len(self.lines), None))
             yield texts
+
+    def _set_of(self, row: Row) -> int:
+        """The number of a row's set of labels; -1 where they are missing or cannot be read, which having none is not."""
+        if not row.labels and row.fault in (RowFault.MISSING_LABEL, RowFault.LABEL_TYPE, RowFault.EMPTY_TEXT, RowFault.TEXT_TYPE):
+            return -1
+        members = tuple(self._codes.setdefault(label, len(self._codes)) for label in row.labels)
+        return self._sets.setdefault(members, len(self._sets))
 
     def table(self, texts: TextColumn, split_names: tuple[SplitName, ...]) -> AuditTable:
         """All of it, with the texts."""
@@ -148,6 +184,7 @@ class _Collected:
             faults=np.array(self._faults, dtype=np.int8),
             split_names=split_names,
             label_names=tuple(self._codes),
+            label_sets=tuple(self._sets),
             file_names=tuple(self._file_names),
             columns=self._columns,
         )

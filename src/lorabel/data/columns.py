@@ -1,8 +1,10 @@
 """Which columns hold the text and the label: by common names first, then by what the values look like."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from lorabel.data.readers.base import Block
+from lorabel.data.types import TaskKind
 from lorabel.errors import DataError
 from lorabel.registry import unknown_name
 
@@ -13,7 +15,24 @@ _LABEL_NAMES = ("label", "labels", "category", "class", "target", "intent", "top
 _MOST_CLASSES_SHARE = 0.5
 
 
-def choose_columns(block: Block, where: str, text_columns: Sequence[str] | None, label_column: str | None) -> tuple[tuple[str, ...], str]:
+@dataclass(frozen=True)
+class Columns:
+    """Columns in use, and how the label column is read.
+
+    Attributes:
+        texts: To be joined with a space.
+        label: The label column.
+        task: Several labels per text where its values are lists, or are split at a separator.
+        separator: What labels in one value are split at, or None.
+    """
+
+    texts: tuple[str, ...]
+    label: str
+    task: TaskKind = "single_label"
+    separator: str | None = None
+
+
+def choose_columns(block: Block, where: str, text_columns: Sequence[str] | None, label_column: str | None, label_separator: str | None = None) -> Columns:
     """Choose text and label columns from the first rows of a table.
 
     Args:
@@ -21,9 +40,10 @@ def choose_columns(block: Block, where: str, text_columns: Sequence[str] | None,
         where: File name for messages.
         text_columns: As set by the user, or None.
         label_column: As set by the user, or None.
+        label_separator: Splits a value into labels, or None.
 
     Returns:
-        Text columns, to be joined with a space, and the label column.
+        The columns.
 
     Raises:
         DataError: A named column is missing, or none can be told.
@@ -40,7 +60,8 @@ def choose_columns(block: Block, where: str, text_columns: Sequence[str] | None,
         raise DataError(
             f"{where}: no label column can be told, got columns {', '.join(names)}; expected one named like {', '.join(_LABEL_NAMES[:4])}. Use --label-column NAME."
         )
-    return choose_text_columns(block, where, text_columns, exclude=label), label
+    task: TaskKind = "multi_label" if label_separator or _is_of_lists(block.columns[label]) else "single_label"
+    return Columns(choose_text_columns(block, where, text_columns, exclude=label), label, task, label_separator)
 
 
 def choose_text_columns(block: Block, where: str, text_columns: Sequence[str] | None, exclude: str | None = None) -> tuple[str, ...]:
@@ -97,6 +118,12 @@ def _find_label(block: Block, names: Sequence[str], text_columns: Sequence[str])
     few = [name for name in free if _distinct(block.columns[name]) <= max(2, len(block) * _MOST_CLASSES_SHARE)]
     few = [name for name in few if name.lower() not in TEXT_NAMES]
     return few[0] if len(few) == 1 else None
+
+
+def _is_of_lists(values: Sequence[object]) -> bool:
+    """Most values are lists; a few among others are faults in their rows."""
+    given = [value for value in values if value is not None]
+    return 2 * sum(isinstance(value, list) for value in given) > len(given)
 
 
 def _is_text(values: Sequence[object]) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from lorabel.data.types import LabelMap, SplitName
+from lorabel.data.types import LabelArray, LabelMap, SplitName, class_counts, label_sets
 
 # The largest class has this many times the rows of the smallest: accuracy then says little about the smallest.
 IMBALANCE = 10
@@ -26,7 +26,7 @@ def conflicting_rows(keys: NDArray[np.uint64], labels: NDArray[np.int64]) -> NDA
 
     Args:
         keys: Key of each row's text (N,).
-        labels: Class ids (N,); rows below 0 have none and count for nothing.
+        labels: Class ids, or numbers of sets of labels (N,); rows below 0 have none and count for nothing.
     """
     rows = np.flatnonzero(labels >= 0)
     if not len(rows):
@@ -62,12 +62,12 @@ def describe_imbalance(counts: NDArray[np.int64], labels: LabelMap) -> str:
     )
 
 
-def quick_notes(keys: Mapping[SplitName, NDArray[np.uint64]], ids: Mapping[SplitName, NDArray[np.int64]], labels: LabelMap) -> list[str]:
+def quick_notes(keys: Mapping[SplitName, NDArray[np.uint64]], ids: Mapping[SplitName, LabelArray], labels: LabelMap) -> list[str]:
     """What a training run should say of its data, in at most three lines: texts in two splits, texts with several labels, classes of unlike size.
 
     Args:
         keys: Key of each row's text, by split in order.
-        ids: Class ids, by split in the same order.
+        ids: Class ids (N,) or indicators (N, C), by split in the same order.
         labels: Names of the classes.
     """
     notes = []
@@ -76,11 +76,12 @@ def quick_notes(keys: Mapping[SplitName, NDArray[np.uint64]], ids: Mapping[Split
         counted = " and ".join(f"{count:,} {name}" for name, count in shared.items())
         notes.append(f"{counted} rows have a text that is also in the training split; scores on them are too good.")
     together = np.concatenate(list(keys.values()))
-    rows = conflicting_rows(together, np.concatenate(list(ids.values())))
+    rows = conflicting_rows(together, label_sets(np.concatenate(list(ids.values()))))
     if len(rows):
         texts = len(np.unique(together[rows]))
-        notes.append(f"{texts:,} {'text occurs' if texts == 1 else 'texts occur'} with more than one label ({len(rows):,} rows).")
-    counts = np.bincount(ids["train"], minlength=len(labels))
+        what = "more than one label" if ids["train"].ndim == 1 else "more than one set of labels"
+        notes.append(f"{texts:,} {'text occurs' if texts == 1 else 'texts occur'} with {what} ({len(rows):,} rows).")
+    counts = class_counts(ids["train"], len(labels))
     if len(rare_classes(counts)):
         notes.append(describe_imbalance(counts, labels))
     if notes:

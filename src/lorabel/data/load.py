@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorabel.config import DataConfig
-from lorabel.data.columns import TEXT_NAMES, choose_columns, other_text_columns
+from lorabel.data.columns import TEXT_NAMES, Columns, choose_columns, other_text_columns
 from lorabel.data.duplicates import quick_notes
 from lorabel.data.readers.base import Block, Faults, sha256_of
 from lorabel.data.readers.delimited import read_delimited
@@ -25,10 +25,10 @@ from lorabel.data.readers.hub import hub_files
 from lorabel.data.readers.jsonl import read_jsonl
 from lorabel.data.readers.parquet import read_parquet
 from lorabel.data.readers.sample import sample_files
-from lorabel.data.rows import EXPECTED, MISSING_PARTS, read_rows, require_columns
+from lorabel.data.rows import EXPECTED, MISSING_PARTS, Row, read_rows, require_columns
 from lorabel.data.splits import carve, draw, draw_within
 from lorabel.data.texts import TextColumn, text_keys
-from lorabel.data.types import LabelledData, LabelMap, Split, SplitName
+from lorabel.data.types import LabelArray, LabelledData, LabelMap, Split, SplitName, TaskKind, class_counts, strata
 from lorabel.errors import DataError, first_of
 from lorabel.events import EventSink, Note, Progress, ignore
 
@@ -50,12 +50,22 @@ _MADE_SHARE, _MOST_VALIDATION, _MOST_TEST = 0.1, 2000, 5000
 
 @dataclass
 class _Table:
-    """One split as read: texts, label names by code, where each label was first seen, and how many rows were left out."""
+    """One split as read: texts, codes of all labels end to end, labels of each row, where each label was first seen, and how many rows were left out."""
 
     texts: TextColumn
     codes: NDArray[np.int64]
+    labels_of_row: NDArray[np.int64]
     first_seen: dict[str, str]
     dropped: int
+
+    def labels(self, ids_of_code: NDArray[np.int64], classes: int, task: TaskKind) -> LabelArray:
+        """Class ids (N,), or indicators (N, C)."""
+        ids = ids_of_code[self.codes]
+        if task == "single_label":
+            return ids
+        indicators = np.zeros((len(self.labels_of_row), classes), dtype=np.uint8)
+        indicators[np.repeat(np.arange(len(indicators)), self.labels_of_row), ids] = 1
+        return indicators
 
 
 @dataclass
@@ -84,39 +94,44 @@ def load_data(config: DataConfig, *, on_event: EventSink = ignore) -> LabelledDa
     files, revision = find_files(config.source)
     coder, notes = _Coder(), []
     tables: dict[SplitName, _Table] = {}
-    columns: tuple[tuple[str, ...], str] | None = None
+    columns: Columns | None = None
     for name in _ORDER:
         if name in files:
             tables[name], columns = _read_split(files[name], config, coder, columns, on_event)
     assert columns is not None
     _check_header(files["train"][0], config, columns, coder)
-    notes.append(f"Text from {' + '.join(columns[0])}, labels from {columns[1]}.")
+    notes.append(f"Text from {' + '.join(columns.texts)}, labels from {columns.label}.")
     notes += [f"{name}: {table.dropped:,} rows without text or label were left out." for name, table in tables.items() if table.dropped]
     labels, ids_of_code = _settle_labels(coder)
     _check_labels(tables, labels)
-    splits, made = _make_splits(config, tables, ids_of_code, labels, notes)
+    notes += _task_notes(tables["train"], columns, labels)
+    ids = {name: table.labels(ids_of_code, len(labels), columns.task) for name, table in tables.items()}
+    splits, made = _make_splits(config, {name: table.texts for name, table in tables.items()}, ids, labels, notes)
+    counts = {name: class_counts(split.labels, len(labels)) for name, split in splits.items()}
     facts: dict[str, object] = {
         "files": {str(path.name): sha256_of(path) for paths in files.values() for path in paths},
         "revision": revision,
-        "text_columns": list(columns[0]),
-        "label_column": columns[1],
+        "text_columns": list(columns.texts),
+        "label_column": columns.label,
+        "task": columns.task,
         "rows": {name: len(split) for name, split in splits.items()},
-        "classes": {label: {name: int((split.labels == index).sum()) for name, split in splits.items()} for index, label in enumerate(labels.names)},
+        "classes": {label: {name: int(counts[name][index]) for name in splits} for index, label in enumerate(labels.names)},
         "dropped_rows": {name: table.dropped for name, table in tables.items()},
         "made_splits": list(made),
         "split_seed": config.split_seed,
         "split_digests": {name: split.digest for name, split in splits.items()},
     }
-    return LabelledData(config.source, splits, labels, made_splits=made, notes=tuple(notes), facts=facts)
+    return LabelledData(config.source, splits, labels, columns.task, made_splits=made, notes=tuple(notes), facts=facts)
 
 
-def load_split(path: Path, config: DataConfig, labels: LabelMap, name: SplitName, *, on_event: EventSink = ignore) -> Split:
+def load_split(path: Path, config: DataConfig, labels: LabelMap, task: TaskKind, name: SplitName, *, on_event: EventSink = ignore) -> Split:
     """Read one file as a split of known classes.
 
     Args:
         path: The file.
         config: Columns.
         labels: The classes it may hold.
+        task: Whether a text may have several of them.
         name: What the split is called.
         on_event: Receives progress.
 
@@ -127,7 +142,8 @@ def load_split(path: Path, config: DataConfig, labels: LabelMap, name: SplitName
         DataError: Unusable rows, or a label outside the classes.
     """
     coder = _Coder()
-    table, _ = _read_split([path], config, coder, None, on_event)
+    table, columns = _read_split([path], config, coder, None, on_event)
+    check_task(str(path), columns.task, task)
     unknown = [
         f"{place}: a label that the adapter does not know, got {label!r}; expected one of {', '.join(labels.names[:8])}."
         for label, place in table.first_seen.items()
@@ -135,8 +151,19 @@ def load_split(path: Path, config: DataConfig, labels: LabelMap, name: SplitName
     ]
     if unknown:
         raise DataError("\n".join(unknown[:5]) + _in_all(unknown) + " Evaluate on the classes it was trained for.")
-    ids = labels.ids(list(coder.codes))[table.codes]
+    ids = table.labels(labels.ids(list(coder.codes)), len(labels), task)
     return Split(name, table.texts, ids, _digest(table.texts, ids, labels))
+
+
+def check_task(where: str, found: TaskKind, expected: TaskKind) -> None:
+    """Make sure that texts have one label, or several, as an adapter gives them.
+
+    Raises:
+        DataError: They have not.
+    """
+    form = {"single_label": "one label per text", "multi_label": "several labels per text (lists, or values split by --label-separator)"}
+    if found != expected:
+        raise DataError(f"{where}: another kind of task than the adapter's, got {form[found]}; expected {form[expected]}. Use the data it was made for.")
 
 
 def find_files(source: str) -> tuple[dict[SplitName, list[Path]], str | None]:
@@ -216,44 +243,44 @@ def _folder_files(folder: Path) -> dict[SplitName, list[Path]]:
     return found
 
 
-def _read_split(
-    paths: Sequence[Path], config: DataConfig, coder: _Coder, columns: tuple[tuple[str, ...], str] | None, on_event: EventSink
-) -> tuple[_Table, tuple[tuple[str, ...], str]]:
+def _read_split(paths: Sequence[Path], config: DataConfig, coder: _Coder, columns: Columns | None, on_event: EventSink) -> tuple[_Table, Columns]:
     """Read and check all rows of one split."""
     import pyarrow
 
     faults = Faults("Fix these rows.")
     chunks: list[Any] = []
-    codes, rows = array("q"), 0
+    codes, labels_of_row, rows = array("q"), array("q"), 0
     first_seen: dict[str, str] = {}
     for path in paths:
         for block in read_blocks(path):
             if columns is None:
-                columns = choose_columns(block, str(path), config.text_columns, config.label_column)
-                unused = other_text_columns(block, *columns)
+                columns = choose_columns(block, str(path), config.text_columns, config.label_column, config.label_separator)
+                unused = other_text_columns(block, columns.texts, columns.label)
                 if unused and config.text_columns is None:
-                    on_event(Note(f"Not read as text: {', '.join(unused)}. Columns are joined with --text-column {','.join((*columns[0], *unused))}."))
+                    on_event(Note(f"Not read as text: {', '.join(unused)}. Columns are joined with --text-column {','.join((*columns.texts, *unused))}."))
             require_columns(block, path, columns)
             texts: list[str] = []
-            for line, text, label in _usable(block, path, columns, config, faults):
-                first_seen.setdefault(label, f"{path}:{line}")
-                texts.append(text)
-                codes.append(coder.code(label))
+            for row in _usable(block, path, columns, config, faults):
+                texts.append(row.text)
+                labels_of_row.append(len(row.labels))
+                for label in row.labels:
+                    first_seen.setdefault(label, f"{path}:{row.line}")
+                    codes.append(coder.code(label))
             chunks.append(pyarrow.array(texts, type=pyarrow.large_string()))
             rows += len(block)
             on_event(Progress("reading", rows, None))
     faults.raise_if_any()
-    if columns is None or not codes:
+    if columns is None or not labels_of_row:
         raise DataError(f"{paths[0]}: no rows, got an empty table; expected labelled texts. Check the file.")
-    table = _Table(TextColumn(pyarrow.chunked_array(chunks)), np.frombuffer(codes, dtype=np.int64).copy(), first_seen, rows - len(codes))
-    return table, columns
+    flat, per_row = (np.array(one, dtype=np.int64) for one in (codes, labels_of_row))
+    return _Table(TextColumn(pyarrow.chunked_array(chunks)), flat, per_row, first_seen, rows - len(per_row)), columns
 
 
-def _usable(block: Block, path: Path, columns: tuple[tuple[str, ...], str], config: DataConfig, faults: Faults) -> Iterator[tuple[int, str, str]]:
-    """(line, text, label) of a block's usable rows; faulty ones are noted, empty ones dropped where asked."""
-    for row in read_rows(block, *columns):
+def _usable(block: Block, path: Path, columns: Columns, config: DataConfig, faults: Faults) -> Iterator[Row]:
+    """A block's usable rows; faulty ones are noted, empty ones dropped where asked."""
+    for row in read_rows(block, columns):
         if row.fault is None:
-            yield row.line, row.text, row.label
+            yield row
         elif row.fault in MISSING_PARTS:
             if not config.drop_empty:
                 faults.add(f"{path}:{row.line}", row.fault.value, row.value, "a text and a label")
@@ -262,12 +289,12 @@ def _usable(block: Block, path: Path, columns: tuple[tuple[str, ...], str], conf
             faults.add(f"{path}:{row.line}", row.fault.value, row.value, EXPECTED[row.fault])
 
 
-def _check_header(file: Path, config: DataConfig, columns: tuple[tuple[str, ...], str], coder: _Coder) -> None:
+def _check_header(file: Path, config: DataConfig, columns: Columns, coder: _Coder) -> None:
     """A table without a header has its first row in the place of one, which shows where labels repeat."""
-    is_named = config.label_column or config.text_columns or columns[0][0].lower() in TEXT_NAMES
-    if not is_named and columns[1] in coder.codes:
+    is_named = config.label_column or config.text_columns or columns.texts[0].lower() in TEXT_NAMES
+    if not is_named and columns.label in coder.codes:
         raise DataError(
-            f"{file}:1: the header names the label column like one of its labels, got {columns[1]!r}; expected column names, not a first row. "
+            f"{file}:1: the header names the label column like one of its labels, got {columns.label!r}; expected column names, not a first row. "
             "Put a line such as text,label first, or confirm with --label-column."
         )
 
@@ -302,12 +329,21 @@ def _in_all(faults: Sequence[str]) -> str:
     return f"\n({len(faults):,} labels in all; the first 5 are shown.)" if len(faults) > 5 else ""
 
 
+def _task_notes(train: _Table, columns: Columns, labels: LabelMap) -> list[str]:
+    """What a user should know where a text may have several labels."""
+    if columns.task == "single_label":
+        return []
+    per_row = train.labels_of_row
+    note = f"Multi-label: {len(labels)} labels, {per_row.mean():.2f} per text; {(per_row > 1).mean():.1%} of the texts have several, {(per_row == 0).mean():.1%} none."
+    if (per_row == 1).all():
+        note += " Every text has just one, so plain labels would train an ordinary classifier."
+    return [note]
+
+
 def _make_splits(
-    config: DataConfig, tables: dict[SplitName, _Table], ids_of_code: NDArray[np.int64], labels: LabelMap, notes: list[str]
+    config: DataConfig, texts: dict[SplitName, TextColumn], ids: dict[SplitName, LabelArray], labels: LabelMap, notes: list[str]
 ) -> tuple[dict[SplitName, Split], tuple[SplitName, ...]]:
     """Carve the splits that are missing, draw the rows asked for, and say so."""
-    texts = {name: table.texts for name, table in tables.items()}
-    ids = {name: ids_of_code[table.codes] for name, table in tables.items()}
     keys = {name: text_keys(column) for name, column in texts.items()}
     notes += quick_notes(keys, ids, labels)
     made: list[SplitName] = []
@@ -316,7 +352,7 @@ def _make_splits(
         if split in texts or asked == 0:
             continue
         rows = asked or max(len(labels), min(most, round(_MADE_SHARE * len(ids["train"]))))
-        room = len(ids["train"]) - len(np.unique(ids["train"]))
+        room = len(ids["train"]) - len(np.unique(strata(ids["train"])))
         if asked is not None and asked > room:
             raise DataError(
                 f"data.{name}_rows: more rows than there are to take, got {asked}; expected at most {room}, which leaves a training row of each class. "
@@ -330,7 +366,7 @@ def _make_splits(
             f"No {split} split given: {len(carved):,} rows were taken from the training split (stratified, grouped by text, seed {config.split_seed})."
         )
     for split, limit in (("validation", config.validation_rows if "validation" not in made else None), ("train", config.limit_rows)):
-        present = len(np.unique(ids[split]))
+        present = len(np.unique(strata(ids[split])))
         if split == "train" and limit is not None and limit < present:
             raise DataError(f"data.limit_rows: fewer rows than classes, got {limit}; expected at least {present}. Use --limit-rows {present} or more.")
         if limit is not None and limit < len(ids[split]):
@@ -345,9 +381,9 @@ def _make_splits(
     return splits, tuple(made)
 
 
-def _digest(texts: TextColumn, ids: NDArray[np.int64], labels: LabelMap) -> str:
+def _digest(texts: TextColumn, ids: LabelArray, labels: LabelMap) -> str:
     digest = hashlib.sha256()
-    for text, label in zip(texts, ids.tolist(), strict=True):
-        digest.update(f"{len(text)}|{labels.names[label]}|".encode())
+    for text, names in zip(texts, labels.names_of(ids), strict=True):
+        digest.update(f"{len(text)}|{'|'.join(names)}|".encode())
         digest.update(text.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()

@@ -24,7 +24,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lorabel.data.types import PackedBatch, TokenTable, places_of
+from lorabel.data.types import LabelArray, PackedBatch, TokenTable, places_of
 from lorabel.errors import StorageError
 from lorabel.events import EventSink, Note, Progress, ignore
 
@@ -222,25 +222,23 @@ class MemberRows:
     Attributes:
         table: Token ids of its split.
         rows: (B,) rows to take; may be empty.
-        labels: (B,) their class ids, or None.
+        labels: (B,) their class ids or (B, C) indicators, or None.
         places: (B,) place of each row in the member's optimiser step, which keys its dropout masks.
     """
 
     table: TokenTable
     rows: NDArray[np.int64]
-    labels: NDArray[np.int64] | None
+    labels: LabelArray | None
     places: NDArray[np.int64]
 
 
-def pack(
-    table: TokenTable, rows: NDArray[np.int64], labels: NDArray[np.int64] | None, first_position: int, places: NDArray[np.int64] | None = None
-) -> PackedBatch:
+def pack(table: TokenTable, rows: NDArray[np.int64], labels: LabelArray | None, first_position: int, places: NDArray[np.int64] | None = None) -> PackedBatch:
     """Lay one member's sequences end to end, shortest first.
 
     Args:
         table: Token ids of the split.
         rows: (B,) rows to take.
-        labels: (B,) their class ids, or None.
+        labels: (B,) their class ids or (B, C) indicators, or None.
         first_position: Position id of a sequence's first token.
         places: (B,) place of each row in the member's optimiser step, which keys its dropout masks (default: its place in `rows`).
 

@@ -1,10 +1,11 @@
 """What makes a row usable: its text and label as strings, and what is wrong where it is not. Training refuses what the audit counts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from lorabel.data.columns import Columns
 from lorabel.data.readers.base import Block
 from lorabel.errors import DataError
 
@@ -22,7 +23,7 @@ class RowFault(Enum):
 MISSING_PARTS = (RowFault.EMPTY_TEXT, RowFault.MISSING_LABEL)
 EXPECTED = {
     RowFault.TEXT_TYPE: "a string",
-    RowFault.LABEL_TYPE: "a string or an integer (several labels per text are not supported yet)",
+    RowFault.LABEL_TYPE: "a string or an integer in every row, or a list of them in every row",
     RowFault.EMPTY_TEXT: "a text and a label",
     RowFault.MISSING_LABEL: "a text and a label",
     RowFault.NUL: "text without NUL",
@@ -36,44 +37,66 @@ class Row:
     Attributes:
         line: Its line in the file.
         text: Its text columns joined; empty where one is not a string.
-        label: Its label as text; empty where it is missing or cannot be one.
+        labels: Its labels as text, each once and in order; empty where they are missing or cannot be labels. A multi-label row may have none.
         fault: The first thing that is wrong with it, or None.
         value: What is wrong there.
     """
 
     line: int
     text: str
-    label: str
+    labels: tuple[str, ...]
     fault: RowFault | None = None
     value: object = None
 
 
-def read_rows(block: Block, text_columns: Sequence[str], label_column: str) -> Iterator[Row]:
+def read_rows(block: Block, columns: Columns) -> Iterator[Row]:
     """The rows of a block, each with its first fault.
 
     Args:
         block: Consecutive rows of a file.
-        text_columns: Columns to join with a space.
-        label_column: Column of the label.
+        columns: Text columns, to be joined with a space, and the label column.
     """
-    text_values = [block.columns[name] for name in text_columns]
-    for line, label_value, *parts in zip(block.lines, block.columns[label_column], *text_values, strict=True):
-        label = label_text(label_value)
+    read_labels = _labels_of_list if columns.task == "multi_label" else _labels_of_value
+    text_values = [block.columns[name] for name in columns.texts]
+    for line, label_value, *parts in zip(block.lines, block.columns[columns.label], *text_values, strict=True):
+        labels = read_labels(label_value, columns.separator)
         bad = next((part for part in parts if part is not None and not isinstance(part, str)), None)
         if bad is not None:
-            yield Row(line, "", label or "", RowFault.TEXT_TYPE, bad)
+            yield Row(line, "", labels if isinstance(labels, tuple) else (), RowFault.TEXT_TYPE, bad)
             continue
         text = " ".join(part for part in parts if part)
-        if label is None:
-            yield Row(line, text, "", RowFault.LABEL_TYPE, label_value)
+        if labels is RowFault.LABEL_TYPE:
+            yield Row(line, text, (), labels, label_value)
         elif not text.strip():
-            yield Row(line, text, label, RowFault.EMPTY_TEXT, text)
-        elif label == "":
-            yield Row(line, text, label, RowFault.MISSING_LABEL, label_value)
-        elif "\0" in text or "\0" in label:
-            yield Row(line, text, label, RowFault.NUL, text if "\0" in text else label)
+            yield Row(line, text, labels if isinstance(labels, tuple) else (), RowFault.EMPTY_TEXT, text)
+        elif not isinstance(labels, tuple):
+            yield Row(line, text, (), labels, label_value)
+        elif "\0" in text or any("\0" in label for label in labels):
+            yield Row(line, text, labels, RowFault.NUL, text if "\0" in text else label_value)
         else:
-            yield Row(line, text, label)
+            yield Row(line, text, labels)
+
+
+def _labels_of_value(value: object, _separator: str | None) -> tuple[str] | RowFault:
+    """The one label of a row, or what is wrong with it."""
+    label = label_text(value)
+    if label is None:
+        return RowFault.LABEL_TYPE
+    return (label,) if label else RowFault.MISSING_LABEL
+
+
+def _labels_of_list(value: object, separator: str | None) -> tuple[str, ...] | RowFault:
+    """The labels of a row, or what is wrong with them. No label at all is an answer too; a value that is missing is none."""
+    if value is None:
+        return RowFault.MISSING_LABEL
+    if separator is not None and isinstance(value, str):
+        value = [part for part in value.split(separator) if part.strip()]
+    if not isinstance(value, list):
+        return RowFault.LABEL_TYPE
+    labels = [label_text(one) for one in value]
+    if any(not label for label in labels):
+        return RowFault.LABEL_TYPE
+    return tuple(sorted({label for label in labels if label}))
 
 
 def label_text(value: object) -> str | None:
@@ -91,13 +114,13 @@ def label_text(value: object) -> str | None:
     return None
 
 
-def require_columns(block: Block, path: Path, columns: tuple[tuple[str, ...], str]) -> None:
+def require_columns(block: Block, path: Path, columns: Columns) -> None:
     """Make sure that a block has the columns in use.
 
     Raises:
         DataError: One is missing.
     """
-    missing = [name for name in (*columns[0], columns[1]) if name not in block.columns]
+    missing = [name for name in (*columns.texts, columns.label) if name not in block.columns]
     if missing:
         raise DataError(
             f"{path}:{block.lines[0]}: a column is missing, got {', '.join(block.columns)}; expected {missing[0]!r} as in the training split. Name columns alike in all splits."

@@ -5,15 +5,16 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
+from lorabel.data.types import LabelArray, class_counts, strata
 from lorabel.errors import DataError
 
 
-def carve(keys: NDArray[np.uint64], labels: NDArray[np.int64], rows: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def carve(keys: NDArray[np.uint64], labels: LabelArray, rows: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Carve a stratified split out of a table; rows with the same text stay together.
 
     Args:
         keys: Key of each row's text (N,).
-        labels: Class ids (N,).
+        labels: Class ids (N,) or indicators (N, C).
         rows: Size of the split to carve, at least one row per class where a class has two texts or more; met to within the largest group of equal texts.
         seed: Equal seeds carve equal splits.
 
@@ -26,7 +27,8 @@ def carve(keys: NDArray[np.uint64], labels: NDArray[np.int64], rows: int, seed: 
     generator = np.random.default_rng([seed, rows])
     _, first, group, sizes = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
     by_group, ends = np.argsort(group, kind="stable"), np.cumsum(sizes)
-    remaining = np.bincount(labels)
+    stratum, classes = strata(labels), labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1
+    remaining = class_counts(labels, classes)
     is_carved = np.zeros(len(first), dtype=bool)
 
     def take(candidates: NDArray[np.int64], quota: int) -> None:
@@ -35,15 +37,15 @@ def carve(keys: NDArray[np.uint64], labels: NDArray[np.int64], rows: int, seed: 
         for index in generator.permutation(candidates):
             if taken >= quota:
                 break
-            counts = np.bincount(labels[by_group[ends[index] - sizes[index] : ends[index]]], minlength=len(remaining))
+            counts = class_counts(labels[by_group[ends[index] - sizes[index] : ends[index]]], classes)
             # Texts can occur with several labels; none may lose its last training row.
             if not np.any((counts > 0) & (counts == remaining)):
                 remaining[:] -= counts
                 is_carved[index] = True
                 taken += int(sizes[index])
 
-    for label, quota in enumerate(_quotas(remaining, rows)):
-        take(np.flatnonzero(labels[first] == label), int(quota))
+    for kind, quota in enumerate(_quotas(np.bincount(stratum), rows)):
+        take(np.flatnonzero(stratum[first] == kind), int(quota))
     if not is_carved.any():
         # The classes that were to give rows have none to spare; another may.
         take(np.arange(len(first)), 1)
@@ -55,11 +57,11 @@ def carve(keys: NDArray[np.uint64], labels: NDArray[np.int64], rows: int, seed: 
     return np.flatnonzero(~carved), np.flatnonzero(carved)
 
 
-def draw(labels: NDArray[np.int64], rows: int, seed: int) -> NDArray[np.int64]:
+def draw(labels: LabelArray, rows: int, seed: int) -> NDArray[np.int64]:
     """Draw rows stratified by label.
 
     Args:
-        labels: Class ids (N,).
+        labels: Class ids (N,) or indicators (N, C).
         rows: How many; all of them where there are not more.
         seed: Equal seeds draw equal rows.
 
@@ -69,17 +71,17 @@ def draw(labels: NDArray[np.int64], rows: int, seed: int) -> NDArray[np.int64]:
     if rows >= len(labels):
         return np.arange(len(labels))
     generator = np.random.default_rng([seed, rows])
-    chosen = []
-    for label, quota in enumerate(_quotas(np.bincount(labels), rows)):
-        chosen.append(generator.permutation(np.flatnonzero(labels == label))[:quota])
+    chosen, stratum = [], strata(labels)
+    for kind, quota in enumerate(_quotas(np.bincount(stratum), rows)):
+        chosen.append(generator.permutation(np.flatnonzero(stratum == kind))[:quota])
     return np.sort(np.concatenate(chosen))
 
 
-def draw_within(labels: NDArray[np.int64], seed: int, *, fraction_percent: float | None = None, shots: int | None = None) -> NDArray[np.int64]:
-    """Draw rows of each class such that a smaller draw lies within every larger one of the same seed.
+def draw_within(labels: LabelArray, seed: int, *, fraction_percent: float | None = None, shots: int | None = None) -> NDArray[np.int64]:
+    """Draw rows of each class such that a smaller draw lies within every larger one of the same seed; a row with several labels counts for the rarest of them.
 
     Args:
-        labels: Class ids (N,).
+        labels: Class ids (N,) or indicators (N, C).
         seed: Orders the rows of each class, once for all sizes.
         fraction_percent: Share of each class, above 0 and up to 100; at least one row of each.
         shots: Rows of each class, or all where it has fewer.
@@ -87,24 +89,24 @@ def draw_within(labels: NDArray[np.int64], seed: int, *, fraction_percent: float
     Returns:
         Row numbers in the table's order; with both limits, the smaller holds in each class.
     """
-    chosen = []
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
+    chosen, stratum = [], strata(labels)
+    for kind in np.unique(stratum):
+        rows = np.flatnonzero(stratum == kind)
         quota = len(rows)
         if fraction_percent is not None:
             quota = max(1, int(np.floor(len(rows) * fraction_percent / 100 + 0.5)))
         if shots is not None:
             quota = min(quota, shots)
-        chosen.append(np.random.default_rng([seed, int(label)]).permutation(rows)[:quota])
+        chosen.append(np.random.default_rng([seed, int(kind)]).permutation(rows)[:quota])
     return np.sort(np.concatenate(chosen))
 
 
-def fold_of_rows(keys: NDArray[np.uint64], labels: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
+def fold_of_rows(keys: NDArray[np.uint64], labels: LabelArray, folds: int, seed: int) -> NDArray[np.int64]:
     """Cut a table into folds for cross-validation: stratified, rows with the same text in one fold.
 
     Args:
         keys: Key of each row's text (N,).
-        labels: Class ids (N,).
+        labels: Class ids (N,) or indicators (N, C).
         folds: How many, from 2 to the number of different texts.
         seed: Equal seeds cut equally.
 
@@ -123,7 +125,7 @@ def fold_of_rows(keys: NDArray[np.uint64], labels: NDArray[np.int64], folds: int
     with warnings.catch_warnings():
         # A class with fewer rows than folds cannot be in all of them; that is said by its scores.
         warnings.filterwarnings("ignore", message="The least populated class")
-        cut = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(np.zeros(len(labels)), labels, group)
+        cut = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(np.zeros(len(labels)), strata(labels), group)
         for fold, (_, held_out) in enumerate(cut):
             found[held_out] = fold
     return found

@@ -1,11 +1,12 @@
 """The types that travel between reading, packing, training and inference.
 
-Single-label and multi-label are told apart here, once (multi-label is not read yet).
+Single-label and multi-label are told apart here, once, by the form of a split's labels: class ids (N,), or an indicator matrix (N, C) of zeros and ones. What
+depends on the form alone (counting classes, strata of a draw) is here too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
-TaskKind = Literal["single_label"]
+TaskKind = Literal["single_label", "multi_label"]
+# Class ids (N,) int64, or indicators (N, C) uint8.
+LabelArray = NDArray[np.int64] | NDArray[np.uint8]
 SplitName = Literal["train", "validation", "test"]
 
 
@@ -41,6 +44,34 @@ class LabelMap:
         table = {name: index for index, name in enumerate(self.names)}
         return np.fromiter((table[name] for name in names), dtype=np.int64, count=len(names))
 
+    def names_of(self, labels: LabelArray) -> Iterator[tuple[str, ...]]:
+        """The names of each row's labels.
+
+        Args:
+            labels: Class ids (N,) or indicators (N, C).
+        """
+        if labels.ndim == 1:
+            yield from ((self.names[index],) for index in labels.tolist())
+        else:
+            yield from (tuple(self.names[index] for index in np.flatnonzero(row)) for row in labels)
+
+    def renumbered(self, labels: LabelArray, other: LabelMap) -> LabelArray:
+        """Labels as another map numbers them.
+
+        Args:
+            labels: Class ids (N,) or indicators (N, C) of this map.
+            other: Holds every name of this one.
+
+        Raises:
+            KeyError: A name that the other map lacks.
+        """
+        places = other.ids(self.names)
+        if labels.ndim == 1:
+            return places[labels]
+        moved = np.zeros((len(labels), len(other)), dtype=np.uint8)
+        moved[:, places] = labels
+        return moved
+
 
 @dataclass(frozen=True)
 class Split:
@@ -49,17 +80,70 @@ class Split:
     Attributes:
         name: `train`, `validation` or `test`.
         texts: N texts; any sequence, such as a column that is read from disk on access.
-        labels: Class ids (N,) int64.
+        labels: Class ids (N,) int64; in a multi-label split indicators (N, C) uint8.
         digest: SHA-256 over texts and label names, which keys caches and the ledger of test openings.
     """
 
     name: SplitName
     texts: Sequence[str]
-    labels: NDArray[np.int64]
+    labels: LabelArray
     digest: str
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def task_of(labels: LabelArray) -> TaskKind:
+    """The kind of task, by the form of its labels."""
+    return "multi_label" if labels.ndim == 2 else "single_label"
+
+
+def class_ids(labels: LabelArray) -> NDArray[np.int64]:
+    """Labels that are known to be class ids (N,), as such."""
+    return np.asarray(labels, dtype=np.int64)
+
+
+def indicators(labels: LabelArray) -> NDArray[np.uint8]:
+    """Labels that are known to be indicators (N, C), as such."""
+    return np.asarray(labels, dtype=np.uint8)
+
+
+def class_counts(labels: LabelArray, classes: int) -> NDArray[np.int64]:
+    """Rows of each class (C,).
+
+    Args:
+        labels: Class ids (N,) or indicators (N, C).
+        classes: C.
+    """
+    if labels.ndim == 2:
+        return np.asarray(labels.sum(axis=0, dtype=np.int64))
+    return np.bincount(labels, minlength=classes)
+
+
+def label_sets(labels: LabelArray) -> NDArray[np.int64]:
+    """A number per row (N,), equal where the rows have the same labels.
+
+    Args:
+        labels: Class ids (N,) or indicators (N, C).
+    """
+    if labels.ndim == 1:
+        return np.asarray(labels, dtype=np.int64)
+    packed = np.packbits(labels, axis=1)
+    whole = np.ascontiguousarray(packed).view(np.dtype((np.void, packed.shape[1]))).ravel()
+    return np.asarray(np.unique(whole, return_inverse=True)[1], dtype=np.int64).ravel()
+
+
+def strata(labels: LabelArray) -> NDArray[np.int64]:
+    """What a draw is stratified by (N,): the class; of several labels the rarest, so that rare labels get their share; C where a row has none.
+
+    Args:
+        labels: Class ids (N,) or indicators (N, C).
+    """
+    if labels.ndim == 1:
+        return np.asarray(labels, dtype=np.int64)
+    rarest_first = np.argsort(labels.sum(axis=0, dtype=np.int64), kind="stable")
+    first = labels[:, rarest_first].argmax(axis=1)
+    return np.asarray(np.where(labels.any(axis=1), rarest_first[first], labels.shape[1]))
 
 
 @dataclass(frozen=True)
@@ -141,7 +225,7 @@ class PackedBatch:
         position_ids: (T,) int64, starting at the family's first position.
         cu_seqlens: (B + 1,) int64; sequence b is rows `cu_seqlens[b]:cu_seqlens[b + 1]`.
         lengths: The same as Python integers, so that grouping by length costs no synchronisation with a device.
-        labels: (B,) int64, or None in prediction.
+        labels: (B,) class ids or (B, C) indicators, or None in prediction.
         rows: (B,) int64; row of each sequence in its split.
         member_sequences: Sequences per bank member, K integers that add up to B.
         step_rows: (B,) int64; row of each sequence within its member's optimiser step, which keys its dropout masks.

@@ -3,7 +3,7 @@
 Decisions:
 - Texts are sorted by length, longest first, and cut into batches of a token budget: batches are alike in cost, and the first one shows the largest memory.
 - Results come back in the caller's order.
-- Temperature divides logits before the softmax; calibration sets it after training (`calibration.py`), else it is 1.
+- How logits become labels is `answers.py`; temperature and thresholds are fitted after training, else they are 1 and one half.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from lorabel.data.packing import pack, tokenise
 from lorabel.data.texts import checked_texts
 from lorabel.data.types import LabelMap, TokenTable
+from lorabel.inference.answers import AnswerRule
 from lorabel.models.bank import Bank
 from lorabel.models.crew import crew_for_rows
 from lorabel.models.states import FrozenStates, with_states
@@ -32,12 +33,12 @@ class Prediction:
     """What is said about one text.
 
     Attributes:
-        label: Most probable class.
-        score: Its probability.
+        label: Most probable class; in a multi-label task all labels that are given, which may be none.
+        score: Highest probability of any class.
         probabilities: All of them, in label order (C,).
     """
 
-    label: str
+    label: str | tuple[str, ...]
     score: float
     probabilities: NDArray[np.float64]
 
@@ -51,16 +52,24 @@ class Predictor:
         tokenizer_digest: Its digest.
         labels: The classes.
         max_length_tokens: Longer texts are cut.
-        temperature: Divides logits; positive.
+        rule: How class scores become labels.
     """
 
-    def __init__(self, bank: Bank, tokenizer: Tokenizer, tokenizer_digest: str, labels: LabelMap, max_length_tokens: int, temperature: float = 1.0) -> None:
+    def __init__(
+        self,
+        bank: Bank,
+        tokenizer: Tokenizer,
+        tokenizer_digest: str,
+        labels: LabelMap,
+        max_length_tokens: int,
+        rule: AnswerRule = AnswerRule(),  # noqa: B008
+    ) -> None:
         self.bank = bank
         self.tokenizer = tokenizer
         self.tokenizer_digest = tokenizer_digest
         self.labels = labels
         self.max_length_tokens = max_length_tokens
-        self.temperature = temperature
+        self.rule = rule
 
     def logits(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Class scores before temperature and softmax.
@@ -84,27 +93,27 @@ class Predictor:
             texts: N texts.
 
         Returns:
-            (N, C), rows adding up to 1.
+            (N, C), rows adding up to 1 where a text has one label.
 
         Raises:
             DataError: Not a sequence of strings.
         """
-        parts = [probabilities(self.logits(texts[start : start + _CHUNK_TEXTS]), self.temperature) for start in range(0, len(texts), _CHUNK_TEXTS)]
+        parts = [self.rule.probabilities(self.logits(texts[start : start + _CHUNK_TEXTS])) for start in range(0, len(texts), _CHUNK_TEXTS)]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)))
 
-    def predict(self, texts: Sequence[str]) -> list[str]:
-        """Most probable class of each text.
+    def predict(self, texts: Sequence[str]) -> list[str] | list[tuple[str, ...]]:
+        """Most probable class of each text; in a multi-label task all labels that are given to it.
 
         Args:
             texts: N texts.
 
         Returns:
-            N class names.
+            N class names, or N tuples of them.
         """
-        return [self.labels.names[index] for index in self.predict_proba(texts).argmax(axis=1)]
+        return self._labels(self.predict_proba(texts))
 
     def explain(self, texts: Sequence[str]) -> list[Prediction]:
-        """Class, score and probabilities of each text.
+        """Labels, score and probabilities of each text.
 
         Args:
             texts: N texts.
@@ -113,15 +122,12 @@ class Predictor:
             N predictions.
         """
         found = self.predict_proba(texts)
-        return [Prediction(self.labels.names[row.argmax()], float(row.max()), row) for row in found]
+        labels: Sequence[str | tuple[str, ...]] = self._labels(found)
+        return [Prediction(label, float(row.max()), row) for label, row in zip(labels, found, strict=True)]
 
-
-def probabilities(logits: NDArray[np.float64], temperature: float = 1.0) -> NDArray[np.float64]:
-    """Softmax of logits over temperature, (N, C) -> (N, C)."""
-    scaled = logits / temperature
-    scaled = scaled - scaled.max(axis=1, keepdims=True)
-    powers = np.exp(scaled)
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+    def _labels(self, found: NDArray[np.float64]) -> list[str] | list[tuple[str, ...]]:
+        names = self.labels.names_of(self.rule.answers(found))
+        return [one for (one,) in names] if self.rule.task == "single_label" else list(names)
 
 
 def table_logits(bank: Bank, table: TokenTable, on_rows: Callable[[int], None] | None = None, states: FrozenStates | None = None) -> NDArray[np.float64]:

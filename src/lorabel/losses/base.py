@@ -1,6 +1,7 @@
 """What a training loss provides: a loss per row, and the normaliser that turns their sum into the step's mean.
 
-The two are apart so that micro-batches add up to exactly the loss of the whole step, class weights included.
+The two are apart so that micro-batches add up to exactly the loss of the whole step, class weights included. In a multi-label task every label is a question of its own,
+answered by a sigmoid; a row's loss is the mean over its labels, and a class's weight multiplies the terms of the rows that have it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Loss(Protocol):
 
         Args:
             logits: (B, C).
-            labels: (B,) class ids.
+            labels: (B,) class ids; in a multi-label task (B, C) indicators.
 
         Returns:
             (B,), weighted where classes have weights.
@@ -41,17 +42,17 @@ class Loss(Protocol):
         """What the sum over all rows of a step is divided by.
 
         Args:
-            labels: (N,) class ids of every row of the step.
+            labels: (N,) class ids or (N, C) indicators of every row of the step.
         """
 
 
 def weight_sum(labels: Tensor, class_weights: Sequence[float] | None) -> float:
-    """Rows, or the sum of their true classes' weights.
+    """Rows, or the sum of their true classes' weights; rows too where they have several labels, whose weights do not make a row count more.
 
     Args:
-        labels: (N,) class ids.
+        labels: (N,) class ids or (N, C) indicators.
         class_weights: One weight per class, or None.
     """
-    if class_weights is None:
+    if class_weights is None or labels.dim() == 2:
         return float(len(labels))
     return float(sum(class_weights[label] for label in labels.tolist()))

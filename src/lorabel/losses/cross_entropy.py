@@ -1,7 +1,8 @@
-"""Cross-entropy with label smoothing and class weights.
+"""Cross-entropy with label smoothing and class weights, over classes or, in a multi-label task, over each label.
 
 Source: Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision", section 7: the target is (1 - ε) on the true class plus ε / C on every class.
-Departure: none; with weights, rows are averaged by the weight of their true class, as the library's `cross_entropy` does.
+Departure: none; with weights, rows are averaged by the weight of their true class, as the library's `cross_entropy` does. Of several labels each is a choice between two
+classes, so ε / 2 goes to the label's presence and absence.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ class CrossEntropy:
         from torch.nn import functional
 
         weight = None if self._weights is None else logits.new_tensor(self._weights)
+        if labels.dim() == 2:
+            target = labels.to(logits.dtype) * (1 - self._smoothing) + self._smoothing / 2  # (B, C)
+            return functional.binary_cross_entropy_with_logits(logits, target, pos_weight=weight, reduction="none").mean(dim=1)
         return functional.cross_entropy(logits, labels, weight=weight, label_smoothing=self._smoothing, reduction="none")
 
     def normaliser(self, labels: Tensor) -> float:

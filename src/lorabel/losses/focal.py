@@ -2,6 +2,7 @@
 
 Source: Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 5, with the softmax in place of the sigmoid: -α (1 - p)^γ log p of the true class's probability p;
 α is the class weight. With γ = 0 it is cross-entropy.
+Several labels per text take the paper's own form, with a sigmoid for each label.
 Departure: with label smoothing, which the paper has not, every class's term is focused by its own probability and weighted by its share of the target.
 """
 
@@ -42,6 +43,8 @@ class Focal:
         """Weighted loss of each row (B,); see `Loss.rows`."""
         import torch
 
+        if labels.dim() == 2:
+            return self._label_rows(logits, labels)
         logs = logits.log_softmax(dim=1)  # (B, C)
         # 1 - p without cancellation; kept off 0, where the slope of a power below 1 is infinite.
         others = (-torch.expm1(logs)).clamp(min=torch.finfo(logs.dtype).eps)
@@ -50,6 +53,17 @@ class Focal:
         if self._weights is not None:
             target = target * logits.new_tensor(self._weights)
         return -(target * others**self._gamma * logs).sum(dim=1)
+
+    def _label_rows(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The same over labels: each one's presence and absence are the two classes."""
+        from torch.nn import functional
+
+        target = labels.to(logits.dtype) * (1 - self._smoothing) + self._smoothing / 2  # (B, C)
+        present, absent = functional.logsigmoid(logits), functional.logsigmoid(-logits)
+        weight = 1.0 if self._weights is None else logits.new_tensor(self._weights)
+        # sigmoid(-z) = exp(logsigmoid(-z)) is 1 - p without cancellation, and never 0 where γ's slope would be infinite.
+        terms = weight * target * (self._gamma * absent).exp() * present + (1 - target) * (self._gamma * present).exp() * absent
+        return -terms.mean(dim=1)
 
     def normaliser(self, labels: Tensor) -> float:
         """Rows, or the sum of their true classes' weights; the focus does not enter, as in the paper."""

@@ -19,6 +19,22 @@ def balanced_weights(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.asarray(counts.sum() / (len(counts) * np.maximum(counts, 1)))
 
 
+def positive_weights(counts: NDArray[np.int64], rows: int) -> NDArray[np.float64]:
+    """Weights of labels in a multi-label task that make the rows with a label count as much as those without: rows without / rows with.
+
+    Args:
+        counts: Rows of each label (C,).
+        rows: N.
+
+    Returns:
+        (C,), above 0 for a label of every row too.
+
+    Source:
+        King and Zeng 2001, "Logistic Regression in Rare Events Data", equation 5, for one label against its absence, absence weighing 1.
+    """
+    return np.asarray(np.maximum(rows - counts, 1) / np.maximum(counts, 1))
+
+
 def effective_weights(counts: NDArray[np.int64], beta: float) -> NDArray[np.float64]:
     """Inverse effective number of rows, (1 - β) / (1 - β^n), scaled so that the weights of the classes that have rows are 1 in the mean.
 

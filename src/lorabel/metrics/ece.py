@@ -8,6 +8,7 @@ library has no such score.
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lorabel.metrics.base import Labels, Probabilities, answers, metric
 from lorabel.registry import METRICS
@@ -45,8 +46,24 @@ def reliability_bins(y_true: Labels, y_prob: Probabilities, bins: int = BINS) ->
     Returns:
         At most `bins` bins, lowest first.
     """
-    confidence = y_prob.max(axis=1)
-    is_right = answers(y_prob) == y_true
+    return _binned(y_prob.max(axis=1), answers(y_prob) == y_true, bins)
+
+
+def label_bins(y_true: NDArray[np.uint8], y_prob: Probabilities, bins: int = BINS) -> list[Bin]:
+    """The bins where texts have several labels: every label of every row is a decision, its probability held against whether it is there.
+
+    Args:
+        y_true: Indicators (N, C).
+        y_prob: (N, C) probabilities.
+        bins: Of equal width, over 0 to 1.
+
+    Returns:
+        At most `bins` bins, lowest first; `n` counts decisions.
+    """
+    return _binned(y_prob.ravel(), y_true.ravel() == 1, bins)
+
+
+def _binned(confidence: NDArray[np.float64], is_right: NDArray[np.bool_], bins: int) -> list[Bin]:
     edges = np.linspace(0.0, 1.0, bins + 1)
     # Rounding may carry a probability over 1; it belongs to the last bin.
     place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lorabel.evaluation import EvalResult, ReliabilityBin
+from lorabel.evaluation import EvalResult
 
 BLUE, ORANGE, GREEN, GREY = "#2563a8", "#d9752b", "#2f8f6b", "#6b7280"
 COLOURS = (BLUE, ORANGE, GREEN, "#8b5cf6", "#b91c4b", "#0e7490", "#a16207", GREY)
@@ -55,9 +55,9 @@ def draw_run_figures(history: Sequence[Mapping[str, Any]], result: EvalResult, s
         return {
             "loss": loss_curve(history),
             "accuracy": accuracy_curve(history),
-            "confusion_matrix": confusion_figure(result, split),
+            **({} if result.confusion_matrix is None else {"confusion_matrix": confusion_figure(result, result.confusion_matrix, split)}),
             "classification_report": report_figure(result, split),
-            **({} if result.reliability is None else {"reliability": reliability_figure(result.reliability, result.ece, split)}),
+            **({} if result.reliability is None else {"reliability": reliability_figure(result, split)}),
         }
 
 
@@ -134,15 +134,15 @@ def accuracy_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def confusion_figure(result: EvalResult, split: str) -> Figure:
+def confusion_figure(result: EvalResult, matrix: Sequence[Sequence[int]], split: str) -> Figure:
     """Confusion matrix: colour is the share of the true class, cells hold counts where there is room."""
     classes = len(result.labels)
     is_small = classes <= MANY_CLASSES
     side = max(4.2, min(16.0, 0.75 * classes + 2.2)) if is_small else min(16.0, 0.15 * classes + 3)
     figure = Figure(figsize=(side + 0.6, side), dpi=_DOTS_PER_INCH, layout="tight")
     axes = figure.add_subplot()
-    totals = [max(1, sum(row)) for row in result.confusion_matrix]
-    shares = [[value / total for value in row] for row, total in zip(result.confusion_matrix, totals, strict=True)]
+    totals = [max(1, sum(row)) for row in matrix]
+    shares = [[value / total for value in row] for row, total in zip(matrix, totals, strict=True)]
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.grid(visible=False)
     names = [short(label) for label in result.labels]
@@ -153,7 +153,7 @@ def confusion_figure(result: EvalResult, split: str) -> Figure:
     axes.set_ylabel("true")
     axes.set_title(f"Confusion matrix ({split}, {result.n:,} rows)", fontsize=11)
     if is_small:
-        for i, row in enumerate(result.confusion_matrix):
+        for i, row in enumerate(matrix):
             for j, value in enumerate(row):
                 axes.text(j, i, f"{value:,}", ha="center", va="center", fontsize=9, color="white" if shares[i][j] > 0.55 else "#1f2937")
     figure.colorbar(image, ax=axes, shrink=0.75, label="share of the true class")
@@ -183,15 +183,15 @@ def report_figure(result: EvalResult, split: str) -> Figure:
     return figure
 
 
-def reliability_figure(bins: Sequence[ReliabilityBin], error: float | None, split: str) -> Figure:
-    """Share of right answers against probability; a calibrated classifier lies on the diagonal.
+def reliability_figure(result: EvalResult, split: str) -> Figure:
+    """Share of right answers against probability; a calibrated classifier lies on the diagonal. Of several labels, every label of every row is a decision.
 
     Args:
-        bins: Of equal width, empty ones left out.
-        error: Expected calibration error, written into the corner.
+        result: With bins of equal width, empty ones left out.
         split: Its name, for the title.
     """
-    figure, axes = new_axes(f"Reliability ({split})", "probability of the answer", "percent", height=4.6)
+    bins, error, has_several = result.reliability or [], result.ece, result.task == "multi_label"
+    figure, axes = new_axes(f"Reliability ({split})", f"probability of the {'label' if has_several else 'answer'}", "percent", height=4.6)
     rows = sum(one.n for one in bins)
     axes.bar(
         [one.low for one in bins],
@@ -200,7 +200,7 @@ def reliability_figure(bins: Sequence[ReliabilityBin], error: float | None, spli
         align="edge",
         color="#8fb3dc",
         edgecolor="white",
-        label="right",
+        label="label is there" if has_several else "right",
     )
     axes.bar(
         [one.low for one in bins],
@@ -209,7 +209,7 @@ def reliability_figure(bins: Sequence[ReliabilityBin], error: float | None, spli
         align="edge",
         color=ORANGE,
         edgecolor="white",
-        label="rows",
+        label="decisions" if has_several else "rows",
     )
     axes.plot([0, 1], [0, 100], color=GREY, linestyle="--", linewidth=1.2, label="calibrated")
     axes.scatter([one.confidence for one in bins], [100 * one.accuracy for one in bins], color="#111827", s=14, zorder=3)

@@ -14,6 +14,7 @@ from lorabel.reports.tables import (
     MISSING,
     NOT_COMPARABLE,
     NamedRun,
+    accuracy_name,
     are_comparable,
     comparison_rows,
     describe_method,
@@ -53,6 +54,7 @@ def render_report(runs: Sequence[NamedRun], figures: Sequence[Mapping[str, Figur
         megabytes=megabytes,
         duration=duration,
         with_interval=with_interval,
+        accuracy_name=accuracy_name,
         missing=MISSING,
     )
 

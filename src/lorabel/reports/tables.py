@@ -8,7 +8,19 @@ from lorabel.evaluation import EvalResult
 from lorabel.families import LINEAR_SITES
 
 MISSING = "—"
-COLUMNS = ("run", "method", "trainable", "adapter file", "validation accuracy", "test accuracy", "test macro-F1", "training", "samples/s", "peak memory")
+COLUMNS = (
+    "run",
+    "method",
+    "trainable",
+    "adapter file",
+    "validation accuracy",
+    "validation macro-F1",
+    "test accuracy",
+    "test macro-F1",
+    "training",
+    "samples/s",
+    "peak memory",
+)
 
 NOT_COMPARABLE = "These runs were not scored on the same rows, so their scores cannot be compared."
 
@@ -53,6 +65,7 @@ def comparison_rows(runs: Sequence[NamedRun]) -> list[list[str]]:
                 f"{record.parameters.trainable:,}",
                 megabytes(record.bytes.adapter_file),
                 with_interval(record.metrics.validation, "accuracy"),
+                with_interval(record.metrics.validation, "macro_f1"),
                 with_interval(test, "accuracy"),
                 with_interval(test, "macro_f1"),
                 duration(record.training.seconds),
@@ -94,6 +107,11 @@ def with_interval(result: EvalResult | None, score: str) -> str:
         return MISSING
     low, high = result.interval[score]
     return f"{percent(getattr(result, score))} ({100 * low:.2f}–{100 * high:.2f})"
+
+
+def accuracy_name(result: EvalResult) -> str:
+    """What its accuracy is the share of: rows, or rows with all their labels found exactly."""
+    return "accuracy" if result.task == "single_label" else "subset accuracy"
 
 
 def percent(share: float) -> str:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorabel.data.packing import MemberRows, pack_members, plan_batches
-from lorabel.data.types import TokenTable
+from lorabel.data.types import LabelArray, TokenTable
 from lorabel.events import Evaluated, EventSink, Note, StepDone
 from lorabel.models.bank import Bank
 from lorabel.models.crew import Crew, crew_for_rows
@@ -63,7 +63,7 @@ class Task:
         bank: Encoder and members; its tensors are the updater's.
         updater: Optimiser over those tensors.
         plans: One per member.
-        labels: Class ids of the training split.
+        labels: Of the training split: class ids (N,) or indicators (N, C).
         device: Where batches go.
         states: What the frozen layers give for the training split, where that was computed beforehand.
     """
@@ -71,7 +71,7 @@ class Task:
     bank: Bank
     updater: Updater
     plans: Sequence[MemberPlan]
-    labels: NDArray[np.int64]
+    labels: LabelArray
     device: torch.device
     states: FrozenStates | None = None
 

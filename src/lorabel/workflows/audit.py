@@ -99,7 +99,7 @@ def run_audit(config: RunConfig, out: Path | None = None, *, fail_on: Sequence[s
     limit = min(config.data.max_length_tokens or DEFAULT_MAX_LENGTH, source.shape.max_length_tokens)
     with AuditTables() as tables:
         table = tables.read(config.data, on_event=on_event)
-        on_event(Note(f"Text from {' + '.join(table.columns[0])}, labels from {table.columns[1]}."))
+        on_event(Note(f"Text from {' + '.join(table.columns.texts)}, labels from {table.columns.label}."))
         audit = examine(table, is_too_long=lambda rows: too_long(rows, tokenizer, limit), on_event=on_event)
         found = tuple(finding.kind for finding in audit.findings if finding.kind in wanted)
         result = AuditResult(config.data.source, audit, config.encoder.name, limit, None, found)
@@ -176,7 +176,7 @@ def _csv(audit: Audit, table: AuditTable) -> Iterator[bytes]:
         for number, row in enumerate(audit.concerned[kind]):
             other = int(audit.partners[row]) if kind.startswith(("exact", "near")) else -1
             writer.writerow(
-                [kind, *_place(table, int(row)), _label(table, int(row)), table.texts[int(row)], *(_place(table, other) if other >= 0 else ("", "", ""))]
+                [kind, *_place(table, int(row)), table.labels_of(int(row)), table.texts[int(row)], *(_place(table, other) if other >= 0 else ("", "", ""))]
             )
             if number % _ROWS_PER_WRITE == 0:
                 yield _drain(sheet)
@@ -192,10 +192,6 @@ def _drain(sheet: io.StringIO) -> bytes:
 
 def _place(table: AuditTable, row: int) -> tuple[str, str, int]:
     return table.split_names[table.splits[row]], table.file_names[table.files[row]].name, int(table.lines[row])
-
-
-def _label(table: AuditTable, row: int) -> str:
-    return table.label_names[table.labels[row]] if table.labels[row] >= 0 else ""
 
 
 @dataclass(frozen=True)
@@ -214,10 +210,10 @@ def _example(audit: Audit, table: AuditTable, kind: str, row: int) -> _Example:
     other = int(audit.partners[row]) if kind.startswith(("exact", "near")) else -1
     split, _, line = _place(table, row)
     if other < 0:
-        return _Example(f"{split}, line {line:,}", _label(table, row), table.texts[row], "", "", "")
+        return _Example(f"{split}, line {line:,}", table.labels_of(row), table.texts[row], "", "", "")
     other_split, _, other_line = _place(table, other)
     return _Example(
-        f"{split}, line {line:,}", _label(table, row), table.texts[row], f"{other_split}, line {other_line:,}", _label(table, other), table.texts[other]
+        f"{split}, line {line:,}", table.labels_of(row), table.texts[row], f"{other_split}, line {other_line:,}", table.labels_of(other), table.texts[other]
     )
 
 

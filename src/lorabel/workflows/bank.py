@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from lorabel.artifacts.checkpoints import Checkpoint, CheckpointStore
@@ -22,9 +21,9 @@ from lorabel.data.augment import sentence_shuffle
 from lorabel.data.packing import tokenise
 from lorabel.data.types import SplitName, TokenTable
 from lorabel.errors import DataError
-from lorabel.evaluation import accuracy_of, per_class_scores
+from lorabel.evaluation import accuracy_and_macro_f1, mean_loss
 from lorabel.events import EventSink, Note, Progress
-from lorabel.inference.predictor import probabilities, table_logits
+from lorabel.inference.predictor import table_logits
 from lorabel.inference.states import StateKey, frozen_states, states_size
 from lorabel.losses.base import Loss
 from lorabel.models.bank import first_adapted_layer
@@ -35,6 +34,7 @@ from lorabel.training.loop import Task, train
 from lorabel.training.randomness import numpy_generator
 from lorabel.training.schedules import default_num_epochs
 from lorabel.training.state import LoopSettings, MemberPlan, Position, Scores
+from lorabel.workflows.answering import answer_rule, best_metric
 from lorabel.workflows.building import Trainee, build_loss, build_trainee, learning_rate_of
 from lorabel.workflows.preparation import Prepared, cache_dir
 from lorabel.workflows.stopping import StopRequest
@@ -103,7 +103,7 @@ def _loop_settings(prepared: Prepared, plans: Sequence[MemberPlan]) -> LoopSetti
     return LoopSettings(
         batch_size=config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
-        best_metric=config.best_metric,
+        best_metric=best_metric(prepared.config, prepared.data.task),
         group_by_length=config.group_by_length,
         max_nonfinite_steps=config.max_nonfinite_steps,
         log_every_steps=max(1, max(plan.total_steps for plan in plans) // _LOG_EVENTS_PER_RUN),
@@ -243,11 +243,9 @@ class _BankHooks:
     def _score(self, k: int, done: int, total: int) -> Scores:
         table, labels = self._members[k].tables["validation"], self._members[k].data.splits["validation"].labels
         logits = table_logits(self._trainee.bank.select(k, k + 1), table, lambda rows: self._scored(done + rows, total), self._states)
-        found = probabilities(logits)
-        classes = found.shape[1]
-        confusion = np.bincount(labels * classes + found.argmax(axis=1), minlength=classes * classes).reshape(1, classes, classes)
-        loss = -np.log(np.maximum(found[np.arange(len(labels)), labels], np.finfo(np.float64).tiny)).mean()
-        return Scores(float(loss), float(accuracy_of(confusion)[0]), float(per_class_scores(confusion)[2].mean()))
+        rule = answer_rule(self._members[k], labels, logits, temperature=1.0)
+        found = rule.probabilities(logits)
+        return Scores(mean_loss(labels, found), *accuracy_and_macro_f1(labels, found, rule.thresholds))
 
     def leaving(self, positions: Sequence[Position], scored: Sequence[int]) -> Collection[int]:
         """Ask for those that were scored at one step; a score that is not finite is the worst."""

@@ -16,13 +16,13 @@ from lorabel.artifacts.adapter import AdapterBundle, AdapterManifest, load_adapt
 from lorabel.artifacts.canary import CANARY_SENTENCES
 from lorabel.config import EncoderConfig, Precision, RunConfig
 from lorabel.data.packing import tokenise
-from lorabel.data.types import LabelMap
+from lorabel.data.types import LabelArray, LabelMap, class_counts
 from lorabel.errors import ArtifactError, ConfigError
 from lorabel.families import EncoderShape
 from lorabel.heads import HeadSpec, make_head
 from lorabel.inference.predictor import Predictor, table_logits
 from lorabel.losses.base import Loss
-from lorabel.losses.weights import balanced_weights, effective_weights
+from lorabel.losses.weights import balanced_weights, effective_weights, positive_weights
 from lorabel.methods.base import Method, ParameterSpec, make_method
 from lorabel.models.bank import ENCODER_PREFIX, Bank, stacked_constants, stacked_parameters
 from lorabel.models.checkpoint import EncoderSource, load_tokenizer, load_weights, resolve_encoder, weights_digest
@@ -137,12 +137,12 @@ def head_dropout(config: RunConfig, family_dropout: float) -> float:
     return family_dropout if config.encoder.dropout else 0.0
 
 
-def build_loss(config: RunConfig, labels: NDArray[np.int64], classes: int) -> Loss:
+def build_loss(config: RunConfig, labels: LabelArray, classes: int) -> Loss:
     """The training loss with its class weights settled.
 
     Args:
         config: The settings.
-        labels: Class ids of the training rows.
+        labels: Of the training rows: class ids (N,) or indicators (N, C).
         classes: C.
 
     Raises:
@@ -150,9 +150,9 @@ def build_loss(config: RunConfig, labels: NDArray[np.int64], classes: int) -> Lo
     """
     weights = config.loss.class_weights
     values: tuple[float, ...] | None = None
-    counts = np.bincount(labels, minlength=classes)
+    counts = class_counts(labels, classes)
     if weights == "balanced":
-        values = tuple(balanced_weights(counts).tolist())
+        values = tuple((balanced_weights(counts) if labels.ndim == 1 else positive_weights(counts, len(labels))).tolist())
     elif weights == "effective":
         values = tuple(effective_weights(counts, config.loss.effective_beta).tolist())
     elif weights != "none":
@@ -243,7 +243,7 @@ def load_predictor(
     if check_canary:
         _check_canary(folder, bundle, source, weights, method, head)
     bank = bank_from_tensors(source, weights, method, head, bundle.tensors, compute.dtype, compute.device)
-    return Predictor(bank, tokenizer, tokenizer_digest, labels, manifest.max_length_tokens, manifest.temperature), manifest
+    return Predictor(bank, tokenizer, tokenizer_digest, labels, manifest.max_length_tokens, manifest.rule), manifest
 
 
 def canary_logits(

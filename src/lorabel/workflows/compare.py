@@ -24,7 +24,7 @@ from lorabel.registry import BASELINES, METHODS, unknown_name
 from lorabel.reports.compare_figures import draw_compare_figures
 from lorabel.search.space import Assignment, nested
 from lorabel.workflows.cells import Cell, Variant, train_cells
-from lorabel.workflows.compare_baselines import fit_baselines, settle_descriptions
+from lorabel.workflows.compare_baselines import check_baselines, fit_baselines, settle_descriptions
 from lorabel.workflows.compare_folder import check_compare_folder, each_once, new_record, open_compare
 from lorabel.workflows.compare_report import write_compare_report
 from lorabel.workflows.compare_rows import score_rows, source_of_baseline, source_of_cells
@@ -107,6 +107,7 @@ def run_compare(
     check_compare_folder(layout, resume=resume, overwrite=overwrite)
     on_event = each_once(on_event)
     prepared, rates = _prepare(base, request, config, on_event)
+    check_baselines(request.methods, prepared.data.task)
     descriptions = settle_descriptions(prepared.data.labels.names, request.descriptions)
     with RunLock(layout.lock), stop_on_signals() as stop:
         record = open_compare(layout, new_record(config, _plain(request), request.reference or request.methods[0], prepared), resume=resume)

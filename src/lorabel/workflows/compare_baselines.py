@@ -12,20 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorabel.artifacts.layout import RunLayout
-from lorabel.artifacts.probabilities import write_probabilities
+from lorabel.artifacts.probabilities import ScoredRows, write_probabilities
 from lorabel.artifacts.store import write_json
 from lorabel.baselines.base import Baseline, BaselineTask
 from lorabel.calibration import fit_temperature
 from lorabel.config import read_yaml
 from lorabel.data.ledger import TestLedger
 from lorabel.data.packing import tokenise
+from lorabel.data.types import TaskKind
 from lorabel.errors import ConfigError, first_of
 from lorabel.events import EventSink, Note, Progress
 from lorabel.inference.embedding import mean_embeddings
-from lorabel.inference.predictor import probabilities
 from lorabel.models.checkpoint import load_weights
 from lorabel.models.encoder import PackedEncoder
 from lorabel.registry import BASELINES
+from lorabel.workflows.answering import answer_rule
 from lorabel.workflows.finishing import forget_peak_memory, peak_memory_bytes
 from lorabel.workflows.preparation import Prepared
 
@@ -47,6 +48,23 @@ def read_descriptions(path: Path) -> dict[str, str]:
             f"--descriptions {path}: not class descriptions, got {type(loaded).__name__}; expected a mapping from each class to a text. For example `Sports: news about matches`."
         )
     return {str(name): text for name, text in loaded.items()}
+
+
+def check_baselines(names: Sequence[str], task: TaskKind) -> None:
+    """Make sure that the baselines can do the task.
+
+    Args:
+        names: Rows of the comparison.
+        task: One label per text, or several.
+
+    Raises:
+        ConfigError: One cannot.
+    """
+    unable = [name for name in names if name in BASELINES and task not in cast(Any, BASELINES.get(name)).tasks]
+    if unable:
+        raise ConfigError(
+            f"--methods: {unable[0]} gives one label per text, got texts with several; expected rows that can give several. Leave {unable[0]} out."
+        )
 
 
 def settle_descriptions(names: Sequence[str], given: Mapping[str, str] | None) -> tuple[str, ...]:
@@ -104,23 +122,28 @@ def _fit(baseline: Baseline, layout: RunLayout, task: BaselineTask, prepared: Pr
     fitted = baseline.fit(task)
     seconds = time.perf_counter() - started
     peak = peak_memory_bytes(prepared.compute.device)
-    answers = fitted.predict_proba(task.validation_texts)
+    logits = _logits(fitted.predict_proba(task.validation_texts), prepared.data.task)
     # Calibrated as the trained rows are, or their calibration errors could not be compared.
-    temperature = fit_temperature(task.validation_labels, _logits(answers)).temperature if prepared.config.training.calibrate else 1.0
-    write_probabilities(layout.probabilities("validation"), task.validation_labels, probabilities(_logits(answers), temperature))
+    temperature = fit_temperature(task.validation_labels, logits).temperature if prepared.config.training.calibrate else 1.0
+    rule = answer_rule(prepared, task.validation_labels, logits, temperature)
+    write_probabilities(layout.probabilities("validation"), ScoredRows(task.validation_labels, rule.probabilities(logits), rule.thresholds))
     test = prepared.data.splits.get("test")
     if prepared.config.final and test is not None:
         # The line is written before the split is read: an opening that crashes still counts.
         TestLedger(ledger).record(test.digest, "compare", str(layout.root.relative_to(ledger)))
-        write_probabilities(layout.probabilities("test"), test.labels, probabilities(_logits(fitted.predict_proba(test.texts)), temperature))
+        logits = _logits(fitted.predict_proba(test.texts), prepared.data.task)
+        write_probabilities(layout.probabilities("test"), ScoredRows(test.labels, rule.probabilities(logits), rule.thresholds))
     # Written last: a baseline with this file is whole.
     facts = {"trainable": fitted.trainable, "bytes": fitted.bytes, "seconds": seconds, "peak_memory_bytes": peak}
     write_json(layout.root / FACTS, {**facts, "settings": {**fitted.settings, "temperature": temperature}})
 
 
-def _logits(answers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities as logits: their logarithms."""
-    return np.asarray(np.log(np.maximum(answers, np.finfo(np.float64).tiny)))
+def _logits(answers: NDArray[np.float64], task: TaskKind) -> NDArray[np.float64]:
+    """Probabilities as logits: their logarithms; of several labels, the logarithms of their odds."""
+    logs = np.log(np.maximum(answers, np.finfo(np.float64).tiny))
+    if task == "single_label":
+        return np.asarray(logs)
+    return np.asarray(logs - np.log(np.maximum(1 - answers, np.finfo(np.float64).tiny)))
 
 
 def _embedding(prepared: Prepared, on_event: EventSink) -> Callable[[Sequence[str]], NDArray[np.float64]]:

@@ -9,6 +9,7 @@ from lorabel.artifacts.compares import CompareLayout, CompareRecord, read_compar
 from lorabel.config import RunConfig
 from lorabel.errors import ConfigError, DataError
 from lorabel.events import Event, EventSink, Note
+from lorabel.workflows.answering import best_metric
 from lorabel.workflows.finishing import versions
 from lorabel.workflows.out_folder import check_out_folder, clear_folder
 from lorabel.workflows.preparation import Prepared
@@ -48,7 +49,8 @@ def new_record(config: RunConfig, request: Mapping[str, Any], reference: str, pr
         request=dict(request),
         base=config.model_dump(mode="json"),
         split_digests={name: split.digest for name, split in prepared.data.splits.items()},
-        metric=config.training.best_metric,
+        metric=best_metric(config, prepared.data.task),
+        task=prepared.data.task,
         reference=reference,
         judged=judged.name,
         rows_judged=len(judged),

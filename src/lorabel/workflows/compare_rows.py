@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from lorabel.artifacts.compares import CompareRow, CurvePoint, Gap, Interval, RateTrial, SplitScores, Trainable
 from lorabel.artifacts.history import read_history
 from lorabel.artifacts.layout import RunLayout
-from lorabel.artifacts.probabilities import read_probabilities
+from lorabel.artifacts.probabilities import ScoredRows, read_probabilities
 from lorabel.artifacts.records import read_record
 from lorabel.artifacts.store import read_json
-from lorabel.evaluation import accuracy_of, per_class_scores
-from lorabel.metrics.ece import ece
-from lorabel.stats import holm, mcnemar_exact, mean_and_spread, merged_p_value, resampled_scores
+from lorabel.evaluation import accuracy_of, calibration_error, per_class_scores
+from lorabel.metrics.multi_label import f1_of_counts
+from lorabel.stats import holm, mcnemar_exact, mean_and_spread, merged_p_value, resampled_means, resampled_scores
 from lorabel.workflows.cells import Cell
 from lorabel.workflows.compare_baselines import FACTS
 
@@ -138,16 +138,54 @@ def score_rows(sources: Sequence[RowSource], reference: str, judged: str, root: 
         for split in dict.fromkeys(("validation", judged)) if source.runs else ():
             files = [run.probabilities(split) for run in source.runs]
             scored = [read_probabilities(file) for file in files]
-            cells, classes = np.stack([one.cells for one in scored]), scored[0].probabilities.shape[1]
-            resampled = resampled_scores(cells, classes, _SCORES)
-            matrices = np.stack([np.bincount(one, minlength=classes * classes).reshape(classes, classes) for one in cells])
-            updates[split] = SplitScores(**{name: _interval(score(matrices), resampled[name]) for name, score in _SCORES.items()})
+            found = _of_labels(scored) if scored[0].labels.ndim == 2 else _of_classes(scored)
+            updates[split] = SplitScores(**{name: _interval(values, found.resampled[name]) for name, values in found.scores.items()})
             if split == judged:
-                answers[source.row.method] = _Judged(np.stack([one.correct for one in scored]), resampled["accuracy"])
-                updates["ece"] = _mean([ece(one.labels, one.probabilities) for one in scored])
-                updates |= {"confusion": matrices.mean(axis=0).tolist(), "probabilities": [str(file.relative_to(root)) for file in files]}
+                answers[source.row.method] = _Judged(np.stack([one.correct for one in scored]), found.resampled["accuracy"])
+                updates["ece"] = _mean([calibration_error(one.labels, one.probabilities) for one in scored])
+                updates |= {"confusion": found.confusion, "probabilities": [str(file.relative_to(root)) for file in files]}
         rows.append(source.row.model_copy(update=updates))
     return _compared(rows, reference, answers)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A row's scores on one split.
+
+    Attributes:
+        scores: Name -> of each seed (S,).
+        resampled: Name -> mean over seeds in each resample (R,).
+        confusion: Mean confusion matrix over seeds; None where texts have several labels.
+    """
+
+    scores: dict[str, NDArray[np.float64]]
+    resampled: dict[str, NDArray[np.float64]]
+    confusion: list[list[float]] | None
+
+
+def _of_classes(scored: Sequence[ScoredRows]) -> _Scored:
+    """One label per text: scores follow from the cells of the confusion matrix."""
+    classes = scored[0].probabilities.shape[1]
+    cells = np.stack([one.labels * classes + one.answers for one in scored])
+    matrices = np.stack([np.bincount(one, minlength=classes * classes).reshape(classes, classes) for one in cells])
+    scores = {name: score(matrices) for name, score in _SCORES.items()}
+    return _Scored(scores, resampled_scores(cells, classes, _SCORES), matrices.mean(axis=0).tolist())
+
+
+def _of_labels(scored: Sequence[ScoredRows]) -> _Scored:
+    """Several labels per text: scores follow from how often each label was right, given and true."""
+    truth, given = scored[0].labels.astype(np.float64), [one.answers.astype(np.float64) for one in scored]
+    exact = np.stack([one.correct for one in scored]).astype(np.float64)  # (S, N)
+
+    def weighted(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        actual = weights @ truth  # (C,)
+        f1 = [f1_of_counts(weights @ (truth * one), weights @ one, actual).mean() for one in given]
+        return {"accuracy": exact @ weights / weights.sum(), "macro_f1": np.array(f1)}
+
+    def of_rows(rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+        return weighted(np.bincount(rows, minlength=len(truth)).astype(np.float64))
+
+    return _Scored(weighted(np.ones(len(truth))), resampled_means(len(scored), len(truth), of_rows), None)
 
 
 def _interval(values: NDArray[np.float64], resampled: NDArray[np.float64]) -> Interval:

@@ -9,14 +9,14 @@ from lorabel.artifacts.layout import RunLayout
 from lorabel.artifacts.records import read_record
 from lorabel.config import DataConfig, Precision, load_config, read_config_file
 from lorabel.data.ledger import TestLedger
-from lorabel.data.load import load_data, load_split
+from lorabel.data.load import check_task, load_data, load_split
 from lorabel.data.packing import tokenise
 from lorabel.data.readers.base import sha256_of
-from lorabel.data.types import LabelMap, Split, SplitName
+from lorabel.data.types import Split, SplitName, class_ids
 from lorabel.errors import ConfigError, DataError
-from lorabel.evaluation import Answered, EvalResult, answered_rows, check_threshold, evaluate_probabilities
+from lorabel.evaluation import Answered, EvalResult, answered_rows, check_abstaining, check_threshold, evaluate_probabilities
 from lorabel.events import EventSink, Note, Progress, ignore
-from lorabel.inference.predictor import probabilities, table_logits
+from lorabel.inference.predictor import Predictor, table_logits
 from lorabel.workflows.building import load_predictor
 from lorabel.workflows.preparation import cache_dir, set_threads
 
@@ -74,10 +74,11 @@ def run_evaluate(
     check_threshold(abstain_below)
     set_threads(threads)
     predictor, _ = load_predictor(adapter, precision=precision, device=device, encoder=encoder)
+    check_abstaining(abstain_below, predictor.rule.task)
     if data is None:
         chosen = _split_of_run(adapter, split, on_event)
     else:
-        chosen = _split(data, split, predictor.labels, on_event)
+        chosen = _split(data, split, predictor, on_event)
         _warn_of_training_rows(adapter, Path(data.source).expanduser(), chosen, on_event)
     openings = 0
     if split == "test":
@@ -92,9 +93,10 @@ def run_evaluate(
         on_event=on_event,
     )
     logits = table_logits(predictor.bank, table, lambda done: on_event(Progress("evaluating", done, len(table))))
-    found = probabilities(logits, predictor.temperature)
-    answered = None if abstain_below is None else answered_rows(chosen.labels, found, abstain_below)
-    return EvaluateResult(evaluate_probabilities(chosen.labels, found, predictor.labels), split, openings, answered)
+    found = predictor.rule.probabilities(logits)
+    answered = None if abstain_below is None else answered_rows(class_ids(chosen.labels), found, abstain_below)
+    scores = evaluate_probabilities(chosen.labels, found, predictor.labels, thresholds=predictor.rule.thresholds)
+    return EvaluateResult(scores, split, openings, answered)
 
 
 def _run_of(adapter: Path) -> RunLayout | None:
@@ -146,12 +148,13 @@ def ledger_folder(adapter: Path) -> Path:
     return run.parent
 
 
-def _split(data: DataConfig, name: SplitName, labels: LabelMap, on_event: EventSink) -> Split:
+def _split(data: DataConfig, name: SplitName, predictor: Predictor, on_event: EventSink) -> Split:
     """The split to score, its labels as the adapter numbers them."""
-    path = Path(data.source).expanduser()
+    path, labels, task = Path(data.source).expanduser(), predictor.labels, predictor.rule.task
     if path.is_file():
-        return load_split(path, data, labels, name, on_event=on_event)
+        return load_split(path, data, labels, task, name, on_event=on_event)
     loaded = load_data(data, on_event=on_event)
+    check_task(data.source, loaded.task, task)
     if name not in loaded.splits:
         raise DataError(f"evaluate: no such split, got {name!r}; expected one of {', '.join(loaded.splits)}. Choose with --split.")
     if name in loaded.made_splits:
@@ -164,5 +167,4 @@ def _split(data: DataConfig, name: SplitName, labels: LabelMap, on_event: EventS
         raise DataError(
             f"evaluate: a label that the adapter does not know, got {unknown[0]!r} ({len(unknown)} in all); expected one of {', '.join(labels.names[:8])}. Use the data it was made for."
         )
-    ids = labels.ids([loaded.labels.names[index] for index in split.labels])
-    return Split(name, split.texts, ids, split.digest)
+    return Split(name, split.texts, loaded.labels.renumbered(split.labels, labels), split.digest)

@@ -25,23 +25,25 @@ from lorabel._version import __version__
 from lorabel.artifacts.adapter import AdapterBundle, AdapterEncoder, AdapterManifest, Canary, save_adapter
 from lorabel.artifacts.card import model_card
 from lorabel.artifacts.layout import OWN_WEIGHTS, PEFT_WEIGHTS, RunLayout
-from lorabel.artifacts.probabilities import write_probabilities
+from lorabel.artifacts.probabilities import ScoredRows, write_probabilities
 from lorabel.artifacts.records import ByteFacts, CalibrationFacts, EncoderFacts, Metrics, ParameterFacts, RunRecord, TrainingFacts, write_record
 from lorabel.calibration import fit_temperature
 from lorabel.data.ledger import TestLedger
 from lorabel.data.types import SplitName
-from lorabel.evaluation import EvalResult, evaluate_probabilities
+from lorabel.evaluation import EvalResult, calibration_error, evaluate_probabilities, mean_loss
 from lorabel.events import EventSink, Note, Progress
 from lorabel.heads import why_not_peft
-from lorabel.inference.predictor import probabilities, table_logits
+from lorabel.inference.answers import AnswerRule
+from lorabel.inference.predictor import table_logits
 from lorabel.methods.base import Method
-from lorabel.metrics.ece import ece
-from lorabel.metrics.proper import log_loss
 from lorabel.models.checkpoint import weights_digest
 from lorabel.training.schedules import warmup_steps
 from lorabel.training.state import MemberPlan, Position
+from lorabel.workflows.answering import answer_rule, best_metric
 from lorabel.workflows.building import Trainee, canary_logits, member_tensors
 from lorabel.workflows.preparation import Prepared
+
+_SHOWN_SCORES = {"n", "accuracy", "macro_f1", "micro_f1", "lrap", "ece", "brier", "log_loss"}
 
 
 @dataclass(frozen=True)
@@ -91,19 +93,20 @@ def finish(
     keep = layout.probabilities if ending.keeps_probabilities else None
     logits = _logits(prepared, trainee, "validation", on_event)
     calibration = _calibrate(prepared, logits, on_event)
-    temperature = 1.0 if calibration is None else calibration.temperature
-    metrics = Metrics(validation=_scores(prepared, "validation", logits, temperature, keep))
+    rule = answer_rule(prepared, prepared.data.splits["validation"].labels, logits, 1.0 if calibration is None else calibration.temperature)
+    metrics = Metrics(validation=_scores(prepared, "validation", logits, rule, keep))
     openings = 0
     test = prepared.data.splits.get("test")
     if prepared.config.final and test is not None:
         # The line is written before the split is read: an opening that crashes still counts.
         openings = ledger.record(test.digest, ending.opened_by, str(layout.root.relative_to(beside)) if beside else layout.root.name)
-        metrics = Metrics(validation=metrics.validation, test=_scores(prepared, "test", _logits(prepared, trainee, "test", on_event), temperature, keep))
+        metrics = Metrics(validation=metrics.validation, test=_scores(prepared, "test", _logits(prepared, trainee, "test", on_event), rule, keep))
     elif prepared.config.final:
         on_event(Note("--final: there is no test split, so none was opened.", is_warning=True))
     elif test is not None:
         openings = ledger.count(test.digest)
-    record = _record(prepared, trainee, plan, position, metrics, openings, weights, ending.verb).model_copy(update={"calibration": calibration})
+    settled = {"calibration": calibration, "thresholds": None if rule.thresholds is None else list(rule.thresholds)}
+    record = _record(prepared, trainee, plan, position, metrics, openings, weights, ending.verb).model_copy(update=settled)
     stored, tensors = prepared.method.folded(member_tensors(trainee.bank), prepared.source.shape)
     manifest = _manifest(record, prepared, weights, stored, tensors)
     record = record.model_copy(update={"bytes": _sizes(record, tensors)})
@@ -119,11 +122,11 @@ def _logits(prepared: Prepared, trainee: Trainee, name: SplitName, on_event: Eve
     return table_logits(trainee.bank, table, lambda done: on_event(Progress(f"scoring {name}", done, len(table))))
 
 
-def _scores(prepared: Prepared, name: SplitName, logits: NDArray[np.float64], temperature: float, keep: Callable[[str], Path] | None) -> EvalResult:
-    labels, found = prepared.data.splits[name].labels, probabilities(logits, temperature)
+def _scores(prepared: Prepared, name: SplitName, logits: NDArray[np.float64], rule: AnswerRule, keep: Callable[[str], Path] | None) -> EvalResult:
+    labels, found = prepared.data.splits[name].labels, rule.probabilities(logits)
     if keep is not None:
-        write_probabilities(keep(name), labels, found)
-    return evaluate_probabilities(labels, found, prepared.data.labels)
+        write_probabilities(keep(name), ScoredRows(labels, found, rule.thresholds))
+    return evaluate_probabilities(labels, found, prepared.data.labels, thresholds=rule.thresholds)
 
 
 def _calibrate(prepared: Prepared, logits: NDArray[np.float64], on_event: EventSink) -> CalibrationFacts | None:
@@ -132,14 +135,14 @@ def _calibrate(prepared: Prepared, logits: NDArray[np.float64], on_event: EventS
         return None
     labels = prepared.data.splits["validation"].labels
     fitted = fit_temperature(labels, logits)
-    before, after = probabilities(logits), probabilities(logits, fitted.temperature)
+    before, after = (AnswerRule(prepared.data.task, temperature).probabilities(logits) for temperature in (1.0, fitted.temperature))
     facts = CalibrationFacts(
         temperature=fitted.temperature,
         n=len(labels),
-        ece_before=ece(labels, before),
-        ece_after=ece(labels, after),
-        log_loss_before=log_loss(labels, before),
-        log_loss_after=log_loss(labels, after),
+        ece_before=calibration_error(labels, before),
+        ece_after=calibration_error(labels, after),
+        log_loss_before=mean_loss(labels, before),
+        log_loss_after=mean_loss(labels, after),
         note=fitted.note,
     )
     reason = "" if facts.note is None else f"; {facts.note}"
@@ -164,6 +167,7 @@ def _record(
         encoder=EncoderFacts(
             name=source.name, revision=source.revision, digest=weights_digest(weights), family=source.shape.family, parameters=source.shape.parameter_count
         ),
+        task=prepared.data.task,
         labels=list(prepared.data.labels.names),
         parameters=ParameterFacts(**dataclasses.asdict(prepared.parameters)),
         budget=prepared.budget.limit,
@@ -210,6 +214,7 @@ def _plan(prepared: Prepared, plan: MemberPlan) -> dict[str, Any]:
         "steps_per_epoch": plan.steps_per_epoch,
         "warmup_steps": warmup_steps(plan.schedule, plan.total_steps),
         "evaluate_every_steps": plan.evaluate_every_steps,
+        "best_metric": best_metric(prepared.config, prepared.data.task),
         "max_length_tokens": prepared.max_length_tokens,
     }
 
@@ -218,6 +223,7 @@ def _manifest(record: RunRecord, prepared: Prepared, weights: Mapping[str, Tenso
     source = prepared.source
     scores = {"validation": record.metrics.validation, "test": record.metrics.test}
     return AdapterManifest(
+        task=prepared.data.task,
         labels=record.labels,
         encoder=AdapterEncoder(name=source.name, revision=source.revision, digest=record.encoder.digest, shape=dataclasses.asdict(source.shape)),
         tokenizer_digest=prepared.tokenizer_digest,
@@ -225,8 +231,9 @@ def _manifest(record: RunRecord, prepared: Prepared, weights: Mapping[str, Tenso
         head=prepared.head.kind,
         pooling=prepared.head.pooling,
         max_length_tokens=prepared.max_length_tokens,
-        temperature=record.temperature,
-        metrics={name: s.model_dump(include={"n", "accuracy", "macro_f1", "ece", "brier", "log_loss"}) for name, s in scores.items() if s is not None},
+        temperature=record.rule.temperature,
+        thresholds=record.thresholds,
+        metrics={name: s.model_dump(include=_SHOWN_SCORES, exclude_none=True) for name, s in scores.items() if s is not None},
         peft_compatible=record.peft_compatible,
         peft_reason=record.peft_reason,
         canary=Canary(logits=canary_logits(source, weights, stored, prepared.head, tensors, prepared.max_length_tokens)),

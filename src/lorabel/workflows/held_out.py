@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from lorabel.artifacts.layout import RunLayout
 from lorabel.artifacts.store import write_bytes
 from lorabel.artifacts.sweeps import SweepLayout
-from lorabel.data.types import LabelMap
+from lorabel.data.types import LabelArray, LabelMap
 from lorabel.evaluation import EvalResult, evaluate_probabilities
-from lorabel.inference.predictor import probabilities, table_logits
+from lorabel.inference.answers import AnswerRule
+from lorabel.inference.predictor import table_logits
 from lorabel.models.bank import Bank
 from lorabel.workflows.preparation import Prepared
 
@@ -26,29 +27,30 @@ class OutOfFold:
     """Every training row as judged by the member that did not see it.
 
     Attributes:
-        labels: Class ids as given (N,).
+        labels: As given: class ids (N,) or indicators (N, C).
         probabilities: (N, C).
         evaluation: Scores over all rows.
     """
 
-    labels: NDArray[np.int64]
+    labels: LabelArray
     probabilities: NDArray[np.float64]
     evaluation: EvalResult
 
 
-def write_held_out(layout: RunLayout, prepared: Prepared, bank: Bank, temperature: float) -> None:
+def write_held_out(layout: RunLayout, prepared: Prepared, bank: Bank, rule: AnswerRule) -> None:
     """Keep a member's probabilities of its held-out rows.
 
     Args:
         layout: The member's run folder.
         prepared: The member.
         bank: With the kept values of this member alone.
-        temperature: The member's, fitted on the validation split, which none of these rows is in.
+        rule: The member's, fitted on the validation split, which none of these rows is in.
     """
     train = prepared.data.splits["train"]
     rows = np.setdiff1d(np.arange(len(train)), prepared.train_rows)
-    found = probabilities(table_logits(bank, prepared.tables["train"].take(rows)), temperature)
-    columns: dict[str, NDArray[np.generic]] = {"row": rows, "label": train.labels[rows]}
+    found = rule.probabilities(table_logits(bank, prepared.tables["train"].take(rows)))
+    given = rule.answers(found)
+    columns: dict[str, object] = {"row": rows, "label": _listed(train.labels[rows]), "predicted": _listed(given)}
     columns |= {f"prob_{index}": found[:, index] for index in range(found.shape[1])}
     _write(layout.held_out, columns)
 
@@ -62,13 +64,33 @@ def join_held_out(layout: SweepLayout, members: Sequence[int], names: Sequence[s
         names: Of the classes.
     """
     table = pa.concat_tables([parquet.read_table(layout.member(number).held_out) for number in members]).sort_by("row")
-    labels = table["label"].to_numpy()
+    labels, given = (_arrays(table[name], len(names)) for name in ("label", "predicted"))
     found = np.stack([table[f"prob_{index}"].to_numpy() for index in range(len(names))], axis=1)
-    columns: dict[str, object] = {"row": table["row"].to_numpy(), "label": [names[label] for label in labels]}
-    columns |= {"predicted_label": [names[index] for index in found.argmax(axis=1)]}
+    columns: dict[str, object] = {"row": table["row"].to_numpy(), "label": _named(labels, names), "predicted_label": _named(given, names)}
     columns |= {f"prob_{name}": found[:, index] for index, name in enumerate(names)}
     _write(layout.out_of_fold, columns)
-    return OutOfFold(labels, found, evaluate_probabilities(labels, found, LabelMap(tuple(names))))
+    return OutOfFold(labels, found, evaluate_probabilities(labels, found, LabelMap(tuple(names)), answers=given))
+
+
+def _listed(labels: LabelArray) -> object:
+    """A column of class ids, or of lists of them."""
+    return labels if labels.ndim == 1 else [np.flatnonzero(row).tolist() for row in labels]
+
+
+def _arrays(column: pa.ChunkedArray, classes: int) -> LabelArray:
+    """What `_listed` made a column of."""
+    if not pa.types.is_list(column.type):
+        return np.asarray(column.to_numpy())
+    indicators = np.zeros((len(column), classes), dtype=np.uint8)
+    for row, members in enumerate(column.to_pylist()):
+        indicators[row, members] = 1
+    return indicators
+
+
+def _named(labels: LabelArray, names: Sequence[str]) -> list[str] | list[list[str]]:
+    """Names of the labels, as they came in: one each, or lists."""
+    found = LabelMap(tuple(names)).names_of(labels)
+    return [one for (one,) in found] if labels.ndim == 1 else [list(some) for some in found]
 
 
 def _write(path: Path, columns: Mapping[str, object]) -> None:

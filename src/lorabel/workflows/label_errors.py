@@ -22,7 +22,8 @@ from lorabel.artifacts.store import write_text
 from lorabel.artifacts.sweeps import SweepLayout
 from lorabel.config import load_config
 from lorabel.data.load import load_data
-from lorabel.errors import MissingExtraError
+from lorabel.data.types import class_ids
+from lorabel.errors import ConfigError, MissingExtraError
 from lorabel.evaluation import EvalResult
 from lorabel.events import EventSink, ignore
 from lorabel.reports.html import template
@@ -91,17 +92,21 @@ def run_label_errors(
 
     Raises:
         MissingExtraError: cleanlab is not installed.
-        ConfigError: What `run_repeats` refuses.
+        ConfigError: What `run_repeats` refuses, or texts with several labels.
     """
     _cleanlab()
+    data = load_data(load_config(*base).data)
+    if data.task != "single_label":
+        raise ConfigError(
+            f"--label-errors: judges one label per text, got several in {data.source}; expected single-label data. Look at conflicting labels with lorabel audit."
+        )
     result = run_repeats(base, out, folds=folds, resume=resume, overwrite=overwrite, on_event=on_event)
     assert result.out_of_fold is not None
     layout = SweepLayout(out)
-    data = load_data(load_config(*base).data)
     train, names = data.splits["train"], data.labels.names
     table = parquet.read_table(layout.out_of_fold)
     found = np.stack([table[f"prob_{name}"].to_numpy() for name in names], axis=1)
-    ranked = judge(train.texts, train.labels, found, names)
+    ranked = judge(train.texts, class_ids(train.labels), found, names)
     suspects = sum(row.is_suspect for row in ranked)
     csv_file, page = out / "label_errors.csv", out / "label_errors.html"
     write_text(csv_file, _csv(ranked))

@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -23,7 +23,7 @@ from lorabel.data.columns import choose_text_columns
 from lorabel.data.load import read_blocks
 from lorabel.data.readers.base import Block, Faults
 from lorabel.errors import ConfigError, DataError
-from lorabel.evaluation import check_threshold
+from lorabel.evaluation import check_abstaining, check_threshold
 from lorabel.events import EventSink, Note, Progress, ignore
 from lorabel.inference.predictor import Prediction, Predictor
 from lorabel.workflows.building import load_predictor
@@ -31,6 +31,7 @@ from lorabel.workflows.preparation import set_threads
 
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _STANDARD_INPUT = "standard input"
+LABEL_SEPARATOR = "|"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class PredictResult:
     Attributes:
         rows: Texts classified.
         output: Where the table went, or None for standard output.
-        counts: Label -> rows.
+        counts: Label -> rows it was given to.
         abstained: Rows left without an answer because no class was probable enough.
     """
 
@@ -118,6 +119,8 @@ def run_predict(
         raise DataError(f"predict: no such file, got {source!r}; expected a CSV, TSV, JSONL or Parquet file, or - for standard input. Check the path.")
     set_threads(threads)
     predictor, _ = load_predictor(adapter, precision=precision, device=device, encoder=encoder)
+    check_abstaining(abstain_below, predictor.rule.task)
+    join = _joining(predictor, kind)
     counts = dict.fromkeys(predictor.labels.names, 0)
     rows = abstained = 0
     where = source if source != "-" else _STANDARD_INPUT
@@ -134,10 +137,10 @@ def run_predict(
             answers = iter(predictor.explain([text for text in texts if text is not None]))
             found = [None if text is None else next(answers) for text in texts]
             labels = [None if one is None else answer(one, abstain_below) for one in found]
-            writer.write(_with_predictions(block, found, labels, predictor.labels.names, prefix, where))
+            writer.write(_with_predictions(block, found, [None if label is None else join(label) for label in labels], predictor.labels.names, prefix, where))
             for label in labels:
-                if label is not None:
-                    counts[label] += 1
+                for given in (label,) if isinstance(label, str) else label or ():
+                    counts[given] += 1
             abstained += sum(one is not None for one in found) - sum(label is not None for label in labels)
             rows += len(block)
             on_event(Progress("predicting", rows, None))
@@ -146,14 +149,32 @@ def run_predict(
     return PredictResult(rows, str(output) if output else None, counts, abstained)
 
 
-def answer(prediction: Prediction, abstain_below: float | None) -> str | None:
-    """The label, or None where its probability lies below the threshold.
+def answer(prediction: Prediction, abstain_below: float | None) -> str | tuple[str, ...] | None:
+    """The label, or the labels, or None where the best probability lies below the threshold.
 
     Args:
         prediction: Of one text.
         abstain_below: The threshold, or None to answer always.
     """
     return None if abstain_below is not None and prediction.score < abstain_below else prediction.label
+
+
+def _joining(predictor: Predictor, kind: str) -> Callable[[str | tuple[str, ...]], str | list[str]]:
+    """What puts an answer into one cell: several labels are a list where the format has lists, else they are joined.
+
+    Raises:
+        ConfigError: A label holds the mark that would join them.
+    """
+    if predictor.rule.task == "single_label":
+        return str
+    if kind in ("jsonl", "parquet"):
+        return list
+    marked = [name for name in predictor.labels.names if LABEL_SEPARATOR in name]
+    if marked:
+        raise ConfigError(
+            f"--output: labels cannot be joined with {LABEL_SEPARATOR} in {kind.upper()}, got {marked[0]!r}; expected a format with lists. Write .jsonl or .parquet."
+        )
+    return LABEL_SEPARATOR.join
 
 
 def _require_columns(block: Block, names: list[str], source: str) -> None:
@@ -183,7 +204,7 @@ def _texts(block: Block, source: str, columns: tuple[str, ...], *, keep_empty: b
 
 
 def _with_predictions(
-    block: Block, found: list[Prediction | None], answers: list[str | None], labels: tuple[str, ...], prefix: str, source: str
+    block: Block, found: list[Prediction | None], answers: list[Any], labels: tuple[str, ...], prefix: str, source: str
 ) -> dict[str, list[Any]]:
     """The block's columns and the added ones, in order."""
     added: dict[str, list[Any]] = {

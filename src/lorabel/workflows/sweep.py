@@ -32,6 +32,7 @@ from lorabel.models.checkpoint import load_weights
 from lorabel.search.space import Assignment, Distribution, describe, nested
 from lorabel.search.study import SamplerName, Study, TrialResult
 from lorabel.training.state import Position
+from lorabel.workflows.answering import best_metric
 from lorabel.workflows.bank import TrainedBank, make_loss, make_plans, train_bank
 from lorabel.workflows.bank_planning import bank_key, halving, is_out_of_memory, members_that_fit, nobody
 from lorabel.workflows.building import Trainee
@@ -221,6 +222,7 @@ class _Sweep:
         config = self._config(assignment)
         if self.shared is None:
             self.shared = prepare(config, self.on_event)
+            self.record = self.record.model_copy(update={"metric": best_metric(config, self.shared.data.task)})
         return prepare_like(self.shared, config)
 
     def _draw(self) -> bool:
@@ -346,7 +348,7 @@ class _Sweep:
             return member.model_copy(update={"status": "failed", "reason": str(error), "steps": position.step})
         tracking.finished(record)
         if prepared.config.data.fold is not None:
-            write_held_out(layout, prepared, trainee.bank, record.temperature)
+            write_held_out(layout, prepared, trainee.bank, record.rule)
         return _scored(member, record, is_pruned=position.is_pruned)
 
     def _tell(self) -> None:

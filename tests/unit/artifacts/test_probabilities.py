@@ -3,31 +3,30 @@
 import numpy as np
 import pytest
 
-from lorabel.artifacts.probabilities import read_probabilities, write_probabilities
+from lorabel.artifacts.probabilities import ScoredRows, read_probabilities, write_probabilities
 from lorabel.errors import ArtifactError
 
 
 def test_they_come_back_as_they_were(tmp_path):
     found = np.random.default_rng(0).dirichlet(np.ones(3), size=20)
     labels = np.arange(20) % 3
-    write_probabilities(tmp_path / "deep" / "test.npz", labels, found)
+    write_probabilities(tmp_path / "deep" / "test.npz", ScoredRows(labels, found))
     back = read_probabilities(tmp_path / "deep" / "test.npz")
     assert np.array_equal(back.probabilities, found)
     assert np.array_equal(back.labels, labels)
     assert np.array_equal(back.correct, found.argmax(axis=1) == labels)
-    assert np.array_equal(back.cells, labels * 3 + found.argmax(axis=1))
 
 
 def test_damage_is_said(tmp_path):
     path = tmp_path / "test.npz"
     with pytest.raises(ArtifactError, match="no such file"):
         read_probabilities(path)
-    write_probabilities(path, np.zeros(3, dtype=np.int64), np.ones((3, 1)))
+    write_probabilities(path, ScoredRows(np.zeros(3, dtype=np.int64), np.ones((3, 1))))
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], b"not a zip file"):
         path.write_bytes(content)
         with pytest.raises(ArtifactError, match="damaged"):
             read_probabilities(path)
-    write_probabilities(path, np.zeros(2, dtype=np.int64), np.ones((3, 1)))
+    write_probabilities(path, ScoredRows(np.zeros(2, dtype=np.int64), np.ones((3, 1))))
     with pytest.raises(ArtifactError, match="shapes"):
         read_probabilities(path)

@@ -17,6 +17,7 @@ GIVEN = {
     "tracker": ("trackers", ("tensorboard", "mlflow"), ("tensorboard", "mlflow")),
     "text_column": ("data.text_columns", ("title", "body"), ("title", "body")),
     "label_column": ("data.label_column", "topic", "topic"),
+    "label_separator": ("data.label_separator", "|", "|"),
     "limit_rows": ("data.limit_rows", 100, 100),
     "validation_rows": ("data.validation_rows", 64, 64),
     "test_rows": ("data.test_rows", 65, 65),

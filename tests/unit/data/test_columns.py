@@ -2,7 +2,7 @@
 
 import pytest
 
-from lorabel.data.columns import choose_columns, choose_text_columns
+from lorabel.data.columns import Columns, choose_columns, choose_text_columns
 from lorabel.data.readers.base import Block
 from lorabel.errors import DataError
 
@@ -29,11 +29,11 @@ def block(**columns):
     ],
 )
 def test_columns_are_told_by_name_then_by_values(columns, expected):
-    assert choose_columns(block(**columns), "t.csv", None, None) == expected
+    assert choose_columns(block(**columns), "t.csv", None, None) == Columns(*expected)
 
 
 def test_asked_for_columns_are_taken_in_the_order_given():
-    assert choose_columns(block(title=LONG, body=LONG, label=FEW, other=FEW), "t.csv", ("body", "title"), "other") == (("body", "title"), "other")
+    assert choose_columns(block(title=LONG, body=LONG, label=FEW, other=FEW), "t.csv", ("body", "title"), "other") == Columns(("body", "title"), "other")
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,21 @@ def test_what_cannot_be_told_is_asked_for(columns, text, label, message):
         choose_columns(block(**columns), "t.csv", text, label)
 
 
+@pytest.mark.parametrize(
+    ("values", "separator", "task"),
+    [
+        ([["a", "b"], [], ["a"]], None, "multi_label"),
+        ([None, ["a"], None], None, "multi_label"),
+        (["a", "b", ["a"]], None, "single_label"),
+        (["a|b", "", "a"], "|", "multi_label"),
+        (["a|b", "", "a"], None, "single_label"),
+    ],
+)
+def test_lists_and_a_separator_make_several_labels(values, separator, task):
+    found = choose_columns(block(text=LONG, label=values * 4), "t.jsonl", None, None, separator)
+    assert (found.task, found.separator) == (task, separator)
+
+
 def test_a_table_to_predict_needs_no_label():
     assert choose_text_columns(block(anything=IDS), "t.csv", None) == ("anything",)
     assert choose_text_columns(block(id=IDS, words=LONG), "t.csv", None) == ("words",)
@@ -61,7 +76,7 @@ def test_a_table_to_predict_needs_no_label():
 
 def test_a_comma_joins_columns_unless_one_is_called_that():
     table = block(**{"title": IDS, "body": LONG, "a,b": LONG, "label": FEW})
-    assert choose_columns(table, "t.csv", ["title, body"], "label")[0] == ("title", "body")
+    assert choose_columns(table, "t.csv", ["title, body"], "label").texts == ("title", "body")
     assert choose_text_columns(table, "t.csv", ["a,b"]) == ("a,b",)
     with pytest.raises(DataError, match="nope"):
         choose_columns(table, "t.csv", ["title,nope"], "label")

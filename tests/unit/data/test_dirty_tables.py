@@ -126,7 +126,7 @@ def test_a_flipped_byte_of_checksummed_parquet_text_is_always_noticed(tmp_path):
         ('{"text": "t"}', r"jsonl:21: missing label"),
         ('{"text": "t", "label": null}', r"jsonl:21: missing label, got None"),
         ('{"text": "t", "label": " "}', r"jsonl:21: missing label, got ' '"),
-        ('{"text": "t", "label": ["a", "b"]}', r"jsonl:21: unusable label.*not supported yet"),
+        ('{"text": "t", "label": ["a", "b"]}', r"jsonl:21: unusable label.*a list of them in every row"),
         ('{"text": "t", "label": NaN}', r"jsonl:21: unusable label, got nan"),
         ('{"text": "t", "label": 1e999}', r"jsonl:21: unusable label, got inf"),
         ('{"text": "t", "label": ' + "9" * 5000 + "}", r"jsonl:21: not JSON"),

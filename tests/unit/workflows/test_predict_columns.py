@@ -14,6 +14,7 @@ import pytest
 from lorabel.data.readers.base import ROWS_PER_BLOCK
 from lorabel.errors import ConfigError, DataError
 from lorabel.events import Note
+from lorabel.inference.answers import AnswerRule
 from lorabel.workflows import predict
 
 
@@ -24,7 +25,7 @@ def stub(monkeypatch):
     def explain(texts):
         return [SimpleNamespace(label="a", score=0.75, probabilities=np.array([0.75, 0.25])) for _ in texts]
 
-    predictor = SimpleNamespace(labels=SimpleNamespace(names=("a", "b")), explain=explain)
+    predictor = SimpleNamespace(labels=SimpleNamespace(names=("a", "b")), explain=explain, rule=AnswerRule())
     monkeypatch.setattr(predict, "load_predictor", lambda *_, **__: (predictor, None))
 
 

@@ -72,13 +72,23 @@ def class_names(schema: Any) -> dict[str, list[str]]:
         return {}
     try:
         features = json.loads(stored)["info"]["features"]
-        found = {name: feature.get("names") for name, feature in features.items() if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"}
+        labels = {name: _label_of_list(feature) for name, feature in features.items()}
+        found = {name: feature.get("names") for name, feature in labels.items() if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}  # Foreign metadata in another form: the class numbers are used as they are.
     return {name: names for name, names in found.items() if isinstance(names, list)}
 
 
+def _label_of_list(feature: Any) -> Any:
+    """What a list of labels holds; any other feature as it is. The library has written lists in three forms."""
+    if isinstance(feature, list) and len(feature) == 1:
+        return feature[0]
+    return feature["feature"] if isinstance(feature, dict) and feature.get("_type") in ("Sequence", "List", "LargeList") else feature
+
+
 def _named(values: list[Any], names: list[str] | None) -> list[Any]:
     if names is None:
         return values
-    return [names[value] if isinstance(value, int) and 0 <= value < len(names) else value for value in values]
+    return [
+        _named(value, names) if isinstance(value, list) else names[value] if isinstance(value, int) and 0 <= value < len(names) else value for value in values
+    ]

@@ -1,0 +1,47 @@
+"""Scores of multi-label answers: indicators of true and given labels in, counts and shares out; ranking by scikit-learn.
+
+They are not in the registry, whose metrics take one class per row. Departure from the library: a label that is neither true nor given in any row has an F1 of 0, as it counts there
+with its default setting too, but without a warning.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indicators = NDArray[np.uint8]
+Counts = NDArray[np.float64]
+
+
+def label_counts(y_true: Indicators, y_pred: Indicators) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Of each label the rows where it was rightly given, given, and true: three times (C,).
+
+    Args:
+        y_true: (N, C).
+        y_pred: (N, C).
+    """
+    return (y_true & y_pred).sum(axis=0, dtype=np.int64), y_pred.sum(axis=0, dtype=np.int64), y_true.sum(axis=0, dtype=np.int64)
+
+
+def f1_of_counts(hits: NDArray[np.generic], given: NDArray[np.generic], actual: NDArray[np.generic]) -> NDArray[np.float64]:
+    """F1 from counts of any one shape; 0 where undefined."""
+    return share(2 * np.asarray(hits, dtype=np.float64), np.asarray(given) + np.asarray(actual))
+
+
+def share(part: NDArray[np.generic], whole: NDArray[np.generic]) -> NDArray[np.float64]:
+    """A quotient of counts; 0 where undefined."""
+    numerator = np.asarray(part, dtype=np.float64)
+    return np.asarray(np.divide(numerator, whole, out=np.zeros_like(numerator), where=np.asarray(whole) > 0))
+
+
+def is_exact(y_true: Indicators, y_pred: Indicators) -> NDArray[np.bool_]:
+    """Rows whose labels were found exactly (N,); their share is the subset accuracy."""
+    return np.asarray((y_true == y_pred).all(axis=1))
+
+
+def ranking_precision(y_true: Indicators, y_prob: NDArray[np.float64]) -> float:
+    """Label ranking average precision, in (0, 1]: of each true label, the share of true ones among those ranked at least as high.
+
+    Source: Tsoumakas et al. 2010, "Mining Multi-label Data", section 7.1.2. A row without labels counts 1, as in the library.
+    """
+    from sklearn.metrics import label_ranking_average_precision_score
+
+    return float(label_ranking_average_precision_score(y_true, y_prob))

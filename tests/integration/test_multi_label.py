@@ -1,0 +1,160 @@
+"""Texts with several labels through every verb: inferred, trained, thresholds tuned and kept, scored, predicted, compared, cross-validated."""
+
+import csv
+import json
+
+import numpy as np
+import pyarrow.parquet as parquet
+import pytest
+
+from lorabel.artifacts.layout import RunLayout
+from lorabel.artifacts.records import read_record
+from lorabel.config import load_config
+from lorabel.workflows.compare import CompareRequest, run_compare
+from lorabel.workflows.predict import load
+from lorabel.workflows.repeats import run_repeats
+from lorabel.workflows.train import run_train
+
+WORDS = {"money": "shares", "sport": "team", "weather": "storm"}
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Three words that each mean a label, in all combinations, among others that mean none."""
+    random, folder = np.random.default_rng(0), tmp_path / "data"
+    folder.mkdir()
+    for split, rows in (("train", 240), ("validation", 60), ("test", 60)):
+        lines = []
+        for _ in range(rows):
+            present = [name for name in WORDS if random.random() < 0.4]
+            words = [*(WORDS[name] for name in present), *random.choice(["the", "new", "study", "finds", "a"], 3)]
+            lines.append(json.dumps({"text": " ".join(random.permutation(words)), "labels": present}) + "\n")
+        (folder / f"{split}.jsonl").write_text("".join(lines))
+    return folder
+
+
+@pytest.fixture
+def layers(tiny_encoder, labelled):
+    return (
+        {"encoder": {"name": str(tiny_encoder("bert"))}, "data": {"source": str(labelled)}},
+        {"method": {"name": "lora", "targets": ["all-linear"]}, "optimizer": {"learning_rate": 1e-2}, "head": {"kind": "linear", "pooling": "mean"}},
+        {"training": {"num_epochs": 12, "batch_size": 8, "precision": "fp32", "threads": 1}},
+    )
+
+
+@pytest.fixture
+def run(layers, tmp_path):
+    return run_train(load_config(*layers, {"final": True}), tmp_path / "runs" / "run")
+
+
+def test_it_is_learned_and_every_fact_is_kept(run, layers, labelled):
+    record, test = run.record, run.record.metrics.test
+    assert (record.task, test.task, record.plan["best_metric"]) == ("multi_label", "multi_label", "macro_f1")
+    assert test.macro_f1 > 0.9
+    assert test.lrap > 0.95
+    assert test.micro_f1 >= test.accuracy
+    manifest = json.loads((run.run / "adapter" / "lorabel.json").read_text())
+    assert manifest["task"] == "multi_label"
+    assert manifest["thresholds"] == record.thresholds == [test.per_class[name].threshold for name in record.labels]
+    assert len(set(record.thresholds)) > 1
+    page, card = (run.run / "report.html").read_text(), (run.run / "adapter" / "README.md").read_text()
+    assert "test subset accuracy" in page
+    assert not (run.run / "figures" / "confusion_matrix.png").exists()
+    assert "Labels, of which a text may have any number, in order: money, sport, weather." in card
+    half = run_train(
+        load_config(*layers, {"training": {"tune_thresholds": False, "num_epochs": 1}, "head": {"kind": "native", "pooling": "cls"}}), run.run.parent / "half"
+    )
+    assert 'problem_type="multi_label_classification"' in (half.run / "adapter" / "README.md").read_text()
+    assert half.record.thresholds is None
+    assert {scores.threshold for scores in half.record.metrics.validation.per_class.values()} == {0.5}
+
+
+def test_command_lines_agree_with_the_record(run, labelled, tiny_encoder, run_cli, tmp_path):
+    encoder = ("--encoder", tiny_encoder("bert"))
+    found = run_cli("evaluate", run.run, labelled / "test.jsonl", *encoder, "--precision", "fp32", "--json")
+    assert found.code == 0, found.err
+    scores = json.loads(found.out)
+    test = run.record.metrics.test
+    assert (scores["accuracy"], scores["macro_f1"], scores["micro_f1"], scores["lrap"]) == (test.accuracy, test.macro_f1, test.micro_f1, test.lrap)
+    assert scores["confusion_matrix"] is None
+    shown = run_cli("evaluate", run.run, labelled / "test.jsonl", *encoder)
+    assert "micro-F1" in shown.out
+    assert "threshold" in shown.out
+    refused = run_cli("evaluate", run.run, labelled / "test.jsonl", *encoder, "--abstain-below", "0.8")
+    assert refused.code == 2
+    assert "several labels" in refused.err
+
+    texts = [json.loads(line)["text"] for line in (labelled / "test.jsonl").read_text().splitlines()]
+    answers = load(run.run, encoder=str(tiny_encoder("bert"))).predict(texts)
+    for name in ("out.csv", "out.jsonl", "out.parquet"):
+        done = run_cli("predict", run.run, labelled / "test.jsonl", "-o", tmp_path / name, *encoder)
+        assert done.code == 0, done.err
+    with (tmp_path / "out.csv").open() as file:
+        joined = [row["predicted_label"] for row in csv.DictReader(file)]
+    listed = [json.loads(line)["predicted_label"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert joined == ["|".join(labels) for labels in answers]
+    assert listed == parquet.read_table(tmp_path / "out.parquet")["predicted_label"].to_pylist() == [list(labels) for labels in answers]
+    assert f"money {sum('money' in labels for labels in answers):,}" in done.err
+    one = run_cli("predict", run.run, "--text", texts[0], "--text", "the new study", *encoder, "--json")
+    assert [row["predicted_label"] for row in json.loads(one.out)["predictions"]] == [list(answers[0]), []]
+    assert "(no label)" in run_cli("predict", run.run, "--text", "the new study", *encoder).out
+
+
+def test_a_label_that_holds_the_mark_needs_a_format_with_lists(layers, labelled, tiny_encoder, run_cli, tmp_path):
+    for path in labelled.glob("*.jsonl"):
+        path.write_text(path.read_text().replace('"money"', '"money|bank"'))
+    run = run_train(load_config(*layers, {"training": {"num_epochs": 1}}), tmp_path / "marked").run
+    encoder = ("--encoder", tiny_encoder("bert"))
+    refused = run_cli("predict", run, labelled / "test.jsonl", "-o", tmp_path / "out.csv", *encoder)
+    assert refused.code == 2
+    assert "expected a format with lists. Write .jsonl or .parquet." in refused.err
+    assert run_cli("predict", run, labelled / "test.jsonl", "-o", tmp_path / "out.jsonl", *encoder).code == 0
+
+
+def test_single_label_data_is_not_evaluated_as_several(run, tiny_encoder, run_cli, tmp_path):
+    (tmp_path / "one.csv").write_text("text,label\nthe team won,sport\nshares fell,money\n")
+    refused = run_cli("evaluate", run.run, tmp_path / "one.csv", "--encoder", tiny_encoder("bert"))
+    assert refused.code == 2
+    assert "another kind of task than the adapter's" in refused.err
+
+
+def test_resuming_gives_the_same_bits(layers, tmp_path, run):
+    again = run_train(load_config(*layers, {"final": True}), tmp_path / "runs" / "again")
+    assert again.record.digests == run.record.digests
+    assert again.record.metrics == run.record.metrics
+
+
+def test_cross_validation_judges_every_row_with_its_members_thresholds(layers, tmp_path):
+    result = run_repeats(layers, tmp_path / "folds", folds=3)
+    table = parquet.read_table(tmp_path / "folds" / "out_of_fold.parquet")
+    assert len(table) == 240
+    exact = np.mean([sorted(one) == sorted(other) for one, other in zip(table["label"].to_pylist(), table["predicted_label"].to_pylist(), strict=True)])
+    assert result.out_of_fold.accuracy == pytest.approx(exact)
+    assert result.out_of_fold.macro_f1 > 0.8
+    assert {scores.threshold for scores in result.out_of_fold.per_class.values()} == {None}
+
+
+def test_a_comparison_tests_exact_answers_and_keeps_thresholds(layers, tmp_path):
+    request = CompareRequest(methods=("lora", "head_only"), seeds=2)
+    base = (layers[0], {"training": {**layers[2]["training"], "num_epochs": 4}})
+    result = run_compare(base, request, tmp_path / "cmp")
+    rows = {row.method: row for row in result.record.rows}
+    assert set(rows) == {"lora", "head_only", "tfidf"}
+    assert rows["tfidf"].validation.macro_f1.mean > 0.9
+    assert all(row.confusion is None for row in rows.values())
+    assert rows["head_only"].difference.mean == pytest.approx(rows["head_only"].validation.accuracy.mean - rows["lora"].validation.accuracy.mean)
+    first = read_record(RunLayout(tmp_path / "cmp" / rows["lora"].probabilities[0]).root.parent.parent / "record.json")
+    assert rows["lora"].validation.macro_f1.low <= rows["lora"].validation.macro_f1.mean <= rows["lora"].validation.macro_f1.high
+    assert first.thresholds is not None
+
+
+def test_zero_shot_and_label_errors_say_that_they_give_one_label(labelled, tiny_encoder, run_cli, tmp_path):
+    encoder = ("--encoder", tiny_encoder("bert"))
+    for words in (
+        ("compare", labelled, "--methods", "head_only,zero_shot", *encoder, "--out", tmp_path / "cmp"),
+        ("audit", labelled, "--label-errors", *encoder, "--out", tmp_path / "audit"),
+    ):
+        refused = run_cli(*words)
+        assert refused.code == 2, refused.err
+        assert "label" in refused.err
+        assert not (tmp_path / str(words[-1])).exists()
