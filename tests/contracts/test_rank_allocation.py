@@ -60,7 +60,9 @@ def test_in_training_counts_logits_and_gradients_equal_the_common_librarys(famil
         pairs = {}
         for name, tensor in arena.tensors.items():
             if name.startswith("head."):
-                key = next(key for key in theirs if "modules_to_save" in key and key.replace("modules_to_save.default.", "").endswith(f".{name.removeprefix('head.')}"))
+                key = next(
+                    key for key in theirs if "modules_to_save" in key and key.replace("modules_to_save.default.", "").endswith(f".{name.removeprefix('head.')}")
+                )
             else:
                 spec = next(spec for spec in method.parameters(source.shape) if spec.name == name)
                 key = method.peft_key(spec, source.shape).replace(".weight", ".default")

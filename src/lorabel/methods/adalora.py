@@ -175,9 +175,7 @@ class AdaLora(LowRankMethod):
         if self.ranks is None or config is None:
             return None
         family = shape.names
-        ranks = {
-            f"{family.layer.format(i=spec.layer)}.{family.linears[spec.site]}": spec.shape[0] for spec in self.parameters(shape) if spec.role == "lora_A"
-        }
+        ranks = {f"{family.layer.format(i=spec.layer)}.{family.linears[spec.site]}": spec.shape[0] for spec in self.parameters(shape) if spec.role == "lora_A"}
         patterns = {re.escape(module): rank for module, rank in ranks.items()}
         most = max(ranks.values())
         return {
@@ -241,11 +239,12 @@ class RankAllocator:
             if not name.endswith(_DIAGONAL):
                 rows = tensors[name] if name.endswith("lora_A") else tensors[name].T  # (R, D)
                 by_width.setdefault(rows.shape[1], []).append(rows)
-        total = 0.0
+        squares = []
         for alike in by_width.values():
             stacked = torch.stack(alike)  # (N, R, D)
-            total = total + (stacked @ stacked.mT - torch.eye(self._method.rank).to(stacked)).square().sum()
-        return self._method.orthogonality * torch.as_tensor(total) / (2 * len(self._diagonals))
+            identity = torch.eye(self._method.rank, dtype=stacked.dtype, device=stacked.device)
+            squares.append((stacked @ stacked.mT - identity).square().sum())
+        return self._method.orthogonality * torch.stack(squares).sum() / (2 * len(self._diagonals))
 
     def triplets_at(self, step: int) -> int:
         """b(t), how many triplets may remain after a step (equation 12)."""
@@ -293,7 +292,7 @@ class RankAllocator:
         import torch
 
         each = self._sensitivity * self._uncertainty
-        parts = each.split([math.prod(shape) for shape in self._shapes])
+        parts = torch.split(each, [math.prod(shape) for shape in self._shapes])
         matrices = [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
         triples = zip(matrices[0::3], matrices[1::3], matrices[2::3], strict=True)
         return torch.cat([diagonal[:, 0] + up.mean(dim=0) + down.mean(dim=1) for down, up, diagonal in triples])
@@ -308,8 +307,10 @@ class RankAllocator:
         return kept
 
     def _prune(self, values: Mapping[str, Tensor], kept: Tensor) -> None:
+        import torch
+
         gone = ~kept.to(values[self._diagonals[0]].device)
-        for name, of_site in zip(self._diagonals, gone.split(self._method.rank), strict=True):
+        for name, of_site in zip(self._diagonals, torch.split(gone, self._method.rank), strict=True):
             values[name].masked_fill_(of_site[:, None], 0.0)
 
     def state(self) -> dict[str, Tensor]:

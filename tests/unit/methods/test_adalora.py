@@ -155,14 +155,29 @@ def test_a_skipped_step_moves_no_average_but_the_number_goes_on_falling():
     assert not torch.equal(other.scores(), before)
 
 
+def test_a_finished_allocation_stays_after_it_is_restored():
+    one, again = allocator(), allocator()
+    for step in range(1, 11):
+        values = drawn(step)
+        one.after_step(step, values, drawn(30 + step))
+    kept = diagonals(values) != 0
+    again.restore({name: tensor.clone() for name, tensor in one.state().items()})
+    # All that was taken away now matters most: too late.
+    values, gradients = drawn(11), {name: torch.full_like(tensor, 1e-6) for name, tensor in drawn(11).items()}
+    for name, of_site in zip([name for name in values if name.endswith("lora_E")], kept.split(3), strict=True):
+        gradients[name][~of_site] = 1e6
+    for each in (one, again):
+        found = {name: tensor.clone() for name, tensor in values.items()}
+        each.after_step(11, found, gradients)
+        assert torch.equal(diagonals(found) != 0, kept)
+
+
 def test_the_regulariser_by_hand():
     one, values = allocator(orthogonality=0.3), drawn(3)
     products = [m.numpy() @ m.numpy().T if name.endswith("A") else m.numpy().T @ m.numpy() for name, m in values.items() if not name.endswith("E")]
     expected = 0.3 * np.mean([np.square(product - np.eye(3)).sum() for product in products])
     assert float(one.penalty(values)) == pytest.approx(expected, rel=1e-12)
-    orthonormal = {
-        name: torch.linalg.qr(m.T)[0].T if name.endswith("A") else torch.linalg.qr(m)[0] if name.endswith("B") else m for name, m in values.items()
-    }
+    orthonormal = {name: torch.linalg.qr(m.T)[0].T if name.endswith("A") else torch.linalg.qr(m)[0] if name.endswith("B") else m for name, m in values.items()}
     assert float(one.penalty(orthonormal)) == pytest.approx(0, abs=1e-25)
 
 

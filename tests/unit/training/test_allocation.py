@@ -104,7 +104,7 @@ def test_a_member_sees_its_own_tensors_and_gets_none_of_the_others_penalties():
     for step in range(1, 6):
         updater.zero_grad()
         updater.update([update(step, clip=0.5)] * 3)
-        for own, single in alone:
+        for _, single in alone:
             single.zero_grad()
             single.update([update(step, clip=0.5)])
     for k, (method, (own, _)) in enumerate(zip(methods, alone, strict=True)):
