@@ -8,14 +8,15 @@ smoothed, times its uncertainty, smoothed. Equation 12: b falls along a cubic fr
 What counts against the budget is what is trained: the factors of the initial rank at every site, R · (D_in + D_out + 1). What is stored is what remains: triplets whose
 diagonal entry is zero are dropped, and the file is as small as the target says.
 
-Stored as plain LoRA with a rank for each site, the diagonal and the scaling multiplied into B: the common library's own AdaLoRA divides by the rank plus 1e-5, takes the
-rank from a value that some versions save and others do not, and wants the length of a training that is over. Its LoRA with `rank_pattern` and `alpha_pattern` needs none
-of that and answers with the same logits.
+Stored as plain LoRA with a rank for each site, the diagonal and the scaling multiplied into B: the common library's own AdaLoRA divides by the rank plus 1e-5, takes that
+rank from a value that it does not save, and wants the length of a training that is over. Its LoRA with `rank_pattern` and `alpha_pattern` needs none of that and answers
+with the same logits.
 
-Departures: the importance is taken from the values after the update and the clipped gradients, as the authors' code does. The cubic of equation 12 reaches its end at
-T − t_f (the exponent's base as printed would start above 1). The regulariser is a mean over the matrices, as in the authors' code, so that its weight means the same for
-any number of sites; the norm is squared, as in the paper. From T − t_f on the same triplets stay zero. P and Q start with deviation 1/√D, so that they are nearly
-orthonormal. The diagonal has a learning rate of its own: its entries are the singular values of the update and have far to go from zero.
+Departures: the importance is taken from the values after the update and the clipped gradients, as in the authors' code. The cubic runs over (t − t_i) / (T − t_i − t_f):
+with t − t_i − t_f, as printed, it would start above the initial number. From T − t_f on the same triplets stay zero. The regulariser is a mean over the matrices, as in
+the authors' code, so that its weight means the same for any number of sites; its norm is squared, as in the paper; the loss that is told leaves it out. P and Q start with
+deviation 1/√D, so that they are nearly orthonormal. The update is multiplied by alpha / R, R the initial rank. The diagonal has a learning rate of its own: its entries are
+the singular values of the update and have far to go from zero.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from lorabel.errors import ConfigError
 from lorabel.families import KNOWN_ENCODERS, LINEAR_SITES
 from lorabel.methods.adalora import RankAllocator
 from lorabel.methods.base import make_method
+from lorabel.models.bank import stacked_parameters
 
 MINILM = KNOWN_ENCODERS["minilm"].shape
 SMALL = {"name": "adalora", "targets": "query,ffn_up", "layers": (0, 1), "rank": 3, "target_rank": 1}  # Four sites, from twelve triplets to four.
@@ -226,3 +227,9 @@ def test_an_allocation_cannot_shrink():
     options = {"ranks": {"layers.0.query": 2}}
     assert kind.smaller(options, MINILM, 2 * 768) == [options]
     assert kind.smaller(options, MINILM, 2 * 768 - 1) == []
+
+
+def test_plain_factors_and_triplets_share_no_bank():
+    members = [make_method(SMALL), make_method({"name": "adalora", "ranks": {"*": 1}})]
+    with pytest.raises(ConfigError, match=r"bank: members differ in method\.has_ranks, got False, True"):
+        stacked_parameters(members, MINILM)
