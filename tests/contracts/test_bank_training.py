@@ -13,7 +13,7 @@ from lorabel.events import Note, StepDone
 from lorabel.heads import make_head
 from lorabel.losses.cross_entropy import CrossEntropy
 from lorabel.methods.base import make_method
-from lorabel.models.bank import Bank, stacked_parameters
+from lorabel.models.bank import Bank, corner, stacked_parameters
 from lorabel.models.checkpoint import load_weights, resolve_encoder
 from lorabel.models.encoder import PackedEncoder
 from lorabel.models.heads import head_shapes
@@ -22,7 +22,7 @@ from lorabel.training.optim import Arena, Block
 from lorabel.training.randomness import initial_head_tensor, initial_tensor, numpy_generator
 from lorabel.training.state import LoopSettings, MemberPlan, Position
 from lorabel.training.updates import ArenaUpdater, takes_decay
-from lorabel.workflows.building import corner, member_tensors
+from lorabel.workflows.building import member_tensors
 from tests.conftest import reference_model
 from tests.contracts.batches import padded
 from tests.unit.training.test_loop import CPU, LABELS, LENGTHS, PLAN, ROWS, SETTINGS, TABLE, Hooks, peft_parameters

@@ -21,6 +21,8 @@ from tests.contracts.batches import packed, padded, sequences
 from tests.contracts.test_peft_parity import bundle_for
 
 SETTINGS = [
+    {"name": "adalora", "ranks": {"layers.0.query": 3, "layers.1.query": 1, "layers.0.value": 2}},
+    {"name": "adalora", "ranks": {"*": 2, "layers.0.ffn_down": 4, "layers.1.attention_output": 0}},
     {"name": "dora", "rank": 2, "alpha": 6.0},
     {"name": "dora", "rank": 3, "use_rslora": True, "targets": ("attention_output", "ffn_down")},
     {"name": "ia3"},

@@ -14,6 +14,7 @@ from lorabel.workflows.train import run_train
 
 # Small sizes, and those options that are stored in another form than they are trained in or take up positions.
 SETTINGS = {
+    "adalora": {"rank": 3},
     "bottleneck": {"width": 4},
     "dora": {"rank": 2},
     "lora": {"rank": 2, "init": "pissa"},

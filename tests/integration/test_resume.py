@@ -21,6 +21,7 @@ KINDS = {
     "sgd and weights": [{"optimizer": {"name": "sgd", "learning_rate": 0.1}, "loss": {"class_weights": "balanced", "label_smoothing": 0.1}}],
     "full": [SHUFFLE, {"method": {"name": "full"}, "optimizer": {"learning_rate": 1e-3, "head_learning_rate": 1e-2}}],
     "full sgd": [{"method": {"name": "full"}, "optimizer": {"name": "sgd", "learning_rate": 1e-2}}],
+    "allocated ranks": [{"method": {"name": "adalora", "rank": 3, "targets": ["all-linear"]}, "optimizer": {"learning_rate": 1e-2}}],
     "head only": [{"method": {"name": "head_only"}}],
     "early stop": [{"training": {"num_epochs": 20, "early_stopping_patience": 2}, "optimizer": {"learning_rate": 1e-7}}],
     "random order": [{"training": {"group_by_length": False, "best_metric": "loss"}, "schedule": {"name": "step", "step_every_epochs": 0.5}}],

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -62,6 +62,38 @@ class ParameterSpec:
         return math.prod(self.shape)
 
 
+class Allocator(Protocol):
+    """What a method does to one member in training beside the gradients of its rows: a penalty, and changes of the values after a step.
+
+    It sees the tensors of that member alone, in its own sizes, so that members of a bank cannot influence each other.
+    """
+
+    def penalty(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Added to the member's loss.
+
+        Args:
+            tensors: The member's parameters by name, without K; gradients are taken of them.
+
+        Returns:
+            A differentiable scalar.
+        """
+
+    def after_step(self, step: int, values: Mapping[str, Tensor], gradients: Mapping[str, Tensor] | None) -> None:
+        """Look at a step, and change values in place.
+
+        Args:
+            step: Steps done, this one included.
+            values: The member's parameters by name, without K, after the update.
+            gradients: What they were updated with, clipped; None where the step was skipped because it was not finite.
+        """
+
+    def state(self) -> dict[str, Tensor]:
+        """All that going on to the same bits needs; saved with checkpoints."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take what `state()` gave."""
+
+
 class Method(BaseModel):
     """Base of all methods: declares nothing, trains nothing but the head.
 
@@ -73,6 +105,7 @@ class Method(BaseModel):
         starts_unchanged: Right after initialisation the encoder answers as without the method.
         has_prefix: Whether its layers have more keys than a sequence has tokens.
         can_merge: Whether a trained member can be written into the encoder's own weights.
+        folds_by_value: The form a trained adapter is stored in depends on its values; `stored_form` is then the one that is planned for.
         pads_exactly: Members of a bank may differ in the sizes of their tensors: smaller ones are filled up with zeros, which stay zero in training and change no answer.
         paper: Where the method comes from.
     """
@@ -85,6 +118,7 @@ class Method(BaseModel):
     peft_root: ClassVar[str] = "base_model.model."
     trains_encoder: ClassVar[bool] = False
     pads_exactly: ClassVar[bool] = False
+    folds_by_value: ClassVar[bool] = False
     shared_options: ClassVar[tuple[str, ...]] = ()
     starts_unchanged: ClassVar[bool] = True
     has_prefix: ClassVar[bool] = False
@@ -161,6 +195,23 @@ class Method(BaseModel):
         """Embeddings put into every sequence; None for none."""
         return None
 
+    def allocator(self, shape: EncoderShape, total_steps: int) -> Allocator | None:
+        """What accompanies one member's training, or None for nothing.
+
+        Args:
+            shape: The encoder.
+            total_steps: Optimiser steps of the member's run.
+        """
+        return None
+
+    def settled_from(self, total_steps: int) -> int:
+        """The step from which trained values may be kept as the best: values before it may still be larger than the method promises.
+
+        Args:
+            total_steps: Optimiser steps of the run.
+        """
+        return 0
+
     def position_shift(self) -> int:
         """Positions by which the tokens of a text are moved on."""
         return 0
@@ -177,7 +228,8 @@ class Method(BaseModel):
             shape: The encoder.
 
         Returns:
-            `stored_form()` and its tensors: this method's own, unless a smaller or more widely understood form exists.
+            `stored_form()` (or another form of it, where the method `folds_by_value`) and its tensors: this method's own, unless a smaller or more widely
+            understood form exists.
         """
         return self.stored_form(), dict(tensors)
 

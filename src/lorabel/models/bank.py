@@ -129,6 +129,11 @@ def _stacked(of_members: Sequence[Sequence[ParameterSpec]]) -> tuple[ParameterSp
     return tuple(stacked.values())
 
 
+def corner(tensor: Tensor, size: Sequence[int]) -> Tensor:
+    """The first rows and columns of a member's tensor that are its own; the rest is filled up with zeros to the largest member's size."""
+    return tensor[tuple(slice(length) for length in size)]
+
+
 def first_adapted_layer(members: Sequence[Method], shape: EncoderShape) -> int:
     """The lowest layer that some member acts on: all below it give the same states for all members at all times.
 

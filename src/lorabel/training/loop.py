@@ -222,7 +222,9 @@ class _Run:
         for k in steps:
             plan = task.plans[k]
             factor = learning_rate_factor(plan.schedule, self.positions[k].step, plan.total_steps, plan.steps_per_epoch)
-            updates[k] = MemberUpdate(factor, plan.max_grad_norm, 1.0 / self.scales[k].value, is_allowed=math.isfinite(losses[k]))
+            updates[k] = MemberUpdate(
+                factor, plan.max_grad_norm, 1.0 / self.scales[k].value, is_allowed=math.isfinite(losses[k]), step=self.positions[k].step + 1
+            )
         norms = task.updater.update(updates)
         outcomes = {}
         for k, step in steps.items():
@@ -289,11 +291,14 @@ class _Run:
         """Book one member's evaluation; True where it is its best."""
         position, plan = self.positions[k], self.task.plans[k]
         value = scores.value_of(self.settings.best_metric)
-        is_best = math.isfinite(value) and (position.best_score is None or value > position.best_score)
+        is_settled = position.step >= plan.settled_from
+        # The first settled values replace the best of those before, whatever their scores.
+        is_first = position.best_step is None or position.best_step < plan.settled_from <= position.step
+        is_best = math.isfinite(value) and (is_first or position.best_score is None or value > position.best_score)
         train_loss = position.loss_sum / position.loss_steps if position.loss_steps else math.nan
         epoch = position.step / plan.steps_per_epoch
         self.on_event(Evaluated(position.step, epoch, scores.loss, scores.accuracy, scores.macro_f1, train_loss, is_best, position.seconds, k))
-        without_gain = 0 if is_best else position.evaluations_without_gain + 1
+        without_gain = 0 if is_best or not is_settled else position.evaluations_without_gain + 1
         patience = plan.early_stopping_patience
         stopped_early = patience is not None and without_gain >= patience and position.step < plan.total_steps
         self.positions[k] = replace(

@@ -27,6 +27,7 @@ class MemberPlan:
         loss: Per-row loss.
         rows: The rows of the training split that it sees (N,).
         table_of_epoch: Token table of an epoch; the same each time unless texts are augmented.
+        settled_from: Step from which values may be kept; before it the best are provisional, and patience does not run out.
     """
 
     seed: int
@@ -40,6 +41,7 @@ class MemberPlan:
     loss: Loss
     rows: NDArray[np.int64]
     table_of_epoch: Callable[[int], TokenTable]
+    settled_from: int = 0
 
     @property
     def total_steps(self) -> int:

@@ -27,12 +27,14 @@ class MemberUpdate:
         max_grad_norm: Clipping norm, 0 for none.
         unscale: Multiplied into the gradients first (inverse of the loss scale).
         is_allowed: False where the loss was not finite: nothing may change.
+        step: Steps done, this one included.
     """
 
     factor: float
     max_grad_norm: float
     unscale: float
     is_allowed: bool
+    step: int = 1
 
 
 class Updater(Protocol):

@@ -30,6 +30,7 @@ from lorabel.models.bank import first_adapted_layer
 from lorabel.models.checkpoint import weights_digest
 from lorabel.models.encoder import PackedEncoder
 from lorabel.models.states import FrozenStates
+from lorabel.training.allocation import with_allocators
 from lorabel.training.loop import Task, train
 from lorabel.training.randomness import numpy_generator
 from lorabel.training.schedules import default_num_epochs
@@ -82,10 +83,11 @@ def make_loss(prepared: Prepared) -> Loss:
 def _plan(prepared: Prepared, loss: Loss, on_event: EventSink) -> MemberPlan:
     config = prepared.config.training
     rows = prepared.train_rows
+    num_epochs = config.num_epochs or default_num_epochs(len(rows), len(prepared.data.labels))
     steps_per_epoch = -(-len(rows) // (config.batch_size * config.gradient_accumulation_steps))
     return MemberPlan(
         seed=config.seed,
-        num_epochs=config.num_epochs or default_num_epochs(len(rows), len(prepared.data.labels)),
+        num_epochs=num_epochs,
         steps_per_epoch=steps_per_epoch,
         learning_rate=learning_rate_of(prepared),
         max_grad_norm=config.max_grad_norm,
@@ -95,6 +97,7 @@ def _plan(prepared: Prepared, loss: Loss, on_event: EventSink) -> MemberPlan:
         loss=loss,
         rows=rows,
         table_of_epoch=_tables(prepared, on_event),
+        settled_from=prepared.method.settled_from(num_epochs * steps_per_epoch),
     )
 
 
@@ -137,7 +140,7 @@ def train_bank(
     Raises:
         DataError: The rows are not those the run to resume began with.
     """
-    trainee = build_trainee(members, weights)
+    trainee = _accompanied(build_trainee(members, weights), plans)
     states = _frozen_states(members, plans, trainee, weights, on_event)
     hooks = _BankHooks(store, members, trainee, states.get("validation"), stop, on_event, leaving)
     positions = hooks.restore(checkpoint) if checkpoint is not None else [Position()] * len(members)
@@ -148,6 +151,12 @@ def train_bank(
     if not stop:
         hooks.take_best(positions)
     return TrainedBank(trainee, tuple(plans), tuple(positions))
+
+
+def _accompanied(trainee: Trainee, plans: Sequence[MemberPlan]) -> Trainee:
+    """With what the members' methods do in training beside the gradients of their rows."""
+    bank = trainee.bank
+    return dataclasses.replace(trainee, updater=with_allocators(trainee.updater, bank.methods, bank.encoder.shape, [plan.total_steps for plan in plans]))
 
 
 def _tables(prepared: Prepared, on_event: EventSink) -> Callable[[int], TokenTable]:

@@ -24,7 +24,7 @@ from lorabel.inference.predictor import Predictor, table_logits
 from lorabel.losses.base import Loss
 from lorabel.losses.weights import balanced_weights, effective_weights, positive_weights
 from lorabel.methods.base import Method, ParameterSpec, make_method
-from lorabel.models.bank import ENCODER_PREFIX, Bank, stacked_constants, stacked_parameters
+from lorabel.models.bank import ENCODER_PREFIX, Bank, corner, stacked_constants, stacked_parameters
 from lorabel.models.checkpoint import EncoderSource, load_tokenizer, load_weights, resolve_encoder, weights_digest
 from lorabel.models.encoder import PackedEncoder, split_queries_keys_values
 from lorabel.models.heads import INITIAL_STD, head_shapes
@@ -106,11 +106,6 @@ def first_value(method: Method, spec: ParameterSpec, start: Start, seed: int) ->
 def learning_rate_of(prepared: Prepared) -> float:
     """Peak learning rate: as set, or the method's own."""
     return prepared.config.optimizer.learning_rate or prepared.method.default_learning_rate
-
-
-def corner(tensor: Tensor, size: Sequence[int]) -> Tensor:
-    """The first rows and columns of a member's tensor that are its own; the rest is filled up with zeros to the largest member's size."""
-    return tensor[tuple(slice(length) for length in size)]
 
 
 def _blocks(methods: Sequence[Method], head: HeadSpec, shape: EncoderShape) -> list[Block]:
