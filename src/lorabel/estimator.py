@@ -63,6 +63,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         >>> GridSearchCV(TextClassifier(), {"rank": [2, 8], "learning_rate": [5e-4, 2e-3]}, cv=3).fit(texts, labels).best_params_
     """
 
+    classes_: NDArray[Any]
+    record_: RunRecord
+    predictor_: Predictor
+
     def __init__(
         self,
         budget: str | None = None,
@@ -129,7 +133,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             facts = EstimatorFacts(label_kind=LABEL_KINDS[labels.dtype.kind], precision=config.training.precision)
             write_bytes(result.run / "adapter" / ESTIMATOR, facts.to_bytes())
             self._restore(result.run / "adapter", self._encoder_folder(), config.training.device, check_canary=False)
-        self.record_: RunRecord = result.record
+        self.record_ = result.record
         self.classes_ = self.classes_.astype(labels.dtype)  # int32 in, int32 out.
         return self
 
@@ -159,11 +163,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         from lorabel.workflows.building import load_predictor
 
         facts = read_facts(folder)
-        self.predictor_: Predictor = load_predictor(folder, precision=facts.precision, device=device, encoder=encoder, check_canary=check_canary)[0]
+        self.predictor_ = load_predictor(folder, precision=facts.precision, device=device, encoder=encoder, check_canary=check_canary)[0]
         values = facts.values(self.predictor_.labels.names)
         # Names are ordered by value or by text; scikit-learn's order is that of the values, whatever they are.
         self._columns: NDArray[np.int64] = np.argsort(values, kind="stable")
-        self.classes_: NDArray[Any] = values[self._columns]
+        self.classes_ = values[self._columns]
         self._files = files_of(folder)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -278,7 +282,14 @@ def _given(**arguments: Any) -> dict[str, Any]:
 def _in_words_of_fit(message: str, file: Path) -> str:
     """A fault of the table, told to a caller who gave lists and no flags."""
     message = re.sub(re.escape(str(file)) + r":([0-9]+)", lambda found: f"fit: row {int(found[1]) - 1}", message).replace(str(file), "fit")
-    return message.replace("pass --drop-empty", 'pass settings={"data": {"drop_empty": True}}').replace(" (--label-column)", "")
+    words = {
+        "pass --drop-empty": 'pass settings={"data": {"drop_empty": True}}',
+        "the label column (--label-column)": "the labels",
+        "a single class": "only one class",
+    }
+    for theirs, ours in words.items():
+        message = message.replace(theirs, ours)
+    return message
 
 
 def _column(given: Any, where: str, what: str) -> list[Any]:
@@ -323,7 +334,9 @@ def _checked_labels(given: Any, where: str) -> NDArray[Any]:
     if bad:
         raise DataError(f"{where}: a missing label, got {first_of(bad)}; expected a string or a number. Remove these rows.")
     if len({isinstance(label, str) for label in found}) > 1:
-        raise DataError(f"{where}: text and other values mixed, got labels such as {first_of([repr(label) for label in found])}; expected one kind. Convert them.")
+        raise DataError(
+            f"{where}: text and other values mixed, got labels such as {first_of([repr(label) for label in found])}; expected one kind. Convert them."
+        )
     _check_kind(labels := np.array(found), where)
     padded = [repr(label) for label in np.unique(labels).tolist() if isinstance(label, str) and label != label.strip()]
     if padded:
@@ -341,7 +354,9 @@ def _check_kind(labels: NDArray[Any], where: str) -> None:
     if labels.dtype.kind == "c":
         raise DataError(f"{where}: Complex data not supported, got {labels[0]!r}; expected strings or whole numbers. Convert the labels.")
     if labels.ndim != 1 or (labels.dtype.kind not in "Uiuf" and labels.dtype.kind != "b"):
-        raise DataError(f"{where}: Unknown label type: {labels.dtype}, got {labels[:1].tolist()!r}; expected strings, integers or booleans. Convert the labels.")
+        raise DataError(
+            f"{where}: Unknown label type: {labels.dtype}, got {labels[:1].tolist()!r}; expected strings, integers or booleans. Convert the labels."
+        )
     if labels.dtype.kind == "f":
         bad = [f"row {index} {label!r}" for index, label in enumerate(labels.tolist()) if not float(label).is_integer()]
         if bad:
