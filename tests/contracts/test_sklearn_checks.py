@@ -5,6 +5,9 @@ each row of numbers as a text and is a `TextClassifier` in everything else. What
 is excluded that passes.
 """
 
+import os
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -93,3 +96,10 @@ def test_as_a_classifier_of_texts_it_passes_what_is_run():
     with pytest.warns(SkipTestWarning, match="requires input"):
         results = check_estimator(TextClassifier())
     assert [result["status"] for result in results] == ["passed"]
+
+
+def test_with_array_dispatch_switched_on():
+    """scikit-learn skips this check unless a variable was set before scipy was loaded, so it runs in a process of its own."""
+    words = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-k", "test_check and array_api", __file__]
+    done = subprocess.run(words, env={**os.environ, "SCIPY_ARRAY_API": "1"}, capture_output=True, text=True)
+    assert "1 passed" in done.stdout, done.stdout
