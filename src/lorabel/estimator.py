@@ -154,7 +154,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         from lorabel.artifacts.layout import MANIFEST
 
         made = cls(encoder=encoder)
-        made._restore(Path(folder) if (Path(folder) / MANIFEST).exists() else Path(folder) / "adapter", encoder)
+        is_run = (Path(folder) / "adapter" / MANIFEST).exists() and not (Path(folder) / MANIFEST).exists()
+        made._restore(Path(folder) / "adapter" if is_run else Path(folder), encoder)
         return made
 
     def _restore(self, folder: Path, encoder: str | None, device: str = "auto", *, check_canary: bool = True) -> None:

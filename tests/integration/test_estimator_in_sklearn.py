@@ -224,3 +224,5 @@ def test_what_was_saved_for_the_estimator_is_checked(fitted, tmp_path):
     fitted.save(tmp_path / "plain")
     (tmp_path / "plain" / "estimator.json").unlink()
     assert list(TextClassifier.load(tmp_path / "plain", encoder=fitted.encoder).classes_) == list(fitted.classes_)
+    with pytest.raises(ArtifactError, match="nowhere: no such adapter folder"):
+        TextClassifier.load(tmp_path / "nowhere")

@@ -62,9 +62,10 @@ def test_the_example_with_scikit_learn_runs(tiny_encoder, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     (block,) = [block for block in BLOCKS if block.startswith("from sklearn")]
     encoder = repr(str(tiny_encoder("bert")))
-    block = (
-        block.replace('"minilm"', encoder + ", num_epochs=1").replace('load("my-adapter")', f'load("my-adapter", encoder={encoder})').replace("cv=3", "cv=2")
-    )
+    small = f'{encoder}, num_epochs=1, settings={{"training": {{"threads": 1}}}}'
+    for shown, run in (('"minilm"', small), ('load("my-adapter"', f'load("my-adapter", encoder={encoder}'), ("cv=3", "cv=2")):
+        assert shown in block
+        block = block.replace(shown, run)
     texts = [f"{words} {index}" for index in range(12) for words in ("the team won", "bank shares fell")]
     found = {"texts": texts, "labels": ["sport", "money"] * 12}
     exec(block, found)
