@@ -1,19 +1,29 @@
-"""`TextClassifier`: the fit / predict door to the same core as the command line.
+"""`TextClassifier`: the fit / predict door to the same core as the command line, as an estimator of scikit-learn.
 
 The constructor only stores; `fit` checks, builds the same settings and calls the same workflow; learned attributes end in `_`.
+
+Decisions:
+- This is the one file that imports scikit-learn when it is loaded, because the base class must be there; it loads no torch, and the package loads it on first use.
+- A fitted classifier keeps the files of its adapter folder in memory (a few megabytes; a whole encoder after full fine-tuning). Fitting, loading and unpickling restore from
+  those files alone, so all three answer alike, and a pickle holds settings and the files' bytes but no tensors of torch. Whoever takes it back verifies it as a folder is.
+- `settings` reach every setting there is. The arguments beside it are what people vary most, so that `GridSearchCV` can name them.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import DataConversionWarning
+from sklearn.exceptions import NotFittedError as _NotFittedError
+from sklearn.metrics import accuracy_score
 
 from lorabel.data.texts import checked_texts
 from lorabel.errors import ConfigError, DataError, first_of
@@ -23,24 +33,39 @@ if TYPE_CHECKING:
     from lorabel.inference.predictor import Predictor
 
 
-class TextClassifier:
-    """A budgeted text classifier with scikit-learn's manners.
+class NotFittedError(ConfigError, _NotFittedError):  # type: ignore[misc]  # scikit-learn carries no types.
+    """A fitted classifier is needed; also scikit-learn's error of that name."""
+
+
+class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn carries no types.
+    """A budgeted text classifier that is an estimator of scikit-learn.
+
+    Wherever texts are taken, they may be a list or tuple of strings, a numpy array (N,) or (N, 1), a pandas or polars series, or a table of one column. Labels come in the
+    same containers and are strings, integers, booleans or whole floats. Row weights are not supported in `fit`.
 
     Args:
         budget: Most trainable parameters, such as `1M`.
         encoder: Short name, hub name or checkpoint folder (default: the recipe's, which is the embedded one).
         method: Method options, such as `{"name": "lora", "rank": 8}`, or a method's name.
-        settings: Any other settings, nested as in a config file; where they name one of the arguments above too, they win.
+        settings: Any other settings, nested as in a config file; where they name one of the other arguments too, they win.
         seed: Of everything random (default: the recipe's).
+        rank: Of the method, 1 or more; wins over a rank in `method`.
+        learning_rate: Peak learning rate, above 0 (default: the method's own).
+        num_epochs: Passes over the training rows, 1 or more (default: 3; up to 6 where classes have few rows).
 
     Attributes:
-        classes_: The labels as given to `fit`, in the order of probabilities.
-        record_: The record of the training run.
-        predictor_: The loaded classifier.
+        classes_: The labels given to `fit`, sorted, in the type they had (C,).
+        record_: The record of the training run; not on a classifier from `load`.
+        predictor_: The loaded classifier. Its own label order need not be that of `classes_`.
 
     Example:
         >>> TextClassifier(budget="1M").fit(texts, labels).predict(["Shares fell again."])
+        >>> GridSearchCV(TextClassifier(), {"rank": [2, 8], "learning_rate": [5e-4, 2e-3]}, cv=3).fit(texts, labels).best_params_
     """
+
+    classes_: NDArray[Any]
+    record_: RunRecord
+    predictor_: Predictor
 
     def __init__(
         self,
@@ -49,53 +74,67 @@ class TextClassifier:
         method: str | dict[str, Any] | None = None,
         settings: dict[str, Any] | None = None,
         seed: int | None = None,
+        rank: int | None = None,
+        learning_rate: float | None = None,
+        num_epochs: int | None = None,
     ) -> None:
         self.budget = budget
         self.encoder = encoder
         self.method = method
         self.settings = settings
         self.seed = seed
+        self.rank = rank
+        self.learning_rate = learning_rate
+        self.num_epochs = num_epochs
 
-    def fit(self, X: Sequence[str], y: Sequence[Any]) -> TextClassifier:  # noqa: N803
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn may expect: one column of strings."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        return tags
+
+    def fit(self, X: Any, y: Any) -> TextClassifier:  # noqa: N803
         """Train on labelled texts; a validation split is carved out to choose the checkpoint.
 
         Args:
             X: N texts.
-            y: N labels, strings or integers.
+            y: N labels.
 
         Returns:
             This object.
 
         Raises:
-            DataError: Lengths differ, or the texts cannot be used.
+            DataError: Lengths differ, or texts or labels cannot be used.
             ConfigError: Settings or budget are not usable.
         """
         import pyarrow
         import pyarrow.parquet
 
+        from lorabel.artifacts.estimator_files import LABEL_KINDS, EstimatorFacts
+        from lorabel.artifacts.layout import ESTIMATOR
+        from lorabel.artifacts.store import write_bytes
         from lorabel.config import load_config
-        from lorabel.workflows.building import load_predictor
         from lorabel.workflows.train import run_train
 
-        texts, labels = checked_texts(X, "fit"), _checked_labels(y)
-        if len(texts) != len(labels):
-            raise DataError(f"fit: lengths differ, got {len(texts)} texts and {len(labels)} labels; expected one label per text. Check the arguments.")
-        kept = tempfile.TemporaryDirectory(prefix="lorabel-")
+        texts, labels = _checked_texts(X, "fit"), _checked_labels(y, "fit")
+        _check_lengths(texts, labels, "fit")
         with tempfile.TemporaryDirectory(prefix="lorabel-") as folder:
             data = Path(folder) / "data.parquet"
-            pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": [str(label) for label in labels]}), data)
+            pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": [str(label) for label in labels.tolist()]}), data)
             # The caller's test rows are the caller's: no row given here is held back for one.
             source = {"source": str(data), "text_columns": ["text"], "label_column": "label", "test_rows": 0}
+            config = load_config(*self._layers(), {"data": source, "final": False})
             try:
-                result = run_train(load_config(*self._layers(), {"data": source, "final": False}), Path(folder) / "run")
+                result = run_train(config, Path(folder) / "run", has_report=False)
             except DataError as error:
                 raise DataError(_in_words_of_fit(str(error), data)) from error
-            self._folder = Path(shutil.copytree(result.run / "adapter", Path(kept.name) / "adapter"))
-        self._kept = kept  # Removed together with this object.
-        self.record_: RunRecord = result.record
-        self.predictor_: Predictor = load_predictor(self._folder, encoder=self._encoder_folder(), check_canary=False)[0]
-        by_text = {str(label): label for label in labels}
-        self.classes_: NDArray[Any] = np.array([by_text[name] for name in self.predictor_.labels.names])
+            facts = EstimatorFacts(label_kind=LABEL_KINDS[labels.dtype.kind], precision=config.training.precision)
+            write_bytes(result.run / "adapter" / ESTIMATOR, facts.to_bytes())
+            self._restore(result.run / "adapter", self._encoder_folder(), config.training.device, check_canary=False)
+        self.record_ = result.record
+        self.classes_ = self.classes_.astype(labels.dtype)  # int32 in, int32 out.
         return self
 
     @classmethod
@@ -107,105 +146,224 @@ class TextClassifier:
             encoder: A checkpoint folder, where the adapter's encoder cannot be found by name.
 
         Returns:
-            A classifier whose `classes_` are the label names, always strings.
+            A classifier. From `save` it answers with the labels that were given to `fit`, from the command line with their names, always strings.
 
         Raises:
             ArtifactError: Damaged, or another encoder than the adapter was trained on.
         """
-        from lorabel.workflows.building import load_predictor
+        from lorabel.artifacts.layout import MANIFEST
 
         made = cls(encoder=encoder)
-        made.predictor_ = load_predictor(Path(folder), encoder=encoder)[0]
-        made.classes_ = np.array(made.predictor_.labels.names)
-        made._folder = Path(folder) if (Path(folder) / "lorabel.json").exists() else Path(folder) / "adapter"
+        is_run = (Path(folder) / "adapter" / MANIFEST).exists() and not (Path(folder) / MANIFEST).exists()
+        made._restore(Path(folder) / "adapter" if is_run else Path(folder), encoder)
         return made
 
+    def _restore(self, folder: Path, encoder: str | None, device: str = "auto", *, check_canary: bool = True) -> None:
+        """Become the classifier of an adapter folder; afterwards the folder is not needed."""
+        from lorabel.artifacts.estimator_files import files_of, read_facts
+        from lorabel.workflows.building import load_predictor
+
+        facts = read_facts(folder)
+        self.predictor_ = load_predictor(folder, precision=facts.precision, device=device, encoder=encoder, check_canary=check_canary)[0]
+        values = facts.values(self.predictor_.labels.names)
+        # Names are ordered by value or by text; scikit-learn's order is that of the values, whatever they are.
+        self._columns: NDArray[np.int64] = np.argsort(values, kind="stable")
+        self.classes_ = values[self._columns]
+        self._files = files_of(folder)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings and what was learned, with the adapter folder's files in place of the loaded classifier."""
+        return {name: value for name, value in super().__getstate__().items() if name != "predictor_"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        from lorabel.artifacts.estimator_files import write_files
+
+        super().__setstate__(state)
+        if "_files" in state:
+            with tempfile.TemporaryDirectory(prefix="lorabel-") as folder:
+                write_files(Path(folder) / "adapter", state["_files"])
+                self._restore(Path(folder) / "adapter", self._encoder_folder())
+            self.classes_ = state["classes_"]
+
     def _layers(self) -> list[dict[str, Any]]:
-        given: dict[str, Any] = {}
-        if self.budget is not None:
-            given["budget"] = self.budget
-        if self.encoder is not None:
-            given["encoder"] = {"name": self.encoder}
-        if self.seed is not None:
-            given["training"] = {"seed": self.seed}
-        if self.method is not None:
-            given["method"] = {"name": self.method} if isinstance(self.method, str) else self.method
-        return [given, self.settings or {}]
+        if not isinstance(self.settings or {}, dict):
+            raise ConfigError(f"settings: not a mapping, got {type(self.settings).__name__}; expected nested settings. See a run's config.yaml.")
+        method = {"name": self.method} if isinstance(self.method, str) else dict(self.method or {})
+        given: dict[str, Any] = {
+            "budget": self.budget,
+            "encoder": _given(name=self.encoder),
+            "method": {**method, **_given(rank=self.rank)},
+            "optimizer": _given(learning_rate=self.learning_rate),
+            "training": _given(seed=self.seed, num_epochs=self.num_epochs),
+        }
+        return [{name: value for name, value in given.items() if value is not None and value != {}}, self.settings or {}]
 
     def _encoder_folder(self) -> str | None:
         """The encoder to load again: a folder cannot be found by the name in the adapter."""
         name = (self.settings or {}).get("encoder", {}).get("name", self.encoder)
         return name if name is not None and Path(name).expanduser().is_dir() else None
 
-    def predict(self, X: Sequence[str]) -> NDArray[Any]:  # noqa: N803
+    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
         """Most probable label of each text.
 
         Args:
             X: N texts.
 
         Returns:
-            N labels, of the kind given to `fit`.
+            Labels (N,), of the type of `classes_`.
 
         Raises:
-            ConfigError: Not fitted.
+            NotFittedError: Not fitted.
+            DataError: Not texts.
         """
         chosen = self.predict_proba(X).argmax(axis=1)
         return np.asarray(self.classes_[chosen])
 
-    def predict_proba(self, X: Sequence[str]) -> NDArray[np.float64]:  # noqa: N803
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
         """Class probabilities (N, C), columns as in `classes_`.
 
         Args:
             X: N texts.
 
         Raises:
-            ConfigError: Not fitted.
+            NotFittedError: Not fitted.
+            DataError: Not texts.
         """
-        if not hasattr(self, "predictor_"):
-            raise ConfigError("TextClassifier: not fitted, got a call before fit; expected fit first. Call fit(texts, labels).")
-        return self.predictor_.predict_proba(X)
+        self._check_fitted("predict")
+        return self.predictor_.predict_proba(_checked_texts(X, "predict"))[:, self._columns]
 
-    def score(self, X: Sequence[str], y: Sequence[Any]) -> float:  # noqa: N803
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803
         """Accuracy on labelled texts.
 
         Args:
             X: N texts.
-            y: N labels; compared as text, so that a loaded classifier scores integers too.
+            y: N labels; compared as text where only one side is text, so that a classifier from the command line scores integers too.
+            sample_weight: Weight of each row in the mean (N,) (default: all alike).
 
         Raises:
-            DataError: Lengths differ.
-            ConfigError: Not fitted.
+            NotFittedError: Not fitted.
+            DataError: Lengths differ, or not texts and labels.
         """
-        found = self.predict(X)
-        if len(found) != len(y):
-            raise DataError(f"score: lengths differ, got {len(found)} texts and {len(y)} labels; expected one label per text. Check the arguments.")
-        return float(np.mean([str(one) == str(other) for one, other in zip(found, y, strict=True)]))
+        self._check_fitted("score")
+        texts, labels = _checked_texts(X, "score"), _checked_labels(y, "score")
+        _check_lengths(texts, labels, "score")
+        found = self.predict(texts)
+        if (found.dtype.kind == "U") != (labels.dtype.kind == "U"):
+            found, labels = found.astype(str), labels.astype(str)
+        return float(accuracy_score(labels, found, sample_weight=sample_weight))
 
     def save(self, folder: str | Path) -> None:
-        """Copy the trained adapter folder.
+        """Write the adapter folder: safetensors and JSON, which `load`, `lorabel.load` and the command line take.
 
         Args:
             folder: Where; it must not exist.
 
         Raises:
-            ConfigError: Not fitted, or the folder exists.
+            NotFittedError: Not fitted.
+            ConfigError: The folder exists.
+            StorageError: The disk refused.
         """
-        if not hasattr(self, "predictor_"):
-            raise ConfigError("TextClassifier: not fitted, got save before fit; expected fit first. Call fit(texts, labels).")
+        from lorabel.artifacts.estimator_files import write_files
+
+        self._check_fitted("save")
         if Path(folder).exists():
             raise ConfigError(f"save: the folder exists, got {str(folder)!r}; expected a new one. Choose another name.")
-        shutil.copytree(self._folder, folder)
+        write_files(Path(folder), self._files)
+
+    def _check_fitted(self, called: str) -> None:
+        if not hasattr(self, "predictor_"):
+            raise NotFittedError(f"TextClassifier: not fitted, got {called} before fit; expected fit first. Call fit(texts, labels).")
+
+
+def _given(**arguments: Any) -> dict[str, Any]:
+    """The arguments that were given."""
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def _in_words_of_fit(message: str, file: Path) -> str:
     """A fault of the table, told to a caller who gave lists and no flags."""
     message = re.sub(re.escape(str(file)) + r":([0-9]+)", lambda found: f"fit: row {int(found[1]) - 1}", message).replace(str(file), "fit")
-    return message.replace("pass --drop-empty", 'pass settings={"data": {"drop_empty": True}}').replace(" (--label-column)", "")
+    words = {
+        "pass --drop-empty": 'pass settings={"data": {"drop_empty": True}}',
+        "the label column (--label-column)": "the labels",
+        "a single class": "only one class",
+    }
+    for theirs, ours in words.items():
+        message = message.replace(theirs, ours)
+    return message
 
 
-def _checked_labels(labels: Sequence[Any]) -> list[Any]:
-    found = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
-    bad = [f"row {index} {label!r}" for index, label in enumerate(found) if label is None or label != label]
+def _column(given: Any, where: str, what: str) -> list[Any]:
+    """N values of any container as a list.
+
+    Raises:
+        DataError: Not a sequence, or a table of several columns.
+    """
+    shape = getattr(given, "shape", None)
+    if shape is None and hasattr(given, "__array__"):
+        given = np.asarray(given)
+        shape = given.shape
+    if shape is not None and len(shape) != 1:
+        if len(shape) != 2 or shape[1] != 1:
+            kind = f"{type(given).__module__}.{type(given).__name__}"
+            raise DataError(
+                f"{where}: not one column of {what}, got {kind} of shape {tuple(shape)}; expected one value per row, shape (N,) or (N, 1). Choose a column, such as table['{what}']."
+            )
+        given = np.asarray(given).reshape(-1)
+    try:
+        return list(given.tolist() if hasattr(given, "tolist") else given)
+    except TypeError as error:
+        raise DataError(f"{where}: not a sequence of {what}, got {given!r}; expected one value per row. Pass a list, an array or a series.") from error
+
+
+def _checked_texts(given: Any, where: str) -> list[str]:
+    return checked_texts(given if isinstance(given, str) else _column(given, where, "texts"), where)
+
+
+def _checked_labels(given: Any, where: str) -> NDArray[Any]:
+    """Labels (N,) of one kind.
+
+    Raises:
+        DataError: None, missing ones, kinds that are mixed or no labels of classes.
+    """
+    if given is None:
+        raise DataError(f"{where}: it requires y to be passed, but the target y is None; expected one label per text. Pass them as y.")
+    if len(getattr(given, "shape", ())) == 2 and given.shape[1] == 1:
+        warnings.warn("A column-vector y was passed when a 1d array was expected. Its only column is taken.", DataConversionWarning, stacklevel=3)
+    found = _column(given, where, "labels")
+    bad = [f"row {index} {label!r}" for index, label in enumerate(found) if _is_missing(label)]
     if bad:
-        raise DataError(f"fit: a missing label, got {first_of(bad)}; expected a string or an integer. Remove these rows.")
-    return found
+        raise DataError(f"{where}: a missing label, got {first_of(bad)}; expected a string or a number. Remove these rows.")
+    if len({isinstance(label, str) for label in found}) > 1:
+        raise DataError(
+            f"{where}: text and other values mixed, got labels such as {first_of([repr(label) for label in found])}; expected one kind. Convert them."
+        )
+    _check_kind(labels := np.array(found), where)
+    padded = [repr(label) for label in np.unique(labels).tolist() if isinstance(label, str) and label != label.strip()]
+    if padded:
+        raise DataError(f"{where}: white space around a label, got {first_of(padded)}; expected none, because names are kept without. Strip the labels.")
+    dtype = getattr(given, "dtype", None)
+    return labels.astype(dtype) if isinstance(dtype, np.dtype) and dtype.kind in "iuf" else labels
+
+
+def _is_missing(label: Any) -> bool:
+    # pandas' own marks of missing values refuse to be compared.
+    return label is None or type(label).__name__ in ("NAType", "NaTType") or bool(np.any(label != label))
+
+
+def _check_kind(labels: NDArray[Any], where: str) -> None:
+    if labels.dtype.kind == "c":
+        raise DataError(f"{where}: Complex data not supported, got {labels[0]!r}; expected strings or whole numbers. Convert the labels.")
+    if labels.ndim != 1 or (labels.dtype.kind not in "Uiuf" and labels.dtype.kind != "b"):
+        raise DataError(
+            f"{where}: Unknown label type: {labels.dtype}, got {labels[:1].tolist()!r}; expected strings, integers or booleans. Convert the labels."
+        )
+    if labels.dtype.kind == "f":
+        bad = [f"row {index} {label!r}" for index, label in enumerate(labels.tolist()) if not float(label).is_integer()]
+        if bad:
+            raise DataError(f"{where}: a continuous target, got {first_of(bad)}; expected labels of classes: strings or whole numbers. Bin the values first.")
+
+
+def _check_lengths(texts: Sequence[str], labels: NDArray[Any], where: str) -> None:
+    if len(texts) != len(labels):
+        raise DataError(f"{where}: lengths differ, got {len(texts)} texts and {len(labels)} labels; expected one label per text. Check the arguments.")

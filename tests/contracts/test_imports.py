@@ -25,7 +25,6 @@ LIGHT = [
         "lorabel.registry",
         "lorabel.errors",
         "lorabel.events",
-        "lorabel.estimator",
         "lorabel.evaluation",
         "lorabel.artifacts.layout",
         "lorabel.artifacts.records",
@@ -58,6 +57,11 @@ def test_light_modules_load_no_heavy_library():
     )
     assert len(LIGHT) > 25
     assert not loaded_by(guard + "\n" + "\n".join(f"import {name}" for name in LIGHT)) & HEAVY
+
+
+def test_the_estimator_loads_its_base_class_but_no_engine():
+    assert "sklearn" in (loaded := loaded_by("import lorabel.estimator"))
+    assert not loaded & {"torch", "transformers", "matplotlib"}
 
 
 def test_no_module_needs_an_optional_library_to_import():

@@ -89,7 +89,7 @@ def test_arguments_and_settings_reach_the_run(tiny_encoder):
         (["a", None, 3], ["x", "y", "x"], "row 1 None, row 2 3"),
         (["a", "b"], ["x", None], "row 1 None"),
         (["a", "b"], ["x", float("nan")], "row 1 nan"),
-        (["a", "b", "c"], ["x", "x", "x"], "a single class"),
+        (["a", "b", "c"], ["x", "x", "x"], "only one class"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(texts, labels, message, tiny_encoder):
@@ -125,7 +125,7 @@ def test_faults_name_the_callers_rows_not_a_file_or_a_flag(tiny_encoder):
         classifier.fit(texts, labels)
     assert "--" not in str(caught.value)
     assert "settings=" in str(caught.value)
-    with pytest.raises(DataError, match=r"^fit: row 0: a single class, got 'x' in every row; .* Check the label column\.$"):
+    with pytest.raises(DataError, match=r"^fit: row 0: only one class, got 'x' in every row; .* Check the labels\.$"):
         classifier.fit(rows(30)[0], ["x"] * 30)
     with pytest.raises(DataError, match=r"^fit: no rows, got an empty table"):
         classifier.fit([], [])

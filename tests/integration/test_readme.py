@@ -58,6 +58,21 @@ def test_the_tree_names_what_is_there():
             assert (folder / name).exists(), name
 
 
+def test_the_example_with_scikit_learn_runs(tiny_encoder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (block,) = [block for block in BLOCKS if block.startswith("from sklearn")]
+    encoder = repr(str(tiny_encoder("bert")))
+    small = f'{encoder}, num_epochs=1, settings={{"training": {{"threads": 1}}}}'
+    for shown, run in (('"minilm"', small), ('load("my-adapter"', f'load("my-adapter", encoder={encoder}'), ("cv=3", "cv=2")):
+        assert shown in block
+        block = block.replace(shown, run)
+    texts = [f"{words} {index}" for index in range(12) for words in ("the team won", "bank shares fell")]
+    found = {"texts": texts, "labels": ["sport", "money"] * 12}
+    exec(block, found)
+    assert set(found["search"].best_params_) == {"rank", "learning_rate"}
+    assert (tmp_path / "my-adapter" / "lorabel.json").exists()
+
+
 def test_links_lead_somewhere():
     for document in ("README.md", "CONTRIBUTING.md", "docs/architecture.md"):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / document).read_text("utf-8")):

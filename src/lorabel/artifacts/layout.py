@@ -6,12 +6,14 @@ from pathlib import Path
 RECORD_VERSION = 1
 ADAPTER_VERSION = 1
 CHECKPOINT_VERSION = 1
+ESTIMATOR_VERSION = 1
 
 MANIFEST = "lorabel.json"
 OWN_WEIGHTS = "lorabel_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
 CARD = "README.md"
+ESTIMATOR = "estimator.json"
 
 
 @dataclass(frozen=True)

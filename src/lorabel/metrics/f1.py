@@ -1,5 +1,7 @@
 """F1 averaged over classes in three ways, by scikit-learn; a class that neither occurs nor is answered counts 0."""
 
+import numpy as np
+
 from lorabel.metrics.base import Labels, Probabilities, answers, metric
 from lorabel.registry import METRICS
 
@@ -30,4 +32,4 @@ def weighted_f1(y_true: Labels, y_prob: Probabilities) -> float:
 def _f1(y_true: Labels, y_prob: Probabilities, average: str) -> float:
     from sklearn.metrics import f1_score
 
-    return float(f1_score(y_true, answers(y_prob), labels=range(y_prob.shape[1]), average=average, zero_division=0))
+    return float(f1_score(y_true, answers(y_prob), labels=np.arange(y_prob.shape[1]), average=average, zero_division=0))

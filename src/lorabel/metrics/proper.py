@@ -14,7 +14,7 @@ def log_loss(y_true: Labels, y_prob: Probabilities) -> float:
     """Mean negative natural logarithm of the true class's probability, by scikit-learn, which counts probabilities below 2.2e-16 as that."""
     from sklearn.metrics import log_loss as library_log_loss
 
-    return float(library_log_loss(y_true, y_prob, labels=range(y_prob.shape[1])))
+    return float(library_log_loss(y_true, y_prob, labels=np.arange(y_prob.shape[1])))
 
 
 @METRICS.register("brier")

@@ -51,7 +51,9 @@ class TrainResult:
     record: RunRecord
 
 
-def run_train(config: RunConfig, out: Path, *, resume: bool = False, overwrite: bool = False, on_event: EventSink = ignore) -> TrainResult:
+def run_train(
+    config: RunConfig, out: Path, *, resume: bool = False, overwrite: bool = False, has_report: bool = True, on_event: EventSink = ignore
+) -> TrainResult:
     """Train a classifier.
 
     Args:
@@ -59,6 +61,7 @@ def run_train(config: RunConfig, out: Path, *, resume: bool = False, overwrite: 
         out: The run folder; it must not exist unless `resume` or `overwrite` is set.
         resume: Go on from the newest checkpoint in `out`.
         overwrite: Remove an earlier run in `out` first.
+        has_report: Draw figures and report; a caller that keeps the adapter alone saves their time.
         on_event: Receives notes, progress, steps and evaluations.
 
     Returns:
@@ -81,6 +84,9 @@ def run_train(config: RunConfig, out: Path, *, resume: bool = False, overwrite: 
         checkpoint = _open_run(layout, config, resume=resume, overwrite=overwrite, on_event=on_event)
         with Tracking(config, layout.root, on_event) as tracking:
             result = _train_in(layout, prepared, _Parts(weights, loss), checkpoint, stop, tracking)
+            if has_report:
+                write_run_report(layout)
+            CheckpointStore(layout.checkpoints).clear()
             tracking.finished(result.record)
         return result
 
@@ -159,8 +165,6 @@ def _train_in(layout: RunLayout, prepared: Prepared, parts: _Parts, checkpoint: 
             else f"The common adapter library cannot load it: {record.peft_reason}."
         )
     )
-    write_run_report(layout)
-    store.clear()
     return TrainResult(layout.root, record)
 
 
