@@ -41,7 +41,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
     """A budgeted text classifier that is an estimator of scikit-learn.
 
     Wherever texts are taken, they may be a list or tuple of strings, a numpy array (N,) or (N, 1), a pandas or polars series, or a table of one column. Labels come in the
-    same containers and are strings, integers, booleans or whole floats. Row weights are not supported in `fit`.
+    same containers and are strings, integers, booleans or whole floats. Where texts have several labels, they come as one list (or tuple, or set) of labels per text, or as an
+    indicator matrix (N, C) of zeros and ones, and answers are such a matrix. Row weights are not supported in `fit`.
 
     Args:
         budget: Most trainable parameters, such as `1M`.
@@ -93,6 +94,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         tags.input_tags.string = True
         tags.input_tags.one_d_array = True
         tags.input_tags.two_d_array = False
+        tags.classifier_tags.multi_label = True
         return tags
 
     def fit(self, X: Any, y: Any) -> TextClassifier:  # noqa: N803
@@ -100,7 +102,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
 
         Args:
             X: N texts.
-            y: N labels.
+            y: N labels, N lists of labels, or indicators (N, C), whose labels are the numbers of their columns.
 
         Returns:
             This object.
@@ -118,11 +120,15 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         from lorabel.config import load_config
         from lorabel.workflows.train import run_train
 
-        texts, labels = _checked_texts(X, "fit"), _checked_labels(y, "fit")
-        _check_lengths(texts, labels, "fit")
+        texts, sets = _checked_texts(X, "fit"), _label_sets(y, "fit")
+        labels = _checked_labels(y if sets is None else [label for some in sets for label in some], "fit")
+        _check_lengths(texts, labels if sets is None else sets, "fit")
+        if sets is not None:
+            _check_columns(y)
+        names = [str(label) for label in labels.tolist()] if sets is None else [[str(label) for label in some] for some in sets]
         with tempfile.TemporaryDirectory(prefix="lorabel-") as folder:
             data = Path(folder) / "data.parquet"
-            pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": [str(label) for label in labels.tolist()]}), data)
+            pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": names}), data)
             # The caller's test rows are the caller's: no row given here is held back for one.
             source = {"source": str(data), "text_columns": ["text"], "label_column": "label", "test_rows": 0}
             config = load_config(*self._layers(), {"data": source, "final": False})
@@ -204,20 +210,29 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         return name if name is not None and Path(name).expanduser().is_dir() else None
 
     def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
-        """Most probable label of each text.
+        """Most probable label of each text; where texts have several, those whose probability reaches their threshold.
 
         Args:
             X: N texts.
 
         Returns:
-            Labels (N,), of the type of `classes_`.
+            Labels (N,), of the type of `classes_`; or indicators (N, C), columns as in `classes_`.
 
         Raises:
             NotFittedError: Not fitted.
             DataError: Not texts.
         """
+        self._check_fitted("predict")
+        if self._has_several:
+            found = self.predictor_.predict_proba(_checked_texts(X, "predict"))
+            return np.asarray(self.predictor_.rule.answers(found)[:, self._columns], dtype=np.int64)
         chosen = self.predict_proba(X).argmax(axis=1)
         return np.asarray(self.classes_[chosen])
+
+    @property
+    def _has_several(self) -> bool:
+        """Texts may have several labels."""
+        return self.predictor_.rule.task == "multi_label"
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
         """Class probabilities (N, C), columns as in `classes_`.
@@ -233,11 +248,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         return self.predictor_.predict_proba(_checked_texts(X, "predict"))[:, self._columns]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803
-        """Accuracy on labelled texts.
+        """Accuracy on labelled texts; where they have several labels, the share of texts whose labels are found exactly.
 
         Args:
             X: N texts.
-            y: N labels; compared as text where only one side is text, so that a classifier from the command line scores integers too.
+            y: As for `fit`; compared as text where only one side is text, so that a classifier from the command line scores integers too.
             sample_weight: Weight of each row in the mean (N,) (default: all alike).
 
         Raises:
@@ -245,12 +260,34 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             DataError: Lengths differ, or not texts and labels.
         """
         self._check_fitted("score")
-        texts, labels = _checked_texts(X, "score"), _checked_labels(y, "score")
+        texts = _checked_texts(X, "score")
+        if self._has_several:
+            wanted = self._indicators(y, "score")
+            _check_lengths(texts, wanted, "score")
+            return float(accuracy_score(wanted, self.predict(texts), sample_weight=sample_weight))
+        labels = _checked_labels(y, "score")
         _check_lengths(texts, labels, "score")
         found = self.predict(texts)
         if (found.dtype.kind == "U") != (labels.dtype.kind == "U"):
             found, labels = found.astype(str), labels.astype(str)
         return float(accuracy_score(labels, found, sample_weight=sample_weight))
+
+    def _indicators(self, y: Any, where: str) -> NDArray[np.int64]:
+        """Labels of texts that may have several, as indicators with columns as in `classes_`."""
+        sets = _label_sets(y, where)
+        if sets is None:
+            raise DataError(f"{where}: one label per text, got {type(y).__name__}; expected a list of labels per text, or indicators (N, C). Convert them.")
+        if _is_matrix(y) and np.shape(y)[1] != len(self.classes_):
+            raise DataError(f"{where}: another number of labels, got {np.shape(y)[1]} columns; expected {len(self.classes_)}, in the order of classes_. Add or drop columns.")
+        known = range(len(self.classes_)) if _is_matrix(y) else self.classes_.tolist()
+        places = {str(label): place for place, label in enumerate(known)}
+        found = np.zeros((len(sets), len(places)), dtype=np.int64)
+        for row, some in enumerate(sets):
+            unknown = [repr(label) for label in some if str(label) not in places]
+            if unknown:
+                raise DataError(f"{where}: a label that is not known, got row {row} {unknown[0]}; expected one of {first_of(list(places))}. Correct the label.")
+            found[row, [places[str(label)] for label in some]] = 1
+        return found
 
     def save(self, folder: str | Path) -> None:
         """Write the adapter folder: safetensors and JSON, which `load`, `lorabel.load` and the command line take.
@@ -346,6 +383,36 @@ def _checked_labels(given: Any, where: str) -> NDArray[Any]:
     return labels.astype(dtype) if isinstance(dtype, np.dtype) and dtype.kind in "iuf" else labels
 
 
+def _label_sets(given: Any, where: str) -> list[list[Any]] | None:
+    """Labels of texts that may have several, one list for each; None where each text has one."""
+    if _is_matrix(given):
+        matrix = np.asarray(given)
+        if matrix.dtype.kind not in "biuf" or not np.isin(matrix, (0, 1)).all():
+            raise DataError(
+                f"{where}: not one column of labels, got a table of shape {matrix.shape}; expected one label per row, or an indicator matrix of zeros and ones. Choose a column."
+            )
+        return [np.flatnonzero(row).tolist() for row in matrix]
+    values = _column(given, where, "labels") if given is not None else []
+    if not any(isinstance(one, list | tuple | set | frozenset | np.ndarray) for one in values):
+        return None
+    bad = [f"row {row} {one!r}" for row, one in enumerate(values) if not isinstance(one, list | tuple | set | frozenset | np.ndarray)]
+    if bad:
+        raise DataError(f"{where}: lists of labels and single ones mixed, got {first_of(bad)}; expected a list for each text. Put single labels into lists.")
+    return [list(one) for one in values]
+
+
+def _is_matrix(given: Any) -> bool:
+    shape = tuple(getattr(given, "shape", ()))
+    return len(shape) == 2 and int(shape[1]) > 1
+
+
+def _check_columns(given: Any) -> None:
+    """Columns of an indicator matrix are labels, and a label that no text has cannot be learned."""
+    if _is_matrix(given) and not (has_text := np.asarray(given).any(axis=0)).all():
+        empty = np.flatnonzero(~has_text)
+        raise DataError(f"fit: labels without a text, got {len(empty)} columns of zeros, the first {empty[0]}; expected a one in each. Leave them out.")
+
+
 def _is_missing(label: Any) -> bool:
     # pandas' own marks of missing values refuse to be compared.
     return label is None or type(label).__name__ in ("NAType", "NaTType") or bool(np.any(label != label))
@@ -364,6 +431,6 @@ def _check_kind(labels: NDArray[Any], where: str) -> None:
             raise DataError(f"{where}: a continuous target, got {first_of(bad)}; expected labels of classes: strings or whole numbers. Bin the values first.")
 
 
-def _check_lengths(texts: Sequence[str], labels: NDArray[Any], where: str) -> None:
+def _check_lengths(texts: Sequence[str], labels: Sequence[Any] | NDArray[Any], where: str) -> None:
     if len(texts) != len(labels):
         raise DataError(f"{where}: lengths differ, got {len(texts)} texts and {len(labels)} labels; expected one label per text. Check the arguments.")
