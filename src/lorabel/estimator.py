@@ -278,7 +278,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         if sets is None:
             raise DataError(f"{where}: one label per text, got {type(y).__name__}; expected a list of labels per text, or indicators (N, C). Convert them.")
         if _is_matrix(y) and np.shape(y)[1] != len(self.classes_):
-            raise DataError(f"{where}: another number of labels, got {np.shape(y)[1]} columns; expected {len(self.classes_)}, in the order of classes_. Add or drop columns.")
+            raise DataError(
+                f"{where}: another number of labels, got {np.shape(y)[1]} columns; expected {len(self.classes_)}, in the order of classes_. Add or drop columns."
+            )
         known = range(len(self.classes_)) if _is_matrix(y) else self.classes_.tolist()
         places = {str(label): place for place, label in enumerate(known)}
         found = np.zeros((len(sets), len(places)), dtype=np.int64)
