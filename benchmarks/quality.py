@@ -28,51 +28,65 @@ CELLS = RESULTS / "quality"
 
 
 def run_cell(folder: Path, name: str, method: str, seed: int, threads: int | None) -> dict:
-    """Train and test one cell; keeps what was right, or which labels were given and true, as hexadecimal bits for paired comparisons."""
-    from lorabel.config import DataConfig, load_config
+    """Train and test one cell of the table."""
+    if method == "tfidf":
+        return tfidf_cell({"source": str(folder / name)})
+    settings = {} if method == "lora" else {"method": {"name": method}}
+    return train_and_test(settings, {"source": str(folder / name)}, seed, threads)
+
+
+def train_and_test(settings: dict, data_settings: dict, seed: int, threads: int | None) -> dict:
+    """Train with some settings, read the test split once; keeps what was right, or which labels were given and true, as hexadecimal bits for paired comparisons."""
+    from lorabel.config import load_config
     from lorabel.data.load import load_data
+    from lorabel.data.packing import tokenise
+    from lorabel.inference.predictor import table_logits
+    from lorabel.workflows.building import load_predictor
+    from lorabel.workflows.train import run_train
+
+    config = load_config(settings, {"data": data_settings, "training": {"seed": seed, "threads": threads}})
+    with tempfile.TemporaryDirectory() as out:
+        record = run_train(config, Path(out) / "run").record
+        predictor, _ = load_predictor(Path(out) / "run" / "adapter")
+    data = load_data(config.data)
+    table = tokenise(data.splits["test"].texts, predictor.tokenizer, predictor.tokenizer_digest, predictor.max_length_tokens)
+    found = predictor.rule.probabilities(table_logits(predictor.bank, table))
+    facts = {
+        "validation": record.metrics.validation.accuracy,
+        "trainable": record.parameters.trainable,
+        "bytes": record.bytes.adapter_file,
+        "seconds": record.training.seconds,
+        "samples_per_second": record.training.samples_per_second,
+        "precision": record.plan["precision"],
+        "method": record.plan["method"],
+        "epochs": record.training.epochs,
+        "versions": record.versions,
+    }
+    return {**scores_of(data, found, predictor.rule.answers(found), predictor.rule.thresholds), **facts}
+
+
+def tfidf_cell(data_settings: dict) -> dict:
+    """The linear baseline on the same rows."""
+    from lorabel.config import DataConfig
+    from lorabel.data.load import load_data
+
+    data = load_data(DataConfig(**data_settings))
+    started = time.perf_counter()
+    predicted = tfidf(data) if data.task == "single_label" else tfidf_of_labels(data)
+    found = np.eye(len(data.labels))[predicted] if data.task == "single_label" else predicted.astype(float)
+    return {**scores_of(data, found, predicted), "seconds": time.perf_counter() - started}
+
+
+def scores_of(data: object, found: np.ndarray, predicted: np.ndarray, thresholds: tuple[float, ...] | None = None) -> dict:
+    """Scores on the test split, and the bits they can be compared by."""
     from lorabel.evaluation import evaluate_probabilities
 
-    data = load_data(DataConfig(source=str(folder / name)))
-    test = data.splits["test"]
-    started = time.perf_counter()
-    if method == "tfidf":
-        predicted = tfidf(data) if data.task == "single_label" else tfidf_of_labels(data)
-        found = np.eye(len(data.labels))[predicted] if data.task == "single_label" else predicted.astype(float)
-        result = evaluate_probabilities(test.labels, found, data.labels)
-        facts = {"seconds": time.perf_counter() - started}
-    else:
-        from lorabel.data.packing import tokenise
-        from lorabel.inference.predictor import table_logits
-        from lorabel.workflows.building import load_predictor
-        from lorabel.workflows.train import run_train
-
-        settings = {} if method == "lora" else {"method": {"name": method}}
-        config = load_config(settings, {"data": {"source": str(folder / name)}, "training": {"seed": seed, "threads": threads}})
-        with tempfile.TemporaryDirectory() as out:
-            record = run_train(config, Path(out) / "run").record
-            predictor, _ = load_predictor(Path(out) / "run" / "adapter")
-        table = tokenise(test.texts, predictor.tokenizer, predictor.tokenizer_digest, predictor.max_length_tokens)
-        found = predictor.rule.probabilities(table_logits(predictor.bank, table))
-        predicted = predictor.rule.answers(found)
-        result = evaluate_probabilities(test.labels, found, data.labels, thresholds=predictor.rule.thresholds)
-        facts = {
-            "validation": record.metrics.validation.accuracy,
-            "trainable": record.parameters.trainable,
-            "bytes": record.bytes.adapter_file,
-            "seconds": record.training.seconds,
-            "samples_per_second": record.training.samples_per_second,
-            "precision": record.plan["precision"],
-            "method": record.plan["method"],
-            "epochs": record.training.epochs,
-            "versions": record.versions,
-        }
+    labels = data.splits["test"].labels  # type: ignore[attr-defined]
+    result = evaluate_probabilities(labels, found, data.labels, thresholds=thresholds)  # type: ignore[attr-defined]
     scores = {"accuracy": result.accuracy, "macro_f1": result.macro_f1, "n": result.n, "interval": result.interval}
-    if data.task == "multi_label":
-        kept = {"labels": len(data.labels), "given": as_bits(predicted), "true": as_bits(test.labels), "micro_f1": result.micro_f1, "lrap": result.lrap}
-    else:
-        kept = {"correct": as_bits(predicted == test.labels)}
-    return {**scores, **kept, **facts}
+    if labels.ndim == 2:
+        return {**scores, "labels": labels.shape[1], "given": as_bits(predicted), "true": as_bits(labels), "micro_f1": result.micro_f1, "lrap": result.lrap}
+    return {**scores, "correct": as_bits(predicted == labels)}
 
 
 def as_bits(flags: np.ndarray) -> str:

@@ -1,6 +1,7 @@
 """`lorabel audit` from the command line: the JSON's shape, the folder, exit 3 after everything is written, and what is refused."""
 
 import csv
+import importlib.util
 import json
 import re
 
@@ -9,6 +10,7 @@ import pytest
 
 from lorabel.config import DataConfig
 from lorabel.data.audit_table import AuditTables
+from lorabel.families import known_encoder
 from lorabel.models.checkpoint import load_tokenizer
 from lorabel.workflows.audit import too_long
 
@@ -113,6 +115,22 @@ def test_a_folder_of_something_else_is_left_alone(planted, run_cli, tiny_encoder
     assert done.code == 2
     assert "It is left alone" in done.err
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_without_the_embedded_encoder_all_else_is_found(planted, run_cli, monkeypatch, tmp_path):
+    whole = json.loads(run_cli("audit", planted, "--json").out)
+    find, missing = importlib.util.find_spec, known_encoder("minilm").package
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None if name == missing else find(name, package))
+    done = run_cli("audit", planted, "--json", "-o", tmp_path / "audit")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert (found["truncated"], found["encoder"], found["max_length_tokens"]) == (None, None, None)
+    assert "Texts that are too long are not counted." in done.err
+    assert "lorabel[minilm]" in done.err
+    assert found["duplicates"] == whole["duplicates"]
+    assert "no encoder is installed" in (tmp_path / "audit" / "audit.html").read_text()
+    assert "reads" not in run_cli("audit", planted).out
+    assert run_cli("train", planted, "-o", tmp_path / "run").code == 2
 
 
 def test_truncation_is_counted_as_if_all_were_tokenised(tmp_path, tiny_encoder):

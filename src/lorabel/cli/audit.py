@@ -79,7 +79,8 @@ def _print(result: "AuditResult") -> None:
     if sizes:
         out.print(f"classes   {len(sizes):,}, of {min(sizes):,} to {max(sizes):,} rows")
     out.print(f"words     median {found.lengths.median:g}, 95 % have at most {found.lengths.p95:g}, the longest {found.lengths.longest:,}")
-    out.print(f"encoder   {result.encoder} reads {result.max_length_tokens:,} tokens; {found.truncated:,} rows are longer", markup=False)
+    if result.max_length_tokens is not None:
+        out.print(f"encoder   {result.encoder} reads {result.max_length_tokens:,} tokens; {found.truncated:,} rows are longer", markup=False)
     if not found.findings:
         out.print("\nNothing was found.")
         return

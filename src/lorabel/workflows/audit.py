@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from lorabel.artifacts.store import write_chunks, write_json, write_text
-from lorabel.config import RunConfig
+from lorabel.config import EncoderConfig, RunConfig
 from lorabel.data.audit import KINDS, Audit, examine
 from lorabel.data.audit_table import AuditTable, AuditTables
-from lorabel.errors import ConfigError
+from lorabel.errors import ConfigError, MissingExtraError
 from lorabel.events import EventSink, Note, ignore
 from lorabel.models.checkpoint import load_tokenizer, resolve_encoder
 from lorabel.registry import unknown_name
@@ -58,16 +58,16 @@ class AuditResult:
     Attributes:
         source: As given.
         audit: Counts, findings and rows.
-        encoder: Whose limit was checked.
-        max_length_tokens: That limit.
+        encoder: Whose limit was checked; None where the embedded one is not installed and no other was named.
+        max_length_tokens: That limit, or None.
         files: What was written, or None.
         failed_on: Kinds found that the caller wanted to fail on.
     """
 
     source: str
     audit: Audit
-    encoder: str
-    max_length_tokens: int
+    encoder: str | None
+    max_length_tokens: int | None
     files: AuditFiles | None
     failed_on: tuple[str, ...]
 
@@ -87,23 +87,52 @@ def run_audit(config: RunConfig, out: Path | None = None, *, fail_on: Sequence[s
 
     Raises:
         ConfigError: An unknown kind, or a folder that cannot be made.
-        ArtifactError: The encoder is not there.
+        ArtifactError: The encoder is damaged.
         DataError: The files cannot be read.
         StorageError: The disk refused.
     """
     wanted = _wanted(fail_on)
     if out is not None:
         _check_folder(out, overwrite=overwrite)
-    source = resolve_encoder(config.encoder)
-    tokenizer, _ = load_tokenizer(source.folder)
-    limit = min(config.data.max_length_tokens or DEFAULT_MAX_LENGTH, source.shape.max_length_tokens)
+    reader = _reader(config, on_event)
     with AuditTables() as tables:
         table = tables.read(config.data, on_event=on_event)
         on_event(Note(f"Text from {' + '.join(table.columns.texts)}, labels from {table.columns.label}."))
-        audit = examine(table, is_too_long=lambda rows: too_long(rows, tokenizer, limit), on_event=on_event)
+        audit = examine(table, is_too_long=reader.cuts if reader else None, on_event=on_event)
         found = tuple(finding.kind for finding in audit.findings if finding.kind in wanted)
-        result = AuditResult(config.data.source, audit, config.encoder.name, limit, None, found)
+        encoder, limit = (config.encoder.name, reader.max_length_tokens) if reader else (None, None)
+        result = AuditResult(config.data.source, audit, encoder, limit, None, found)
         return result if out is None else _write(result, table, out)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """What an encoder reads of a text.
+
+    Attributes:
+        tokenizer: Truncation and padding off.
+        max_length_tokens: More are cut.
+    """
+
+    tokenizer: Tokenizer
+    max_length_tokens: int
+
+    def cuts(self, table: AuditTable) -> NDArray[np.bool_]:
+        """Which rows it cuts (N,)."""
+        return too_long(table, self.tokenizer, self.max_length_tokens)
+
+
+def _reader(config: RunConfig, on_event: EventSink) -> _Reader | None:
+    """The encoder's limit. Data can be looked at where no encoder is installed yet: then it is said what is left out."""
+    try:
+        source = resolve_encoder(config.encoder)
+    except MissingExtraError as error:
+        if config.encoder.name != EncoderConfig().name:
+            raise
+        on_event(Note(f"Texts that are too long are not counted. {error}", is_warning=True))
+        return None
+    tokenizer, _ = load_tokenizer(source.folder)
+    return _Reader(tokenizer, min(config.data.max_length_tokens or DEFAULT_MAX_LENGTH, source.shape.max_length_tokens))
 
 
 def as_json(result: AuditResult) -> dict[str, Any]:
