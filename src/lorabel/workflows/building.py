@@ -119,10 +119,26 @@ def fresh_tensors(prepared: Prepared, start: Start) -> dict[str, Tensor]:
     tensors = {spec.name: first_value(method, spec, start, seed) for spec in method.parameters(start.shape)}
     for name, shape in head_shapes(head).items():
         tensors[name] = initial_head_tensor(name, shape, seed, INITIAL_STD)
+    if prepared.data.task == "multi_label":
+        tensors[f"head.{head.layers[-1].key}.bias"] = _log_odds(prepared)
     if head.starts_from_pooler:
         for part in ("weight", "bias"):
             tensors[f"head.{head.layers[0].key}.{part}"] = start.weights[f"pooler.{part}"].clone()
     return tensors
+
+
+def _log_odds(prepared: Prepared) -> Tensor:
+    """Where the output's biases start in a multi-label task: at how often each label occurs (C,).
+
+    From 0, every label would begin as likely as not, and what training does first, for hundreds of steps, is to learn that most are not: through the adapter, because a bias moves by
+    a learning rate a step at most. The adapter then gives the same answer for every text and does not come back from it.
+
+    Source: Lin et al. 2017, "Focal Loss for Dense Object Detection", section 3.3 (one prior for all classes there). Departure: each label's own share of the training rows, one row
+    of each kind added, so that no bias is infinite.
+    """
+    labels = prepared.data.splits["train"].labels[prepared.train_rows]
+    counts = torch.from_numpy(class_counts(labels, len(prepared.data.labels))).float()
+    return torch.log((counts + 1) / (len(labels) - counts + 1))
 
 
 def head_dropout(config: RunConfig, family_dropout: float) -> float:
