@@ -222,12 +222,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             NotFittedError: Not fitted.
             DataError: Not texts.
         """
-        self._check_fitted("predict")
+        found = self.predict_proba(X)
         if self._has_several:
-            found = self.predictor_.predict_proba(_checked_texts(X, "predict"))
-            return np.asarray(self.predictor_.rule.answers(found)[:, self._columns], dtype=np.int64)
-        chosen = self.predict_proba(X).argmax(axis=1)
-        return np.asarray(self.classes_[chosen])
+            # Thresholds are in the predictor's order of labels.
+            answers = self.predictor_.rule.answers(found[:, np.argsort(self._columns)])
+            return np.asarray(answers[:, self._columns], dtype=np.int64)
+        return np.asarray(self.classes_[found.argmax(axis=1)])
 
     @property
     def _has_several(self) -> bool:

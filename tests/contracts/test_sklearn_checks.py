@@ -23,6 +23,7 @@ EXCLUDED = {
     "check_n_features_in_after_fitting": "one column of texts has no number of features, so there is no n_features_in_",
     "check_estimators_nan_inf": "NaN and infinity in a table are words once spelled; a missing text or label is refused in test_estimator.py",
     "check_estimators_empty_data_messages": "of its two parts, no rows is refused as asked; no columns asks for the words `0 feature(s)`, and here it is an empty text",
+    "check_classifiers_multilabel_representation_invariance": "a list of lists holds the labels of each text, so its zeros and ones are labels; indicators are an array or a table",
     "check_fit2d_predict1d": "a row in place of a table is refused, but not with the words `Reshape your data`, which is no advice for texts",
 }
 SETTINGS = {

@@ -201,7 +201,7 @@ def test_row_weights_count_in_the_score(fitted):
         (["x", "y"], ["p", 1], "^fit: text and other values mixed, got labels such as 'p', 1"),
         (["x", "y"], [0.5, 1.0], "^fit: a continuous target, got row 0 0.5"),
         (["x", "y"], [np.inf, 1.0], "^fit: a continuous target, got row 0 inf"),
-        (["x", "y"], [("p",), ("q",)], "^fit: Unknown label type"),
+        (["x", "y"], [{"p": 1}, {"q": 2}], "^fit: Unknown label type"),
         (["x", "y"], [" p", "q"], "^fit: white space around a label, got ' p'"),
     ],
 )

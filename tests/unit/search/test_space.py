@@ -104,7 +104,7 @@ def test_a_search_space_in_all_kinds():
         ("rank=int(1.5,3)", "int takes whole numbers"),
         ("rank=int(1,3) rank=int(1,4)", "named twice"),
         ("rank=choice([2)", "cannot be read"),
-        ("ranks=int(1,3)", "rank"),
+        ("rnak=int(1,3)", "rank"),
     ],
 )
 def test_search_spaces_that_cannot_be_read(text, words):
