@@ -77,6 +77,14 @@ def _smoothing(config: RunConfig) -> dict[str, Assignment]:
     return {"no smoothing": {"loss.label_smoothing": 0.0}} if config.loss.label_smoothing else {}
 
 
+def _r_drop(config: RunConfig) -> dict[str, Assignment]:
+    return {"no R-Drop": {"loss.r_drop_alpha": 0.0}} if config.loss.r_drop_alpha else {}
+
+
+def _mixup(config: RunConfig) -> dict[str, Assignment]:
+    return {"no mix-up": {"loss.mixup_alpha": 0.0}} if config.loss.mixup_alpha else {}
+
+
 def _accumulation(config: RunConfig) -> dict[str, Assignment]:
     rows = config.training.batch_size * config.training.gradient_accumulation_steps
     large: Assignment = {"training.batch_size": rows, "training.gradient_accumulation_steps": 1}
@@ -103,6 +111,8 @@ TECHNIQUES = {
     "accumulation": Technique(_accumulation),
     "precision": Technique(_precision),
     "augmentation": Technique(_augmentation),
+    "r_drop": Technique(_r_drop),
+    "mixup": Technique(_mixup),
     "encoder_dropout": Technique(_encoder_dropout),
 }
 

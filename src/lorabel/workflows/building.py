@@ -34,6 +34,7 @@ from lorabel.training.optim import Arena, Block
 from lorabel.training.precision import choose_compute
 from lorabel.training.randomness import initial_head_tensor, initial_tensor, named_generator
 from lorabel.training.updates import ArenaUpdater, LibraryUpdater, Updater, takes_decay
+from lorabel.workflows.dropout import head_dropout
 from lorabel.workflows.preparation import Prepared
 
 CANARY_TOLERANCE = 1e-3
@@ -123,13 +124,6 @@ def fresh_tensors(prepared: Prepared, start: Start) -> dict[str, Tensor]:
         for part in ("weight", "bias"):
             tensors[f"head.{head.layers[0].key}.{part}"] = start.weights[f"pooler.{part}"].clone()
     return tensors
-
-
-def head_dropout(config: RunConfig, family_dropout: float) -> float:
-    """The head's dropout: as set, else the family's own where the encoder's dropout is on, else none."""
-    if config.head.dropout is not None:
-        return config.head.dropout
-    return family_dropout if config.encoder.dropout else 0.0
 
 
 def build_loss(config: RunConfig, labels: LabelArray, classes: int) -> Loss:
