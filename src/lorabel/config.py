@@ -61,9 +61,11 @@ class DataConfig(Section):
     max_length_tokens: int | None = Field(
         default=None, ge=4, description="Longest sequence in tokens; longer texts are cut and counted (default: 512 or what the encoder allows)."
     )
-    augmentation: str = Field(default="none", description="Augmentation of training texts: none, or a registered one.")
+    augmentation: str = Field(default="none", description="Augmentation of training texts: none, or one by name.")
     augmentation_probability: float = Field(default=0.5, ge=0, le=1, description="Share of training texts augmented in each epoch.")
-    word_dropout_probability: float = Field(default=0.3, ge=0, lt=1, description="word_dropout: each word of an augmented text is left out with this probability.")
+    word_dropout_probability: float = Field(
+        default=0.3, ge=0, lt=1, description="word_dropout: each word of an augmented text is left out with this probability."
+    )
     drop_empty: bool = Field(default=False, description="Drop rows with an empty text or a missing label instead of refusing the table.")
 
     @field_validator("augmentation")
@@ -132,7 +134,10 @@ class LossConfig(Section):
         description="R-Drop: weight of the divergence between two passes of each row, each with its own dropout; 0 turns it off, else a step costs twice as much.",
     )
     mixup_alpha: float = Field(
-        default=0.0, ge=0, allow_inf_nan=False, description="Mix-up: a row's pooled state is mixed with another's, the share drawn from Beta(a, a); 0 turns it off."
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Mix-up: a row's pooled state is mixed with another's, the share drawn from Beta(a, a); 0 turns it off.",
     )
 
 

@@ -16,7 +16,7 @@ from lorabel.losses.focal import Focal
 from lorabel.methods.base import make_method
 from lorabel.models.heads import apply_head
 from lorabel.training import loop, shares
-from lorabel.training.objective import in_passes
+from lorabel.training.objective import Objectives, in_passes
 from lorabel.training.randomness import PLACES_PER_PASS, StepMasks, numpy_generator
 from lorabel.workflows.building import member_tensors
 from tests.contracts.batches import packed, sequences
@@ -158,7 +158,11 @@ def assert_same(found, wanted):
 def test_members_train_as_they_do_alone(tiny_encoder):
     members = [dataclasses.replace(one, plan=dataclasses.replace(one.plan, num_epochs=4 + k)) for k, one in enumerate(MEMBERS)]
     together, _ = make_bank(tiny_encoder("bert"), members)
-    assert [position.step for position in run(together, dataclasses.replace(SETTINGS, batch_size=5, gradient_accumulation_steps=3))] == [4, 5, 6, 7]
+    positions = run(together, dataclasses.replace(SETTINGS, batch_size=5, gradient_accumulation_steps=3))
+    assert [position.step for position in positions] == [4, 5, 6, 7]
+    for one, position, passes in zip(members, positions, (1, 2, 1, 2), strict=True):
+        assert position.samples == 11 * position.step
+        assert position.tokens == TABLE.lengths[one.plan.rows].sum() * passes * position.step
     for k, one in enumerate(members):
         alone, _ = make_bank(tiny_encoder("bert"), [one])
         run(alone, dataclasses.replace(SETTINGS, batch_size=5, gradient_accumulation_steps=3))
@@ -210,6 +214,7 @@ def by_row(batch, mask, pooled):
 
 def test_both_off_trains_as_before_they_existed(tiny_encoder):
     """Losses of four steps with all dropout on, written down before there was a regulariser."""
+    assert Objectives([PLAN], [0], packed(ROWS[:3], 0)).between is None
     method = make_method({"name": "lora", "rank": 3, "dropout": 0.3, "targets": "all-linear"})
     task, arena = make_task(tiny_encoder("bert"), method, dropout=0.2, plan=dataclasses.replace(PLAN, num_epochs=2))
     _, events = run_alone(task, dataclasses.replace(SETTINGS, batch_size=4, gradient_accumulation_steps=3))

@@ -73,9 +73,7 @@ class Objectives:
             labels: (B,) class ids or (B, C) indicators.
         """
         losses = []
-        for plan, rows, scores, targets in zip(
-            self._plans, self._rows, torch.split(logits, self._counts), torch.split(labels, self._counts), strict=True
-        ):
+        for plan, rows, scores, targets in zip(self._plans, self._rows, torch.split(logits, self._counts), torch.split(labels, self._counts), strict=True):
             if not len(rows.places):
                 continue
             loss = plan.loss.rows
