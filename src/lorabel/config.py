@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from lorabel.errors import ConfigError
-from lorabel.registry import unknown_name
+from lorabel.registry import AUGMENTATIONS, unknown_name
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -60,9 +61,20 @@ class DataConfig(Section):
     max_length_tokens: int | None = Field(
         default=None, ge=4, description="Longest sequence in tokens; longer texts are cut and counted (default: 512 or what the encoder allows)."
     )
-    augmentation: Literal["none", "sentence_shuffle"] = Field(default="none", description="Augmentation of training texts.")
+    augmentation: str = Field(default="none", description="Augmentation of training texts: none, or one by name.")
     augmentation_probability: float = Field(default=0.5, ge=0, le=1, description="Share of training texts augmented in each epoch.")
+    word_dropout_probability: float = Field(
+        default=0.3, ge=0, lt=1, description="word_dropout: each word of an augmented text is left out with this probability."
+    )
     drop_empty: bool = Field(default=False, description="Drop rows with an empty text or a missing label instead of refusing the table.")
+
+    @field_validator("augmentation")
+    @classmethod
+    def _is_registered(cls, given: str) -> str:
+        known = ["none", *AUGMENTATIONS.names()]
+        if given not in known:
+            raise PydanticCustomError("unknown_name", "unknown name", {"known": known})
+        return given
 
 
 class EncoderConfig(Section):
@@ -115,6 +127,18 @@ class LossConfig(Section):
     )
     effective_beta: float = Field(default=0.999, ge=0, lt=1, description="effective: 0 weighs all classes alike, towards 1 it is the inverse frequency.")
     focal_gamma: float = Field(default=2.0, ge=0, description="focal: how much less rows count that are answered with certainty; 0 is cross-entropy.")
+    r_drop_alpha: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="R-Drop: weight of the divergence between two passes of each row, each with its own dropout; 0 turns it off, else a step costs twice as much.",
+    )
+    mixup_alpha: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Mix-up: a row's pooled state is mixed with another's, the share drawn from Beta(a, a); 0 turns it off.",
+    )
 
 
 class TrainingConfig(Section):
@@ -359,6 +383,9 @@ def _explain(fault: Any) -> tuple[str, str]:
     if fault["type"] == "extra_forbidden":
         where = ".".join(path)
         return where, unknown_name(where, path[-1], _known_fields(path[:-1]))
+    if fault["type"] == "unknown_name":
+        where = ".".join(path)
+        return where, unknown_name(where, fault["input"], fault["ctx"]["known"])
     model: Any = RunConfig
     known, meaning = [], "a section of settings"
     for part in path:

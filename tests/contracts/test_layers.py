@@ -41,7 +41,7 @@ def test_nothing_inside_imports_the_package_root_or_its_own_folder(file):
         assert folder not in found, "import the file, not the folder"
 
 
-@pytest.mark.parametrize("folder", ["methods", "baselines", "metrics", "losses", "exporters", "data/readers"])
+@pytest.mark.parametrize("folder", ["methods", "baselines", "metrics", "losses", "exporters", "data/readers", "data/augmentations"])
 def test_parts_import_their_base_and_no_sibling(folder):
     package = "lorabel." + folder.replace("/", ".")
     names = {file.stem for file in (SOURCE / folder).glob("*.py") if not file.stem.startswith("base")} - {"__init__"}

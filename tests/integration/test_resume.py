@@ -23,6 +23,10 @@ KINDS = {
     "full sgd": [{"method": {"name": "full"}, "optimizer": {"name": "sgd", "learning_rate": 1e-2}}],
     "allocated ranks": [{"method": {"name": "adalora", "rank": 3, "targets": ["all-linear"]}, "optimizer": {"learning_rate": 1e-2}}],
     "head only": [{"method": {"name": "head_only"}}],
+    "words left out": [{"data": {"augmentation": "word_dropout", "augmentation_probability": 0.9}}],
+    "r-drop": [{"method": {"dropout": 0.2}, "loss": {"r_drop_alpha": 1.0}}],
+    "mix-up": [{"training": {"batch_size": 3}, "loss": {"mixup_alpha": 0.5, "class_weights": "balanced"}}],
+    "r-drop and mix-up": [{"loss": {"r_drop_alpha": 0.5, "mixup_alpha": 1.0, "name": "focal"}}],
     "early stop": [{"training": {"num_epochs": 20, "early_stopping_patience": 2}, "optimizer": {"learning_rate": 1e-7}}],
     "random order": [{"training": {"group_by_length": False, "best_metric": "loss"}, "schedule": {"name": "step", "step_every_epochs": 0.5}}],
 }

@@ -97,6 +97,10 @@ def test_all_faults_are_reported_together_with_their_fields():
     ("given", "message"),
     [
         ({"trainig": {}}, "Did you mean 'training'"),
+        (
+            {"data": {"augmentation": "word_drop"}},
+            "data.augmentation: unknown name, got 'word_drop'; expected one of none, sentence_shuffle, word_dropout. Did you mean 'word_dropout'",
+        ),
         ({"recipe": "papr"}, "recipe: unknown name, got 'papr'; expected one of default, paper. Did you mean 'paper'"),
         ({"encoder": "minilm"}, "encoder: "),
         ({"optimizer": {"learning_rate": -1}}, "optimizer.learning_rate: "),

@@ -6,7 +6,7 @@ import textwrap
 import pytest
 
 from lorabel.errors import ConfigError
-from lorabel.registry import EXPORTERS, LOSSES, METHODS, METRICS, Registry, unknown_name
+from lorabel.registry import AUGMENTATIONS, EXPORTERS, LOSSES, METHODS, METRICS, REGULARISERS, Registry, unknown_name
 
 
 @pytest.fixture
@@ -59,5 +59,7 @@ def test_no_close_name_gives_no_guess():
 def test_the_shipped_tables_are_filled_by_their_folders():
     assert {"full", "head_only", "lora"} <= set(METHODS.names())
     assert "cross_entropy" in LOSSES
+    assert {"mixup", "r_drop"} <= set(REGULARISERS.names())
+    assert set(AUGMENTATIONS.names()) >= {"sentence_shuffle", "word_dropout"}
     METRICS.names()
     EXPORTERS.names()

@@ -21,7 +21,9 @@ def ablate(
     seeds: Annotated[int, Parameter(help="Train each row with this many seeds.", group=ABLATION)] = 3,
     techniques: Annotated[
         str | None,
-        Parameter(help="Some of schedule, smoothing, warmup, accumulation, precision, augmentation, encoder_dropout (default: all).", group=ABLATION),
+        Parameter(
+            help="Some of schedule, smoothing, warmup, accumulation, precision, augmentation, r_drop, mixup, encoder_dropout (default: all).", group=ABLATION
+        ),
     ] = None,
     final: Annotated[
         bool, Parameter(help="Open the test split once for every cell; every opening is counted.", group=OUTPUT, negative=(), show_default=False)

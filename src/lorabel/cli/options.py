@@ -12,7 +12,10 @@ from pydantic import BaseModel
 
 from lorabel.cli.flags import OUTPUT
 from lorabel.config import SHORT_NAMES, Device, Precision, RunConfig, load_config, merge, parse_assignment, read_config_file
-from lorabel.registry import METHODS
+from lorabel.registry import AUGMENTATIONS, METHODS
+
+# Settings that name a registered thing: their help lists what there is.
+_NAMES = {"data.augmentation": AUGMENTATIONS.names}
 
 DATA = Group("Data", sort_key=1)
 MODEL = Group("Encoder, method, head", sort_key=2)
@@ -52,7 +55,8 @@ def _help_of(path: str) -> str:
         return _method_help(last)
     for section in sections:
         model = model.model_fields[section].annotation
-    return str(model.model_fields[last].description)
+    sentence = str(model.model_fields[last].description)
+    return f"{sentence.removesuffix('.')} ({', '.join(_NAMES[path]())})." if path in _NAMES else sentence
 
 
 def _method_help(option: str) -> str:
@@ -114,7 +118,7 @@ class TrainFlags(SettingFlags):
     split_seed: Annotated[int | None, flag("split_seed", DATA)] = None
     max_length: Annotated[int | None, flag("max_length", DATA)] = None
     drop_empty: Annotated[bool | None, flag("drop_empty", DATA, negative=())] = None
-    augmentation: Annotated[Literal["none", "sentence_shuffle"] | None, flag("augmentation", DATA)] = None
+    augmentation: Annotated[str | None, flag("augmentation", DATA)] = None
     tracker: Annotated[tuple[str, ...] | None, flag("tracker", OUTPUT, negative=())] = None
     optimizer: Annotated[Literal["adamw", "sgd"] | None, flag("optimizer", TRAINING)] = None
     learning_rate: Annotated[float | None, flag("learning_rate", TRAINING)] = None

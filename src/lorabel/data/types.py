@@ -228,7 +228,7 @@ class PackedBatch:
         labels: (B,) class ids or (B, C) indicators, or None in prediction.
         rows: (B,) int64; row of each sequence in its split.
         member_sequences: Sequences per bank member, K integers that add up to B.
-        step_rows: (B,) int64; row of each sequence within its member's optimiser step, which keys its dropout masks.
+        step_rows: (B,) int64; row of each sequence within its member's optimiser step, and its pass, which key its dropout masks.
         hidden: States that frozen layers have given already: (T, D) before layer `hidden_layer`, or (B, D) pooled where all layers are frozen; else None.
         hidden_layer: The first layer still to be computed.
     """

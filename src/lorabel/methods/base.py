@@ -155,6 +155,11 @@ class Method(BaseModel):
         """
         return None
 
+    @property
+    def adapter_dropout(self) -> float:
+        """Probability of the method's own dropout in training, 0 where it has none."""
+        return float(getattr(self, "dropout", 0.0))
+
     def reserved_tokens(self) -> int:
         """Positions of the encoder that the method takes up, so that texts must be that much shorter."""
         return 0

@@ -6,7 +6,7 @@ K = 1 is ordinary training and prediction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -66,18 +66,20 @@ class Bank:
         """Whether a tensor belongs to the encoder, so that it has no leading K."""
         return name.startswith(ENCODER_PREFIX)
 
-    def logits(self, batch: PackedBatch, masks: MaskSource | None = None) -> Tensor:
+    def logits(self, batch: PackedBatch, masks: MaskSource | None = None, between: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Class scores.
 
         Args:
             batch: B sequences, sorted by member.
             masks: Dropout factors in training, None in evaluation.
+            between: What happens to the pooled states (B, D) before the head, in training; None for nothing.
 
         Returns:
             (B, C) in float32 or wider, in the batch's order.
         """
         adapters = Adapters(self.methods, {**self.constants, **self.tensors}, dropout=masks is not None)
         pooled = self.encoder.pool(batch, adapters, self.head.pooling, masks)
+        pooled = pooled if between is None else between(pooled)
         weights = self.encoder.weights
         pooler = (weights["pooler.weight"], weights["pooler.bias"]) if self.head.reads_frozen_pooler else None
         return apply_head(

@@ -8,7 +8,8 @@ Decisions:
 - A member is a run of its own: its rows, their order, its rate, schedule, clipping, loss, best score and end depend on nothing that another member does. A member that is
   finished leaves, and the steps of the others become shorter.
 - The order of rows is a function of (seed, epoch), so a position is a step number and nothing more, and resuming needs no generator state.
-- Rows are grouped into optimiser steps first and cut into micro-batches second: how a step is cut changes neither its rows nor its dropout masks.
+- Rows are grouped into optimiser steps first and cut into micro-batches second: how a step is cut changes neither its rows nor its dropout masks. Rows that a member's
+  regularisers bring together are never cut apart.
 - The loss of a step is a mean over its rows (weighted, where classes have weights), whatever the micro-batches: the normaliser is known before the first of them runs.
 - On a CPU the rows of a step are shared out over worker threads; each takes the gradients of its own rows, and they are added in a fixed order.
 - A step whose loss or gradient is not finite is skipped and counted; after too many in a row the member stops with a failure that names the rows.
@@ -31,6 +32,7 @@ from lorabel.events import Evaluated, EventSink, Note, StepDone
 from lorabel.models.bank import Bank
 from lorabel.models.crew import Crew, crew_for_rows
 from lorabel.models.states import FrozenStates, with_states
+from lorabel.training.objective import Objectives, in_passes
 from lorabel.training.precision import LossScale
 from lorabel.training.randomness import StepMasks, numpy_generator
 from lorabel.training.schedules import learning_rate_factor
@@ -176,12 +178,14 @@ class _Run:
         """Forward and backward of all shares of one step, then the update."""
         task, settings = self.task, self.settings
         task.updater.zero_grad()
-        lengths = {k: step.table.offsets[step.rows + 1] - step.table.offsets[step.rows] for k, step in steps.items()}
+        lengths = {k: (step.table.offsets[step.rows + 1] - step.table.offsets[step.rows]) * task.plans[k].passes for k, step in steps.items()}
         normalisers = {k: task.plans[k].loss.normaliser(torch.from_numpy(task.labels[step.rows])) for k, step in steps.items()}
         losses = dict.fromkeys(steps, 0.0)
-        for start in range(0, settings.step_rows, settings.batch_size):
-            parts = {k: of_member[start : start + settings.batch_size] for k, of_member in lengths.items()}
-            chunks = [Chunk(k, start + np.arange(len(part)), part) for k, part in parts.items() if len(part)]
+        together = max(plan.neighbours for plan in task.plans)
+        rows_at_once = -(-settings.batch_size // together) * together
+        for start in range(0, settings.step_rows, rows_at_once):
+            parts = {k: of_member[start : start + rows_at_once] for k, of_member in lengths.items()}
+            chunks = [Chunk(k, start + np.arange(len(part)), part, task.plans[k].neighbours) for k, part in parts.items() if len(part)]
             shares = make_shares(chunks, crew.workers, TOKENS_PER_JOINT_SHARE if task.device.type == "cpu" else TOKENS_PER_GPU_SHARE)
             run = crew.map if len(shares) > 1 else map
             for share, (found, grads) in zip(shares, run(lambda share: self._run_share(share, steps, normalisers), shares), strict=True):
@@ -195,21 +199,20 @@ class _Run:
     ) -> tuple[list[float], Sequence[Tensor | None]]:
         """Losses and gradients of one share: rows of some members, in the order of the members."""
         task, first, last = self.task, share[0].member, share[-1].member + 1
+        plans, now = task.plans[first:last], [position.step for position in self.positions[first:last]]
         places = {chunk.member: chunk.places for chunk in share}
         members = []
         for k in range(first, last):
             rows = steps[k].rows[places[k]] if k in places else np.zeros(0, dtype=np.int64)
             table = steps[k if k in places else first].table
-            members.append(MemberRows(table, rows, task.labels[rows], places.get(k, rows)))
+            members.append(in_passes(MemberRows(table, rows, task.labels[rows], places.get(k, rows)), task.plans[k].passes))
         batch = with_states(pack_members(members, task.bank.encoder.shape.first_position), task.states).to(task.device)
         assert batch.labels is not None
         leaves = task.updater.leaves(first, last)
-        masks = StepMasks(batch, [plan.seed for plan in task.plans[first:last]], [position.step for position in self.positions[first:last]])
-        logits = task.bank.select(first, last, leaves).logits(batch, masks)
-        per_member = zip(
-            range(first, last), torch.split(logits, list(batch.member_sequences)), torch.split(batch.labels, list(batch.member_sequences)), strict=True
-        )
-        losses = [task.plans[k].loss.rows(scores, labels).sum() / normalisers[k] for k, scores, labels in per_member if k in places]
+        masks = StepMasks(batch, [plan.seed for plan in plans], now)
+        objectives = Objectives(plans, now, batch)
+        logits = task.bank.select(first, last, leaves).logits(batch, masks, objectives.between)
+        losses = [loss / normalisers[chunk.member] for chunk, loss in zip(share, objectives.losses(logits, batch.labels), strict=True)]
         scaled = [loss * self.scales[chunk.member].value if self.scales[chunk.member].value != 1.0 else loss for chunk, loss in zip(share, losses, strict=True)]
         total = scaled[0] if len(scaled) == 1 else torch.stack(scaled).sum()
         # One transfer for all members: each would wait for the device.

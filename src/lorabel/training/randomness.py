@@ -4,8 +4,10 @@ Three kinds, each a pure function of what it is keyed by, so that resuming needs
 
 - Initial values: a generator per (seed, tensor name).
 - Orders: a NumPy generator per (seed, epoch); augmentation: one per (seed, epoch, row), so that what becomes of a text does not depend on the others.
-- Dropout masks: a counter-based hash of (member's seed, optimiser step, site, row within the step, token, feature). Nothing else enters: not who shares the bank, not
-  packing order, not how a step is cut into micro-batches. Integer arithmetic only, so every device draws the same masks.
+- What a regulariser draws: a NumPy generator per (seed, step), read by place in the step.
+- Dropout masks: a counter-based hash of (member's seed, optimiser step, site, row within the step, pass, token, feature). Nothing else enters: not who shares the bank, not
+  packing order, not how a step is cut into micro-batches. Integer arithmetic only, so every device draws the same masks. A row that goes through once more in the same step
+  stands at a place that no step reaches: its place plus `PLACES_PER_PASS` for each pass before.
 
 The hash is the finaliser of SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"), applied to a row key and then once more per eight features;
 each feature uses one byte, so probabilities are rounded to 1/256 and the kept values are scaled by the rounded probability (the expectation stays exact).
@@ -29,6 +31,8 @@ _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 # More than any sequence has tokens, so that keys of different rows never meet.
 _TOKENS_PER_ROW = 1_000_003
+# More rows than any step has; with all the tokens of a row still far from the end of an integer.
+PLACES_PER_PASS = 1 << 32
 
 
 def stream_seed(*key: object) -> int:
@@ -37,9 +41,9 @@ def stream_seed(*key: object) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
-def numpy_generator(seed: int, purpose: str, epoch: int, row: int | None = None) -> np.random.Generator:
-    """The generator of one purpose (`order`, `augmentation`) in one epoch, or of one row in it."""
-    key = stream_seed(seed, purpose, epoch)
+def numpy_generator(seed: int, purpose: str, turn: int, row: int | None = None) -> np.random.Generator:
+    """The generator of one purpose (`order`, `augmentation`) in one epoch, or of one row in it; a regulariser's turn is the step."""
+    key = stream_seed(seed, purpose, turn)
     return np.random.Generator(np.random.Philox(key) if row is None else np.random.Philox(key=np.array([key, row], dtype=np.uint64)))
 
 

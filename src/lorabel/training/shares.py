@@ -5,7 +5,7 @@ stay in cache (long texts: a member's rows are dealt out over the workers). For 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +27,14 @@ class Chunk:
     Attributes:
         member: Its number.
         places: (B,) their places in the member's optimiser step.
-        lengths: (B,) their tokens.
+        lengths: (B,) their tokens, in all passes together.
+        neighbours: Rows that stay in one share: the first n, the next n, and so on.
     """
 
     member: int
     places: NDArray[np.int64]
     lengths: NDArray[np.int64]
+    neighbours: int = 1
 
     @property
     def tokens(self) -> int:
@@ -55,10 +57,17 @@ def make_shares(chunks: Sequence[Chunk], workers: int, joint_tokens: int = TOKEN
     small: list[Chunk] = []
     for chunk in chunks:
         if workers > 1 and chunk.tokens >= workers * _TOKENS_PER_WORKER and len(chunk.places) >= workers * ROWS_PER_WORKER:
-            shares += [[Chunk(chunk.member, chunk.places[places], chunk.lengths[places])] for places in deal(chunk.lengths, workers)]
+            shares += [[replace(chunk, places=chunk.places[rows], lengths=chunk.lengths[rows])] for rows in _dealt(chunk, workers)]
         else:
             small.append(chunk)
     return shares + _join(small, workers, joint_tokens)
+
+
+def _dealt(chunk: Chunk, workers: int) -> list[NDArray[np.int64]]:
+    """The rows of each worker's share: neighbours are dealt as one."""
+    starts = np.arange(0, len(chunk.lengths), chunk.neighbours)
+    rows = [np.add.outer(starts[units], np.arange(chunk.neighbours)).ravel() for units in deal(np.add.reduceat(chunk.lengths, starts), workers)]
+    return [of_worker[of_worker < len(chunk.lengths)] for of_worker in rows]
 
 
 def _join(chunks: Sequence[Chunk], workers: int, joint_tokens: int) -> list[list[Chunk]]:

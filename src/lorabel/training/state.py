@@ -1,5 +1,6 @@
 """What the loop is given and what it moves on: plans, settings, scores, positions. A position and the updater's tensors are all that resuming needs."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from lorabel.config import ScheduleConfig
 from lorabel.data.types import TokenTable
-from lorabel.losses.base import Loss
+from lorabel.losses.base import Loss, Regulariser
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class MemberPlan:
         loss: Per-row loss.
         rows: The rows of the training split that it sees (N,).
         table_of_epoch: Token table of an epoch; the same each time unless texts are augmented.
+        regularisers: What is done to rows and losses beside; each takes the losses of the one before it.
         settled_from: Step from which values may be kept; before it the best are provisional, and patience does not run out.
     """
 
@@ -42,11 +44,22 @@ class MemberPlan:
     rows: NDArray[np.int64]
     table_of_epoch: Callable[[int], TokenTable]
     settled_from: int = 0
+    regularisers: tuple[Regulariser, ...] = ()
 
     @property
     def total_steps(self) -> int:
         """Optimiser steps in all."""
         return self.num_epochs * self.steps_per_epoch
+
+    @property
+    def passes(self) -> int:
+        """How often each row goes through in a step."""
+        return max((regulariser.passes for regulariser in self.regularisers), default=1)
+
+    @property
+    def neighbours(self) -> int:
+        """Rows of a step that go through together: places 0 to n - 1, n to 2n - 1, and so on."""
+        return math.lcm(*(regulariser.neighbours for regulariser in self.regularisers))
 
 
 @dataclass(frozen=True)
@@ -108,7 +121,7 @@ class Position:
         skipped_in_a_row: The same, since the last good step.
         seconds: Training seconds, evaluation and saving left out; members that share a step share its time by their tokens.
         samples: Sequences trained on.
-        tokens: Tokens trained on.
+        tokens: Tokens trained on, once for each pass.
         loss_scale: State of the loss scale.
     """
 

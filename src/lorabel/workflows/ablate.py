@@ -19,12 +19,13 @@ from lorabel.errors import ConfigError, DataError
 from lorabel.events import EventSink, Note, ignore
 from lorabel.registry import unknown_name
 from lorabel.reports.ablation import draw_ablation_figures, sentences
-from lorabel.search.space import Assignment
+from lorabel.search.space import Assignment, nested
 from lorabel.training.precision import choose_compute
 from lorabel.workflows.cells import Variant, train_cells
 from lorabel.workflows.compare_folder import check_compare_folder, each_once, new_record, open_compare
 from lorabel.workflows.compare_report import write_compare_report
 from lorabel.workflows.compare_rows import score_rows, source_of_cells
+from lorabel.workflows.dropout import check_passes
 from lorabel.workflows.finishing import Ending
 from lorabel.workflows.preparation import Prepared, prepare
 from lorabel.workflows.stopping import StopRequest, stop_on_signals
@@ -77,6 +78,14 @@ def _smoothing(config: RunConfig) -> dict[str, Assignment]:
     return {"no smoothing": {"loss.label_smoothing": 0.0}} if config.loss.label_smoothing else {}
 
 
+def _r_drop(config: RunConfig) -> dict[str, Assignment]:
+    return {"no R-Drop": {"loss.r_drop_alpha": 0.0}} if config.loss.r_drop_alpha else {}
+
+
+def _mixup(config: RunConfig) -> dict[str, Assignment]:
+    return {"no mix-up": {"loss.mixup_alpha": 0.0}} if config.loss.mixup_alpha else {}
+
+
 def _accumulation(config: RunConfig) -> dict[str, Assignment]:
     rows = config.training.batch_size * config.training.gradient_accumulation_steps
     large: Assignment = {"training.batch_size": rows, "training.gradient_accumulation_steps": 1}
@@ -103,6 +112,8 @@ TECHNIQUES = {
     "accumulation": Technique(_accumulation),
     "precision": Technique(_precision),
     "augmentation": Technique(_augmentation),
+    "r_drop": Technique(_r_drop),
+    "mixup": Technique(_mixup),
     "encoder_dropout": Technique(_encoder_dropout),
 }
 
@@ -163,6 +174,7 @@ def run_ablate(
     layout = CompareLayout(out, "ablate")
     check_compare_folder(layout, resume=resume, overwrite=overwrite)
     prepared = prepare(config, on_event)
+    _check_rows(rows, base, prepared)
     with RunLock(layout.lock), stop_on_signals() as stop:
         fresh = new_record(config, {"seeds": seeds, "techniques": list(techniques)}, WHOLE, prepared)
         record = _train(layout, open_compare(layout, fresh, resume=resume), base, rows, prepared, stop, on_event)
@@ -200,6 +212,16 @@ def _rows(config: RunConfig, seeds: int, techniques: Sequence[str], on_event: Ev
         raise ConfigError(f"--techniques: nothing to leave out, got {', '.join(techniques) or 'none'}; expected one that the settings use. Choose others.")
     first = config.training.seed
     return [_Row(Variant(name, tuple({**assignment, "training.seed": first + turn} for turn in range(seeds))), claim) for name, assignment, claim in found]
+
+
+def _check_rows(rows: Sequence[_Row], base: Sequence[Mapping[str, Any]], prepared: Prepared) -> None:
+    """Refuse before the first row is trained what the last would be refused for: one technique may be what another needs."""
+    for row in rows:
+        lacking = load_config(*base, nested(row.variant.assignments[0]))
+        try:
+            check_passes(lacking, prepared.method, prepared.head, prepared.source.shape)
+        except ConfigError as error:
+            raise ConfigError(f"{row.variant.name}: cannot be trained. {error} Or leave this row out with --techniques.") from error
 
 
 def _train(

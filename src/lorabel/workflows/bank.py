@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lorabel.artifacts.checkpoints import Checkpoint, CheckpointStore
 from lorabel.config import RunConfig
-from lorabel.data.augment import sentence_shuffle
+from lorabel.data.augmentations.base import make_augmentation
 from lorabel.data.packing import tokenise
 from lorabel.data.types import SplitName, TokenTable
 from lorabel.errors import DataError
@@ -25,7 +25,7 @@ from lorabel.evaluation import accuracy_and_macro_f1, mean_loss
 from lorabel.events import EventSink, Note, Progress
 from lorabel.inference.predictor import table_logits
 from lorabel.inference.states import StateKey, frozen_states, states_size
-from lorabel.losses.base import Loss
+from lorabel.losses.base import Loss, make_regularisers
 from lorabel.models.bank import first_adapted_layer
 from lorabel.models.checkpoint import weights_digest
 from lorabel.models.encoder import PackedEncoder
@@ -95,6 +95,7 @@ def _plan(prepared: Prepared, loss: Loss, on_event: EventSink) -> MemberPlan:
         evaluate_every_steps=config.evaluate_every_steps or steps_per_epoch,
         early_stopping_patience=config.early_stopping_patience,
         loss=loss,
+        regularisers=make_regularisers(prepared.config.loss),
         rows=rows,
         table_of_epoch=_tables(prepared, on_event),
         settled_from=prepared.method.settled_from(num_epochs * steps_per_epoch),
@@ -162,7 +163,8 @@ def _accompanied(trainee: Trainee, plans: Sequence[MemberPlan]) -> Trainee:
 def _tables(prepared: Prepared, on_event: EventSink) -> Callable[[int], TokenTable]:
     """Token table of an epoch: the cached one, or one with augmented texts, keyed by (seed, epoch, row)."""
     config = prepared.config
-    if config.data.augmentation == "none":
+    augmentation = make_augmentation(config.data)
+    if augmentation is None:
         return lambda _epoch: prepared.tables["train"]
     texts = prepared.data.splits["train"].texts
 
@@ -171,7 +173,7 @@ def _tables(prepared: Prepared, on_event: EventSink) -> Callable[[int], TokenTab
         for row, text in enumerate(changed):
             generator = numpy_generator(config.training.seed, "augmentation", epoch, row)
             if generator.random() < config.data.augmentation_probability:
-                changed[row] = sentence_shuffle(text, generator)
+                changed[row] = augmentation(text, generator)
         return tokenise(changed, prepared.tokenizer, prepared.tokenizer_digest, prepared.max_length_tokens, on_event=on_event)
 
     return augmented
@@ -205,7 +207,7 @@ def _why_no_states(prepared: Prepared, layer: int, limit: int, encoder: PackedEn
     """What forbids computing frozen layers once, in words; None where nothing does."""
     if prepared.config.encoder.dropout:
         return "the encoder's own dropout is on"
-    if prepared.config.data.augmentation != "none":
+    if make_augmentation(prepared.config.data) is not None:
         return "texts are augmented"
     size = sum(states_size(prepared.tables[name], encoder, layer) for name in _IN_TRAINING)
     return f"their states would take {size / 1e9:.1f} GB, and training.state_cache_gb is {limit / 1e9:g}" if size > limit else None

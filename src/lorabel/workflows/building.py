@@ -34,6 +34,7 @@ from lorabel.training.optim import Arena, Block
 from lorabel.training.precision import choose_compute
 from lorabel.training.randomness import initial_head_tensor, initial_tensor, named_generator
 from lorabel.training.updates import ArenaUpdater, LibraryUpdater, Updater, takes_decay
+from lorabel.workflows.dropout import head_dropout
 from lorabel.workflows.preparation import Prepared
 
 CANARY_TOLERANCE = 1e-3
@@ -139,13 +140,6 @@ def _log_odds(prepared: Prepared) -> Tensor:
     labels = prepared.data.splits["train"].labels[prepared.train_rows]
     counts = torch.from_numpy(class_counts(labels, len(prepared.data.labels))).float()
     return torch.log((counts + 1) / (len(labels) - counts + 1))
-
-
-def head_dropout(config: RunConfig, family_dropout: float) -> float:
-    """The head's dropout: as set, else the family's own where the encoder's dropout is on, else none."""
-    if config.head.dropout is not None:
-        return config.head.dropout
-    return family_dropout if config.encoder.dropout else 0.0
 
 
 def build_loss(config: RunConfig, labels: LabelArray, classes: int) -> Loss:

@@ -27,6 +27,7 @@ from lorabel.heads import HeadSpec, make_head
 from lorabel.methods.base import Method, make_method
 from lorabel.models.checkpoint import EncoderSource, load_tokenizer, resolve_encoder
 from lorabel.training.precision import Compute, choose_compute
+from lorabel.workflows.dropout import check_passes
 
 DEFAULT_MAX_LENGTH = 512
 
@@ -147,6 +148,7 @@ def _choose(config: RunConfig, data: LabelledData, source: EncoderSource) -> _Ch
     head = make_head(source.shape, config.head.kind, config.head.pooling, len(data.labels))
     budget = parse_budget(config.budget, base_size(head, source.shape))
     options = settle(config.method, source.shape, budget.limit - head.parameter_count)
+    check_passes(config, make_method(options), head, source.shape)
     return _Choice(options, head, require_fits(options, head, source.shape, budget), budget)
 
 

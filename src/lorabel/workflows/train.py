@@ -196,7 +196,7 @@ def _announce(prepared: Prepared, plan: MemberPlan, on_event: EventSink) -> None
                 f"{parameters.trainable:,} trainable parameters (adapter {parameters.adapter:,} + head {parameters.head:,}), budget {prepared.budget.limit:,}."
             )
         )
-    tokens = int(prepared.tables["train"].lengths.sum()) * plan.num_epochs
+    tokens = int(prepared.tables["train"].lengths.sum()) * plan.num_epochs * plan.passes
     seconds = estimate_seconds(prepared.source.shape, tokens, prepared.compute.device, prepared.compute.dtype, trains_encoder=trains_encoder)
     on_event(
         Note(

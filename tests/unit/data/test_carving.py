@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorabel.data.augment import sentence_shuffle
+from lorabel.data.augmentations.sentence_shuffle import sentence_shuffle
 from lorabel.data.splits import carve, draw
 from lorabel.data.texts import TextColumn, normalise, text_keys
 from lorabel.errors import DataError

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorabel.config import DataConfig
-from lorabel.data.augment import sentence_shuffle
+from lorabel.data.augmentations.sentence_shuffle import sentence_shuffle
 from lorabel.data.ledger import TestLedger
 from lorabel.data.load import load_data
 from lorabel.data.splits import carve, draw, draw_within

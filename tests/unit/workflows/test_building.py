@@ -12,7 +12,8 @@ from lorabel.config import load_config
 from lorabel.errors import ArtifactError, ConfigError
 from lorabel.models.checkpoint import load_weights
 from lorabel.workflows import building
-from lorabel.workflows.building import build_loss, build_trainee, head_dropout, load_predictor
+from lorabel.workflows.building import build_loss, build_trainee, load_predictor
+from lorabel.workflows.dropout import head_dropout
 from lorabel.workflows.preparation import prepare
 from lorabel.workflows.train import run_train
 

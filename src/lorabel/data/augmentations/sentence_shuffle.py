@@ -1,10 +1,24 @@
-"""Augmentations of training texts: one seeded function each."""
+"""Sentence shuffle: the sentences of a text in another order, as in the course paper that the project began with."""
+
+from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-import numpy as np
+from lorabel.registry import AUGMENTATIONS
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lorabel.config import DataConfig
+    from lorabel.data.augmentations.base import Augmentation
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+
+
+@AUGMENTATIONS.register("sentence_shuffle")
+def _from_settings(_settings: DataConfig) -> Augmentation:
+    return sentence_shuffle
 
 
 def sentence_shuffle(text: str, generator: np.random.Generator) -> str:
