@@ -13,6 +13,7 @@ from lorabel.errors import BudgetError, ConfigError
 from lorabel.families import EncoderShape
 from lorabel.heads import HEAD_KINDS, HeadKind, HeadSpec, Pooling, make_head
 from lorabel.methods.base import Method, make_method
+from lorabel.methods.base_sited import named_targets
 
 DEFAULT_LIMIT = 999_999
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
@@ -87,10 +88,12 @@ class Alternative:
         if "rank" in self.method:
             flags.append(f"--rank {self.method['rank']}")
         if "targets" in self.method:
-            flags.append(f"--targets {','.join(self.method['targets'])}")
+            flags.append(f"--targets {named_targets(self.method['targets'])}")
+        if "alpha" in self.changed:
+            flags.append(f"--alpha {self.method['alpha']:g}")
         if self.method.get("layers") is not None:
             flags.append(f"--layers {','.join(map(str, self.method['layers']))}")
-        flags += [f"--set method.{option}={self.method[option]}" for option in self.changed if option not in ("rank", "targets", "layers")]
+        flags += [f"--set method.{option}={self.method[option]}" for option in self.changed if option not in ("rank", "targets", "alpha", "layers")]
         return " ".join(flags)
 
 

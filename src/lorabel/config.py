@@ -88,8 +88,9 @@ class EncoderConfig(Section):
 class HeadConfig(Section):
     """How a sequence becomes class scores."""
 
-    kind: Literal["native", "linear", "native-pooler"] = Field(
-        default="native", description="native: the family's own head; linear: one layer; native-pooler: train the pooler too."
+    kind: Literal["auto", "native", "linear", "native-pooler"] = Field(
+        default="auto",
+        description="native: the family's own head; linear: one layer; native-pooler: train the pooler too; auto: native where the budget allows it, else linear.",
     )
     pooling: Literal["cls", "mean"] = Field(default="cls", description="cls: state of the first token; mean: over all tokens.")
     dropout: float | None = Field(default=None, ge=0, lt=1, description="Dropout in the head (default: 0; with the encoder's dropout on, the family's own).")

@@ -10,6 +10,8 @@ from lorabel.errors import ConfigError
 from lorabel.families import EncoderShape, HeadLayer
 
 HeadKind = Literal["native", "linear", "native-pooler"]
+# What a user may ask for: one of them, or that the solver chooses.
+HeadChoice = Literal["auto", "native", "linear", "native-pooler"]
 Pooling = Literal["cls", "mean"]
 HEAD_KINDS: tuple[HeadKind, ...] = ("native", "linear", "native-pooler")
 LINEAR_HEAD = (HeadLayer("classifier", to_classes=True),)

@@ -85,7 +85,7 @@ class SettingFlags:
     layers: Annotated[str | None, flag("layers", MODEL)] = None
     dropout: Annotated[float | None, flag("dropout", MODEL)] = None
     rslora: Annotated[bool | None, flag("rslora", MODEL, negative=())] = None
-    head: Annotated[Literal["native", "linear", "native-pooler"] | None, flag("head", MODEL)] = None
+    head: Annotated[Literal["auto", "native", "linear", "native-pooler"] | None, flag("head", MODEL)] = None
     pooling: Annotated[Literal["cls", "mean"] | None, flag("pooling", MODEL)] = None
 
     def layers_of_settings(self) -> list[dict[str, Any]]:

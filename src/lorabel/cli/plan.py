@@ -47,6 +47,18 @@ def plan(
         )
 
 
+def _print_alternatives(result: PlanResult) -> None:
+    """What else the budget allows, the chosen setting first."""
+    table = Table(box=None, pad_edge=False)
+    for title, justify in (("within the budget", "left"), ("head", "left"), ("trainable", "right"), ("file, MB", "right")):
+        table.add_column(title, justify=justify)  # type: ignore[arg-type]
+    for entry in ([result.chosen] if result.fits else []) + result.alternatives:
+        mark = " (chosen)" if entry is result.chosen else ""
+        table.add_row((entry.size_flags() or "as set") + mark, entry.head, f"{entry.parameters.trainable:,}", f"{entry.stored * BYTES_PER_PARAMETER / 1e6:.2f}")
+    out.print()
+    out.print(table)
+
+
 def _print_methods(budget: Budget, plans: list[MethodPlan]) -> None:
     table = Table(box=None, pad_edge=False)
     for title, justify in (("method", "left"), ("trainable", "right"), ("file, MB", "right"), ("the largest that fits", "left"), ("trainable", "right")):
@@ -79,10 +91,14 @@ def _print(result: PlanResult) -> None:
     )
     verdict = "fits" if result.fits else "does not apply: full fine-tuning is a baseline" if result.is_exempt else "DOES NOT FIT"
     out.print(f"Budget      {result.budget.limit:,}: {verdict}")
+    for reason in result.reasons:
+        out.print(f"Chosen      {reason}", markup=False)
     out.print(f"Files       adapter {result.adapter_file_bytes / 1e6:.2f} MB, full model {result.full_model_bytes / 1e6:,.0f} MB")
     if not result.is_exempt:
         out.print(
             f"Other tools print {p.total_with_head_twice:,} parameters in all: they keep a frozen copy of the head beside the trained one and count it twice."
         )
+    if result.alternatives and not result.is_exempt:
+        _print_alternatives(result)
     if result.peft_reason:
         err.print(f"The common adapter library will not be able to load it: {result.peft_reason}.")

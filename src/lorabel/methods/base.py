@@ -273,6 +273,27 @@ class Method(BaseModel):
         return [dict(options)] if cls(**options).adapter_size(shape) <= limit else []
 
     @classmethod
+    def spends(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
+        """Ways to spend a budget with this method, largest first, for a user to choose from: its sizes at their largest.
+
+        Args:
+            options: As settled.
+            shape: The encoder.
+            limit: Most adapter parameters.
+        """
+        return cls.smaller(options, shape, limit)
+
+    @classmethod
+    def reasons(cls, given: Mapping[str, Any], settled: Mapping[str, Any]) -> list[str]:
+        """Why options that were left open were settled as they were, a sentence each.
+
+        Args:
+            given: As set.
+            settled: By `settle`.
+        """
+        return []
+
+    @classmethod
     def settle(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> dict[str, Any]:
         """Options with every `auto` replaced by a value; methods without such options return them as they are.
 

@@ -25,6 +25,27 @@ TARGET_SHORTCUTS: dict[str, tuple[str, ...]] = {
 }
 # The rank of the recipe experiments (benchmarks/choose_recipe.py): `auto` goes no higher.
 _MOST_AUTO_RANK = 8
+# Sites that `auto` chooses from: the first that the budget allows at rank 1 (benchmarks/results/budget_solver.md).
+_AUTO_TARGETS = ("all-linear", "attention", "query,value")
+
+
+def named_targets(targets: Sequence[str]) -> str:
+    """Sites as a user would write them: by the name of the group they are, or one by one.
+
+    Args:
+        targets: Plain sites or names of groups.
+    """
+    sites = {site for name in targets for site in TARGET_SHORTCUTS.get(name, (name,))}
+    return next((name for name, members in TARGET_SHORTCUTS.items() if set(members) == sites), ",".join(targets))
+
+
+def _is_auto(targets: Any) -> bool:
+    return targets in ("auto", ["auto"], ("auto",))
+
+
+def _expanded(targets: str) -> tuple[str, ...]:
+    """`all-linear`, `attention` or `query,value` as sites."""
+    return tuple(site for name in targets.split(",") for site in TARGET_SHORTCUTS.get(name, (name,)))
 
 
 class SitedMethod(Method):
@@ -32,7 +53,7 @@ class SitedMethod(Method):
 
     targets: tuple[str, ...] = Field(
         default=("query", "value"),
-        description="Linear sites to adapt: query, key, value, attention_output, ffn_up, ffn_down; or all-linear, attention, ffn.",
+        description="Linear sites to adapt: query, key, value, attention_output, ffn_up, ffn_down; or all-linear, attention, ffn; low-rank methods also auto: what the budget allows.",
     )
     layers: tuple[int, ...] | None = Field(default=None, description="Encoder layers to adapt, from 0; all of them by default.")
 
@@ -150,11 +171,52 @@ class LowRankMethod(SitedMethod):
 
     @classmethod
     def settle(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> dict[str, Any]:
-        """`rank: auto` becomes the largest rank up to 8 that the budget leaves room for; alpha then is twice the rank, unless it is given."""
+        """`targets: auto` becomes all linear sites where they fit, else fewer; `rank: auto` the largest rank up to 8 that then fits; alpha is twice that rank, unless it is given."""
+        options = {**options, "targets": cls._settled_targets(options, shape, limit)} if _is_auto(options.get("targets")) else dict(options)
         if options.get("rank") != "auto":
-            return dict(options)
-        rank = max(1, min(_MOST_AUTO_RANK, largest(lambda r: make_method({**options, "rank": r}).adapter_size(shape), limit)))
+            return options
+        rank = max(1, min(_MOST_AUTO_RANK, cls._largest_rank(options, shape, limit)))
         return {"alpha": 2.0 * rank, **options, "rank": rank}
+
+    @classmethod
+    def _settled_targets(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[str]:
+        """The first choice of sites that fits at the rank asked for, or at rank 1; the smallest where none does, for the gate to refuse."""
+        least = 1 if options.get("rank") == "auto" else int(options.get("rank", 1))
+        fitting = (one for one in _AUTO_TARGETS if cls._largest_rank({**options, "targets": one}, shape, limit) >= least)
+        return list(_expanded(next(fitting, _AUTO_TARGETS[-1])))
+
+    @classmethod
+    def _largest_rank(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> int:
+        named = {name: value for name, value in options.items() if name != "name"}
+        return largest(lambda r: cls(**{**named, "rank": r}).adapter_size(shape), limit)
+
+    @classmethod
+    def reasons(cls, given: Mapping[str, Any], settled: Mapping[str, Any]) -> list[str]:
+        """Which sites and which rank, and why."""
+        targets_open, rank_open = _is_auto(given.get("targets")), given.get("rank") == "auto"
+        if not (targets_open or rank_open):
+            return []
+        made = make_method(settled)
+        assert isinstance(made, LowRankMethod)
+        sites = "all linear layers" if made.targets == LINEAR_SITES else ", ".join(made.targets)
+        parts = []
+        if targets_open:
+            parts.append(
+                "the best use of a budget where they fit" if made.targets == LINEAR_SITES else "because all linear layers do not fit the budget at rank 1"
+            )
+        if rank_open:
+            parts.append(f"rank up to {_MOST_AUTO_RANK}: more gained nothing" if made.rank == _MOST_AUTO_RANK else "the largest rank that fits")
+        return [f"Adapted: {sites} at rank {made.rank} ({'; '.join(parts)})."]
+
+    @classmethod
+    def spends(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
+        """Each choice of sites at the largest rank that fits."""
+        found = []
+        for targets in map(_expanded, _AUTO_TARGETS):
+            rank = cls._largest_rank({**options, "targets": targets}, shape, limit)
+            if rank >= 1:
+                found.append({**options, "targets": list(targets), "rank": rank, "alpha": 2.0 * rank})
+        return found
 
     @classmethod
     def smaller(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:

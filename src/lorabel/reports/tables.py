@@ -92,7 +92,7 @@ def describe_method(record: RunRecord) -> str:
     targets = options.get("targets")
     if targets:
         parts.append("on all linear layers" if set(targets) == set(LINEAR_SITES) else f"({', '.join(targets)})")
-    head = record.config["head"]
+    head = record.plan.get("head", record.config["head"])
     return " ".join(parts) + f", {head['kind']} head, {head['pooling']}"
 
 

@@ -28,7 +28,7 @@ def bank_key(prepared: Prepared, number: int) -> str:
     config, method = prepared.config, prepared.method
     shared: dict[str, Any] = {
         "method": method.name,
-        "head": (config.head.kind, config.head.pooling),
+        "head": (prepared.head.kind, prepared.head.pooling),
         "optimizer": config.optimizer.name,
         "loop": [config.training.batch_size, config.training.gradient_accumulation_steps, config.training.best_metric],
         "max_length_tokens": prepared.max_length_tokens,

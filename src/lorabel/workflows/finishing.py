@@ -205,6 +205,7 @@ def settled_options(method: Method) -> dict[str, Any]:
 def _plan(prepared: Prepared, plan: MemberPlan) -> dict[str, Any]:
     return {
         "method": settled_options(prepared.method),
+        "head": {"kind": prepared.head.kind, "pooling": prepared.head.pooling},
         "learning_rate": plan.learning_rate,
         "precision": prepared.compute.precision,
         "device": str(prepared.compute.device),

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from lorabel.budget import Alternative, Budget, Parameters, alternative, base_size, count, nearest, parameter_groups, parse_budget, settle, stored_size
+from lorabel.budget import Alternative, Budget, Parameters, alternative, nearest, parameter_groups, stored_size
 from lorabel.config import RunConfig
 from lorabel.errors import ArtifactError
 from lorabel.families import EncoderShape, require_known_encoder, shape_from_config
-from lorabel.heads import HeadSpec, make_head, why_not_peft
+from lorabel.heads import why_not_peft
 from lorabel.methods.base import Method, make_method
 from lorabel.registry import METHODS
+from lorabel.solver import solve
 
 BYTES_PER_PARAMETER = 4
 _LARGEST_HEADER = 100_000_000
@@ -34,6 +35,9 @@ class PlanResult:
         fits: Whether the trainable parameters are within it.
         is_exempt: Full fine-tuning is a baseline: `train` runs it whatever the budget.
         nearest: Settings near this one that fit, where it does not.
+        chosen: The settings, nothing left open.
+        reasons: Why what was left open was settled as it was.
+        alternatives: What else the budget allows with this method.
         peft_reason: Why the common adapter library cannot load it, or None.
     """
 
@@ -46,6 +50,9 @@ class PlanResult:
     fits: bool
     is_exempt: bool
     nearest: list[Alternative]
+    chosen: Alternative
+    reasons: tuple[str, ...]
+    alternatives: list[Alternative]
     peft_reason: str | None
 
     def as_json(self) -> dict[str, Any]:
@@ -56,6 +63,8 @@ class PlanResult:
             "parameters": {"adapter": p.adapter, "head": p.head, "trainable": p.trainable, "encoder": p.encoder, "total": p.total},
             "bytes": {"adapter_file": self.adapter_file_bytes, "full_model": self.full_model_bytes},
             "budget": {"limit": self.budget.limit, "fits": self.fits},
+            "chosen": {**cast(dict[str, Any], _setting_json(self.chosen)), "reasons": list(self.reasons)},
+            "alternatives": [_setting_json(one) for one in self.alternatives],
             "groups": {name: {"parameters": size, "trained": trained} for name, (size, trained) in self.groups.items()},
             "nearest": [
                 {"method": entry.method, "head": entry.head, "trainable": entry.parameters.trainable, "flags": entry.as_flags()} for entry in self.nearest
@@ -79,12 +88,8 @@ def run_plan(config: RunConfig, classes: int) -> PlanResult:
         ConfigError: Unknown encoder, method or setting.
     """
     name, shape = encoder_shape(config.encoder.name)
-    head = make_head(shape, config.head.kind, config.head.pooling, classes)
-    budget = parse_budget(config.budget, base_size(head, shape))
-    options = settle(config.method, shape, budget.limit - head.parameter_count)
-    method = make_method(options)
-    parameters = count(method, head, shape)
-    fits = budget.fits(parameters)
+    solution = solve(config.method, shape, config.head.kind, config.head.pooling, classes, config.budget)
+    head, budget, parameters, method = solution.head, solution.budget, solution.parameters, make_method(solution.method)
     return PlanResult(
         encoder=name,
         parameters=parameters,
@@ -92,9 +97,12 @@ def run_plan(config: RunConfig, classes: int) -> PlanResult:
         adapter_file_bytes=BYTES_PER_PARAMETER * stored_size(method, head, shape),
         full_model_bytes=BYTES_PER_PARAMETER * parameters.total,
         budget=budget,
-        fits=fits,
+        fits=solution.fits,
         is_exempt=method.trains_encoder,
-        nearest=[] if fits else nearest(options, head, shape, budget),
+        nearest=[] if solution.fits else nearest(solution.method, head, shape, budget),
+        chosen=alternative(solution.method, head, shape),
+        reasons=solution.reasons,
+        alternatives=list(solution.alternatives),
         peft_reason=why_not_peft(head, method.stored_form().peft_config(shape) is not None),
     )
 
@@ -145,20 +153,20 @@ def run_plan_all(config: RunConfig, classes: int) -> tuple[Budget, list[MethodPl
         ConfigError: Unknown encoder or setting.
     """
     _, shape = encoder_shape(config.encoder.name)
-    head = make_head(shape, config.head.kind, config.head.pooling, classes)
-    budget = parse_budget(config.budget, base_size(head, shape))
     kinds = [(name, cast(type[Method], kind)) for name, kind in METHODS.items()]
-    return budget, [_method_plan(name, config, head, shape, budget) for name, kind in kinds if not kind.trains_encoder]
+    plans = [_method_plan(name, config, shape, classes) for name, kind in kinds if not kind.trains_encoder]
+    return plans[0][0], [plan for _, plan in plans]
 
 
-def _method_plan(name: str, config: RunConfig, head: HeadSpec, shape: EncoderShape, budget: Budget) -> MethodPlan:
+def _method_plan(name: str, config: RunConfig, shape: EncoderShape, classes: int) -> tuple[Budget, MethodPlan]:
     given = config.method if config.method["name"] == name else {"name": name}
-    options = settle(given, shape, budget.limit - head.parameter_count)
-    room = [entry for entry in nearest(options, head, shape, budget) if entry.head == head.kind]
-    asked = alternative(options, head, shape)
-    setting = asked if budget.fits(asked.parameters) else next(iter(room), None)
+    solution = solve(given, shape, config.head.kind, config.head.pooling, classes, config.budget)
+    head, budget = solution.head, solution.budget
+    room = [entry for entry in nearest(solution.method, head, shape, budget) if entry.head == head.kind]
+    asked = alternative(solution.method, head, shape)
+    setting = asked if solution.fits else next(iter(room), None)
     largest = max((entry for entry in room if entry.changed), key=lambda entry: entry.parameters.trainable, default=None)
-    return MethodPlan(name, setting, None if largest is None or largest == setting else largest)
+    return budget, MethodPlan(name, setting, None if largest is None or largest == setting else largest)
 
 
 def encoder_shape(name: str) -> tuple[str, EncoderShape]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from tokenizers import Tokenizer
 
-from lorabel.budget import Budget, Parameters, base_size, parse_budget, require_fits, settle
+from lorabel.budget import Budget, Parameters, require_fits, settle
 from lorabel.config import DataConfig, RunConfig
 from lorabel.data.load import load_data
 from lorabel.data.packing import tokenise
@@ -23,9 +23,10 @@ from lorabel.data.texts import text_keys
 from lorabel.data.types import LabelledData, SplitName, TokenTable
 from lorabel.errors import ConfigError
 from lorabel.events import EventSink, Note, ignore
-from lorabel.heads import HeadSpec, make_head
+from lorabel.heads import HeadSpec
 from lorabel.methods.base import Method, make_method
 from lorabel.models.checkpoint import EncoderSource, load_tokenizer, resolve_encoder
+from lorabel.solver import Solution, solve
 from lorabel.training.precision import Compute, choose_compute
 from lorabel.workflows.dropout import check_passes
 
@@ -89,12 +90,11 @@ def prepare(config: RunConfig, on_event: EventSink) -> Prepared:
     for note in data.notes:
         on_event(Note(note))
     choice = _choose(config, data, source)
-    if choice.options != config.method:
-        settled = ", ".join(f"{name} {value:g}" for name, value in choice.options.items() if config.method.get(name) != value)
-        on_event(Note(f"Settled within the budget: {settled}."))
+    for reason in choice.reasons:
+        on_event(Note(reason))
     threads = set_threads(config.training.threads)
     tokenizer, digest = load_tokenizer(source.folder)
-    method = make_method(choice.options)
+    method = make_method(choice.method)
     max_length = _max_length(config, source, method)
     tables = _tokenised(data, (tokenizer, digest), max_length, on_event, with_test=config.final)
     return Prepared(
@@ -134,22 +134,11 @@ def _tokenised(data: LabelledData, tokenizer: tuple[Tokenizer, str], max_length:
     return tables
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """A method settled within its budget, and its head."""
-
-    options: dict[str, Any]
-    head: HeadSpec
-    parameters: Parameters
-    budget: Budget
-
-
-def _choose(config: RunConfig, data: LabelledData, source: EncoderSource) -> _Choice:
-    head = make_head(source.shape, config.head.kind, config.head.pooling, len(data.labels))
-    budget = parse_budget(config.budget, base_size(head, source.shape))
-    options = settle(config.method, source.shape, budget.limit - head.parameter_count)
-    check_passes(config, make_method(options), head, source.shape)
-    return _Choice(options, head, require_fits(options, head, source.shape, budget), budget)
+def _choose(config: RunConfig, data: LabelledData, source: EncoderSource) -> Solution:
+    solution = solve(config.method, source.shape, config.head.kind, config.head.pooling, len(data.labels), config.budget)
+    check_passes(config, make_method(solution.method), solution.head, source.shape)
+    require_fits(solution.method, solution.head, source.shape, solution.budget)
+    return solution
 
 
 # What the runs of one sweep share.
@@ -179,7 +168,7 @@ def prepare_like(prepared: Prepared, config: RunConfig) -> Prepared:
             )
     choice = _choose(config, prepared.data, prepared.source)
     rows = prepared.train_rows if config.data == prepared.config.data else _train_rows(config, prepared.data)
-    like = replace(prepared, config=config, train_rows=rows, method=make_method(choice.options))
+    like = replace(prepared, config=config, train_rows=rows, method=make_method(choice.method))
     length = _max_length(config, prepared.source, like.method)
     if length != prepared.max_length_tokens:
         # A method that takes up positions leaves fewer to the texts; the cache holds the other length's table.

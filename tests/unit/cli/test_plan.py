@@ -51,7 +51,7 @@ def test_the_table_has_a_row_per_group_and_the_sentence_on_other_tools(run_cli):
 
 @pytest.mark.parametrize("json_flag", [(), ("--json",)])
 def test_over_the_budget_exits_2_with_the_table_and_what_fits(run_cli, json_flag):
-    done = run_cli("plan", "--encoder", "roberta-large", "--targets", "query,value", "--rank", "8", *json_flag)
+    done = run_cli("plan", "--encoder", "roberta-large", "--targets", "query,value", "--rank", "8", "--head", "native", *json_flag)
     assert done.code == 2
     assert done.err.startswith("error: budget: too many trainable parameters, got 1,840,132; expected at most 999,999.")
     assert "--method lora --rank 10 --targets query,value --head linear" in done.err

@@ -69,7 +69,10 @@ def test_a_folder_without_a_pooler_is_seen_in_the_header(tiny_encoder, tmp_path)
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     save_file({key: tensor for key, tensor in load_file(folder / "model.safetensors").items() if "pooler" not in key}, tmp_path / "model.safetensors")
     with pytest.raises(ConfigError, match="this checkpoint has no pooler"):
-        run_plan(load_config({"encoder": {"name": str(tmp_path)}}), 3)
+        run_plan(load_config({"encoder": {"name": str(tmp_path)}, "head": {"kind": "native"}}), 3)
+    chosen = run_plan(load_config({"encoder": {"name": str(tmp_path)}}), 3)
+    assert chosen.chosen.head == "linear"
+    assert "this checkpoint lacks what the bert family's own head reads" in chosen.reasons[0]
     assert run_plan(load_config({"encoder": {"name": str(tmp_path)}, "head": {"kind": "linear"}}), 3).fits
 
 

@@ -1,0 +1,81 @@
+"""The solver: what is left open is settled within the budget, with its reason and with alternatives that fit; what is set is left alone."""
+
+import pytest
+
+from lorabel.budget import count, parse_budget
+from lorabel.errors import ConfigError
+from lorabel.families import known_encoder
+from lorabel.heads import make_head
+from lorabel.methods.base import make_method
+from lorabel.registry import METHODS
+from lorabel.solver import solve
+
+OPEN = {"name": "lora", "rank": "auto", "targets": "auto"}
+MINILM, ROBERTA = known_encoder("minilm").shape, known_encoder("roberta-base").shape
+
+
+def settle(budget, method=OPEN, shape=MINILM, kind="auto", classes=4):
+    return solve(method, shape, kind, "cls", classes, budget)
+
+
+def sites(solution):
+    return len(make_method(solution.method).targets)
+
+
+@pytest.mark.parametrize(
+    ("budget", "rank", "targets"),
+    # 41,472 parameters a rank on all six sites, 18,432 on attention, 9,216 on query and value; a head of 1,540.
+    [("1M", 8, 6), ("333316", 8, 6), ("333315", 7, 6), ("43012", 1, 6), ("43011", 2, 4), ("19972", 1, 4), ("19971", 1, 2), ("10756", 1, 2)],
+)
+def test_sites_and_rank_by_hand(budget, rank, targets):
+    found = settle(budget)
+    assert (found.method["rank"], sites(found), found.head.kind) == (rank, targets, "native")
+    assert found.fits
+    assert found.method["alpha"] == 2 * rank
+
+
+def test_nothing_fits_and_the_smallest_is_what_the_gate_sees():
+    found = settle("10755")
+    assert not found.fits
+    assert (found.method["rank"], sites(found)) == (1, 2)
+
+
+@pytest.mark.parametrize(("budget", "kind", "rank"), [("1M", "native", 2), ("759556", "native", 1), ("640000", "native", 1), ("593000", "linear", 3)])
+def test_the_familys_own_head_where_the_method_fits_beside_it(budget, kind, rank):
+    found = settle(budget, shape=ROBERTA)
+    assert (found.head.kind, found.method["rank"]) == (kind, rank)
+    assert found.fits
+    if kind == "linear":
+        assert "593,668 of the 593,000 allowed" in found.reasons[0]
+        assert "cannot load this one" in found.reasons[0]
+
+
+def test_what_is_set_is_left_alone_and_says_nothing():
+    method = {"name": "lora", "rank": 3, "alpha": 7.0, "targets": ["value"]}
+    found = settle("1M", method, kind="linear")
+    assert (found.method, found.head.kind, found.reasons) == (method, "linear", ())
+    assert settle("1M", {"name": "lora", "rank": "auto", "targets": ["value"]}).method["targets"] == ["value"]
+    assert sites(settle("100k", {"name": "lora", "rank": 8, "targets": "auto"})) == 2
+    with pytest.raises(ConfigError):
+        settle("1M", {"name": "lora", "targets": ["auto", "value"]})
+
+
+def test_reasons_name_what_was_chosen():
+    assert settle("1M").reasons[0].startswith("Adapted: all linear layers at rank 8 (")
+    assert "do not fit" in settle("43011").reasons[0]
+    assert settle("1M", {"name": "bitfit"}).reasons == ()
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+@pytest.mark.parametrize("shape", [MINILM, ROBERTA], ids=["minilm", "roberta-base"])
+@pytest.mark.parametrize("budget", ["60k", "700k", "1M"])
+def test_every_alternative_fits_and_differs_from_what_was_chosen(name, shape, budget):
+    found = settle(budget, {"name": name}, shape)
+    made = make_method(found.method)
+    assert found.parameters == count(made, found.head, shape)
+    for entry in found.alternatives:
+        head = make_head(shape, entry.head, "cls", 4)
+        assert entry.parameters == count(make_method(entry.method), head, shape)
+        assert entry.parameters.trainable <= parse_budget(budget, 1).limit
+        assert (make_method(entry.method), entry.head) != (made, found.head.kind)
+    assert len({(str(make_method(entry.method)), entry.head) for entry in found.alternatives}) == len(found.alternatives)
