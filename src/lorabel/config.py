@@ -101,7 +101,9 @@ class OptimizerConfig(Section):
 
     name: Literal["adamw", "sgd"] = Field(default="adamw", description="Update rule.")
     learning_rate: float | None = Field(default=None, gt=0, description="Peak learning rate (default: the method's own).")
-    head_learning_rate: float | None = Field(default=None, gt=0, description="Peak learning rate of the head (default: the same).")
+    head_learning_rate: float | None = Field(
+        default=None, gt=0, description="Peak learning rate of the head (default: the same; ten times as much where texts have several labels)."
+    )
     betas: tuple[AveragingFactor, AveragingFactor] = Field(default=(0.9, 0.999), description="AdamW's averaging factors.")
     eps: float = Field(default=1e-8, gt=0, description="AdamW's epsilon.")
     weight_decay: float = Field(default=0.01, ge=0, description="Decoupled weight decay; biases and norms take none.")

@@ -10,6 +10,9 @@ import pytest
 from lorabel.artifacts.layout import RunLayout
 from lorabel.artifacts.records import read_record
 from lorabel.config import load_config
+from lorabel.data.load import load_data
+from lorabel.errors import DataError
+from lorabel.workflows import bank
 from lorabel.workflows.compare import CompareRequest, run_compare
 from lorabel.workflows.predict import load
 from lorabel.workflows.repeats import run_repeats
@@ -67,6 +70,31 @@ def test_it_is_learned_and_every_fact_is_kept(run, layers, labelled):
     assert 'problem_type="multi_label_classification"' in (half.run / "adapter" / "README.md").read_text()
     assert half.record.thresholds is None
     assert {scores.threshold for scores in half.record.metrics.validation.per_class.values()} == {0.5}
+
+
+def test_the_head_learns_faster_and_starts_at_each_labels_share(layers, tmp_path, monkeypatch):
+    seen = {}
+
+    def first_step(task, *_args):
+        seen.update(bias=task.bank.tensors["head.classifier.bias"][0].detach().clone(), rates=task.updater._optimizer.rate.unique().tolist())
+        raise DataError("enough")
+
+    monkeypatch.setattr(bank, "train", first_step)
+    config = load_config(*layers)
+    with pytest.raises(DataError, match="enough"):
+        run_train(config, tmp_path / "run")
+    assert seen["rates"] == pytest.approx([0.01, 0.1])
+    labels = load_data(config.data).splits["train"].labels
+    counts = labels.sum(axis=0).astype(float)
+    assert seen["bias"].numpy() == pytest.approx(np.log((counts + 1) / (len(labels) - counts + 1)), rel=1e-5)
+
+
+def test_the_rates_are_recorded(layers, tmp_path):
+    short = {"training": {"num_epochs": 1}}
+    record = run_train(load_config(*layers, short), tmp_path / "ten").record
+    assert (record.plan["learning_rate"], record.plan["head_learning_rate"]) == (1e-2, pytest.approx(1e-1))
+    record = run_train(load_config(*layers, short, {"optimizer": {"head_learning_rate": 0.002}}), tmp_path / "set").record
+    assert record.plan["head_learning_rate"] == 0.002
 
 
 def test_command_lines_agree_with_the_record(run, labelled, tiny_encoder, run_cli, tmp_path):

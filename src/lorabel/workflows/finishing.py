@@ -40,7 +40,7 @@ from lorabel.models.checkpoint import weights_digest
 from lorabel.training.schedules import warmup_steps
 from lorabel.training.state import MemberPlan, Position
 from lorabel.workflows.answering import answer_rule, best_metric
-from lorabel.workflows.building import Trainee, canary_logits, member_tensors
+from lorabel.workflows.building import Trainee, canary_logits, head_learning_rate_of, member_tensors
 from lorabel.workflows.preparation import Prepared
 
 _SHOWN_SCORES = {"n", "accuracy", "macro_f1", "micro_f1", "lrap", "ece", "brier", "log_loss"}
@@ -207,6 +207,7 @@ def _plan(prepared: Prepared, plan: MemberPlan) -> dict[str, Any]:
         "method": settled_options(prepared.method),
         "head": {"kind": prepared.head.kind, "pooling": prepared.head.pooling},
         "learning_rate": plan.learning_rate,
+        "head_learning_rate": head_learning_rate_of(prepared),
         "precision": prepared.compute.precision,
         "device": str(prepared.compute.device),
         "threads": prepared.threads,
