@@ -83,7 +83,7 @@ def test_the_head_learns_faster_and_starts_at_each_labels_share(layers, tmp_path
     config = load_config(*layers)
     with pytest.raises(DataError, match="enough"):
         run_train(config, tmp_path / "run")
-    assert seen["rates"] == pytest.approx([0.01, 0.1])
+    assert seen["rates"] == pytest.approx([0.01, 0.02, 0.1])  # A, B, head.
     labels = load_data(config.data).splits["train"].labels
     counts = labels.sum(axis=0).astype(float)
     assert seen["bias"].numpy() == pytest.approx(np.log((counts + 1) / (len(labels) - counts + 1)), rel=1e-5)
