@@ -206,9 +206,7 @@ class _Run:
         leaves = task.updater.leaves(first, last)
         masks = StepMasks(batch, [plan.seed for plan in task.plans[first:last]], [position.step for position in self.positions[first:last]])
         logits = task.bank.select(first, last, leaves).logits(batch, masks)
-        per_member = zip(
-            range(first, last), torch.split(logits, list(batch.member_sequences)), torch.split(batch.labels, list(batch.member_sequences)), strict=True
-        )
+        per_member = zip(range(first, last), torch.split(logits, list(batch.member_rows)), torch.split(batch.labels, list(batch.member_rows)), strict=True)
         losses = [task.plans[k].loss.rows(scores, labels).sum() / normalisers[k] for k, scores, labels in per_member if k in places]
         scaled = [loss * self.scales[chunk.member].value if self.scales[chunk.member].value != 1.0 else loss for chunk, loss in zip(share, losses, strict=True)]
         total = scaled[0] if len(scaled) == 1 else torch.stack(scaled).sum()

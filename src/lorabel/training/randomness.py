@@ -4,8 +4,8 @@ Three kinds, each a pure function of what it is keyed by, so that resuming needs
 
 - Initial values: a generator per (seed, tensor name).
 - Orders: a NumPy generator per (seed, epoch); augmentation: one per (seed, epoch, row), so that what becomes of a text does not depend on the others.
-- Dropout masks: a counter-based hash of (member's seed, optimiser step, site, row within the step, token, feature). Nothing else enters: not who shares the bank, not
-  packing order, not how a step is cut into micro-batches. Integer arithmetic only, so every device draws the same masks.
+- Dropout masks: a counter-based hash of (member's seed, optimiser step, site, row within the step, window of the row, token, feature). Nothing else enters: not who shares the
+  bank, not packing order, not how a step is cut into micro-batches. Integer arithmetic only, so every device draws the same masks.
 
 The hash is the finaliser of SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"), applied to a row key and then once more per eight features;
 each feature uses one byte, so probabilities are rounded to 1/256 and the kept values are scaled by the rounded probability (the expectation stays exact).
@@ -29,6 +29,8 @@ _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 # More than any sequence has tokens, so that keys of different rows never meet.
 _TOKENS_PER_ROW = 1_000_003
+# More than any step has rows, so that keys of different windows never meet; the first window's keys are those of a row without windows.
+_ROWS_PER_STEP = 1 << 24
 
 
 def stream_seed(*key: object) -> int:
@@ -86,13 +88,15 @@ class StepMasks:
         self._steps = steps
 
     def of(self, batch: PackedBatch) -> "StepMasks":
-        """The same member seeds and steps for a batch of the same sequences that has other tokens."""
+        """The same member seeds and steps for a batch of the same rows that has other tokens."""
         return StepMasks(batch, self._seeds, self._steps)
 
     @cached_property
     def _sequence_rows(self) -> Tensor:
-        """Row of each sequence within its member's step (B,)."""
-        return torch.as_tensor(self._batch.step_rows, device=self._batch.input_ids.device)
+        """Row of each sequence within its member's step, and its window (B,)."""
+        windows = self._batch.windows
+        rows = self._batch.step_rows if windows is None else self._batch.step_rows + windows.numbers * _ROWS_PER_STEP
+        return torch.as_tensor(rows, device=self._batch.input_ids.device)
 
     @cached_property
     def _pooled_keys(self) -> Tensor:

@@ -95,7 +95,7 @@ def run_plan(config: RunConfig, classes: int) -> PlanResult:
         fits=fits,
         is_exempt=method.trains_encoder,
         nearest=[] if fits else nearest(options, head, shape, budget),
-        peft_reason=why_not_peft(head, method.stored_form().peft_config(shape) is not None),
+        peft_reason=why_not_peft(head, method.stored_form().peft_config(shape) is not None, has_windows=config.data.long_texts == "windows"),
     )
 
 
