@@ -11,6 +11,7 @@ from lorabel.data.packing import MemberRows, pack, pack_members
 from lorabel.data.types import TokenTable
 from lorabel.data.windows import TableWindows, WindowRule
 from lorabel.heads import make_head
+from lorabel.inference.embedding import mean_embeddings
 from lorabel.inference.predictor import table_logits
 from lorabel.inference.states import StateKey, frozen_states
 from lorabel.methods.base import make_method
@@ -165,6 +166,15 @@ def test_states_of_frozen_layers_are_kept_window_by_window(layer, tiny_encoder, 
     table, _ = windowed(pooling="max")
     states = frozen_states(table, encoder, StateKey("t", "e", layer, "cls"), tmp_path, 10**9, lambda _event: None)
     assert np.abs(table_logits(bank, table) - table_logits(bank, table, states=states)).max() <= 1e-11
+
+
+def test_embeddings_of_windows_are_pooled_too(tiny_encoder):
+    source = resolve_encoder(EncoderConfig(name=str(tiny_encoder("bert"))))
+    encoder = PackedEncoder(source.shape, load_weights(source), dtype=torch.float64, device=CPU)
+    table, tokens = windowed()
+    alone = [encoder.pool(packed([ids], 0), Adapters((), {}), "mean")[0].numpy() for ids in tokens]
+    wanted = [np.mean(alone[first:last], axis=0) for first, last in zip(table.windows.first[:-1], table.windows.first[1:], strict=True)]
+    assert np.abs(mean_embeddings(table, encoder) - np.array(wanted)).max() <= 1e-10
 
 
 def test_members_with_no_rows_in_a_batch_are_passed_over(tiny_encoder):

@@ -121,6 +121,30 @@ def test_frozen_states_augmentation_and_full_fine_tuning(layer, frozen, tiny_enc
     assert all((ours[name] - tensor).abs().max() <= 1e-4 for name, tensor in other.items())
 
 
+def test_states_of_one_stride_are_not_those_of_another(tiny_encoder, news_table, tmp_path):
+    # With two windows at most, both strides give equally many of them.
+    head = {"method": {"name": "head_only"}}
+    train(tiny_encoder, news_table, tmp_path / "before", head)
+    other = {"data": {"window_stride_tokens": 1}}
+    quick, _ = train(tiny_encoder, news_table, tmp_path / "quick", head, other)
+    whole, _ = train(tiny_encoder, news_table, tmp_path / "whole", head, other, {"training": {"state_cache_gb": 0}})
+    ours, expected = (load_adapter(result.run / "adapter").tensors for result in (quick, whole))
+    assert all((ours[name] - tensor).abs().max() <= 1e-4 for name, tensor in expected.items())
+
+
+def test_augmented_texts_are_read_in_windows_too(tiny_encoder, tmp_path):
+    # A text of one sentence is what it was, however its sentences are shuffled.
+    for split, rows in (("train", 16), ("validation", 6)):
+        lines = [{"text": " ".join([("team won match", "bank shares fell")[row % 2]] * (3 + row % 4)), "label": "sm"[row % 2]} for row in range(rows)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    all_rows = {"data": {"test_rows": 0}}
+    shuffled = {"data": {"augmentation": "sentence_shuffle", "augmentation_probability": 1}}
+    runs = [train(tiny_encoder, tmp_path, tmp_path / f"out{number}", all_rows, *layers)[0] for number, layers in enumerate(((), (shuffled,)))]
+    plain, augmented = (load_adapter(result.run / "adapter").tensors for result in runs)
+    assert runs[0].record.data["windows"]["train"]["long_rows"] == 16
+    assert all((augmented[name] == tensor).all() for name, tensor in plain.items())
+
+
 def test_methods_that_take_up_positions_have_shorter_windows(tiny_encoder, news_table, tmp_path):
     # The tiny encoder has 48 positions; no other limit is set, and the stride is a quarter of what is left.
     free = {"data": {"max_length_tokens": None, "window_stride_tokens": None}, "training": {"num_epochs": 1}}
