@@ -139,16 +139,20 @@ def write_table(sizes: Sizes, seeds: int, threads: int) -> None:
         sys.exit("error: no cell is finished, so there is no table to write")
     if len({json.dumps(cell["digests"], sort_keys=True) for cell in finished}) > 1:
         sys.exit(f"error: the cells in {CELLS} were not run on the same rows; remove those that are out of date")
+    first, env = finished[0], environment(threads)
+    counts = {limit: int(from_bits(first["longer_than"][str(limit)], first["n"]).sum()) for limit in LIMITS}
+    # A small draw may hold no row that is longer.
+    limits = [limit for limit in LIMITS if counts[limit]]
     lines, summary = [], {}
     for way, of_way in cells.items():
         if not of_way:
             continue
         found = list(of_way.values())
-        scores = [mean_and_spread([float(correct_rows(cell, limit).mean()) for cell in found]) for limit in (None, *LIMITS)]
+        scores = [mean_and_spread([float(correct_rows(cell, limit).mean()) for cell in found]) for limit in (None, *limits)]
         summary[way] = {
             "seeds": len(found),
             "accuracy": scores[0][0],
-            **{f"longer_than_{limit}": mean for limit, (mean, _) in zip(LIMITS, scores[1:], strict=True)},
+            **{f"longer_than_{limit}": mean for limit, (mean, _) in zip(limits, scores[1:], strict=True)},
         }
         shown = [f"{100 * mean:.2f} ± {100 * spread:.2f}" if len(found) > 1 else f"{100 * mean:.2f}" for mean, spread in scores]
         windows = found[0]["windows"]
@@ -158,7 +162,7 @@ def write_table(sizes: Sizes, seeds: int, threads: int) -> None:
     compared = []
     for one, other in PAIRS:
         common = sorted(cells[one].keys() & cells[other].keys())
-        for limit in (None, *LIMITS) if common else ():
+        for limit in (None, *limits) if common else ():
             compared.append((one, other, limit, len(common), paired([cells[one][seed] for seed in common], [cells[other][seed] for seed in common], limit)))
     corrected = holm([found[3] for *_, found in compared])
     differences = [
@@ -172,13 +176,11 @@ def write_table(sizes: Sizes, seeds: int, threads: int) -> None:
         ]
         for (one, other, limit, count, (mean, low, high, _)), p in zip(compared, corrected, strict=True)
     ]
-    first, env = finished[0], environment(threads)
-    long = {limit: int(from_bits(first["longer_than"][str(limit)], first["n"]).sum()) for limit in LIMITS}
     text = f"# Long documents: {SET}, embedded encoder, default recipe\n\n"
     text += f"{first['rows']['train']:,} training rows, {first['rows']['validation']:,} validation rows, {first['n']:,} test rows, the same for every way; of the test rows "
-    text += f"{long[256]:,} are longer than 256 tokens and {long[512]:,} longer than 512. Test accuracy in percent, mean ± deviation over seeds; "
+    text += f"{counts[256]:,} are longer than 256 tokens and {counts[512]:,} longer than 512. Test accuracy in percent, mean ± deviation over seeds; "
     text += "windows per training text; training rows that lost tokens.\n\n"
-    header = ["texts", "seeds", "accuracy", "> 256 tokens", "> 512 tokens", "windows", "cut", "training", "memory"]
+    header = ["texts", "seeds", "accuracy", *(f"> {limit} tokens" for limit in limits), "windows", "cut", "training", "memory"]
     text += markdown(header, lines)
     text += "\n## Differences on the same rows and seeds, in points\n\nInterval: rows resampled, seeds as they are. "
     text += "p: McNemar's exact test, merged over seeds, Holm's correction over this table.\n\n"
