@@ -61,6 +61,14 @@ class DataConfig(Section):
     max_length_tokens: int | None = Field(
         default=None, ge=4, description="Longest sequence in tokens; longer texts are cut and counted (default: 512 or what the encoder allows)."
     )
+    long_texts: Literal["cut", "windows"] = Field(
+        default="cut", description="Texts longer than the longest sequence: cut, or read in windows of that length whose states are pooled."
+    )
+    window_stride_tokens: int | None = Field(default=None, ge=0, description="Tokens that two neighbouring windows share (default: a quarter of a window).")
+    max_windows: int = Field(default=8, ge=2, le=255, description="Most windows of a text; what lies beyond them is cut and counted.")
+    window_pooling: Literal["mean", "max"] = Field(
+        default="mean", description="How the states of a text's windows become one: their mean, or the maximum of each feature."
+    )
     augmentation: str = Field(default="none", description="Augmentation of training texts: none, or one by name.")
     augmentation_probability: float = Field(default=0.5, ge=0, le=1, description="Share of training texts augmented in each epoch.")
     word_dropout_probability: float = Field(
@@ -223,6 +231,10 @@ SHORT_NAMES = {
     "test_rows": "data.test_rows",
     "split_seed": "data.split_seed",
     "max_length": "data.max_length_tokens",
+    "long_texts": "data.long_texts",
+    "window_stride": "data.window_stride_tokens",
+    "max_windows": "data.max_windows",
+    "window_pooling": "data.window_pooling",
     "drop_empty": "data.drop_empty",
     "augmentation": "data.augmentation",
     "encoder": "encoder.name",

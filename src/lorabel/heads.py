@@ -80,12 +80,13 @@ def make_head(shape: EncoderShape, kind: HeadKind, pooling: Pooling, classes: in
     return HeadSpec(kind, pooling, (pooler, *family.native_head), shape.hidden_size, classes, starts_from_pooler=True)
 
 
-def why_not_peft(head: HeadSpec, method_has_peft_form: bool) -> str | None:
+def why_not_peft(head: HeadSpec, method_has_peft_form: bool, *, has_windows: bool = False) -> str | None:
     """Why the common adapter library cannot load this combination, or None where it can.
 
     Args:
         head: The head.
         method_has_peft_form: The method has a form in the common library.
+        has_windows: Long texts are read in windows.
 
     Returns:
         A reason to print, or None.
@@ -96,4 +97,6 @@ def why_not_peft(head: HeadSpec, method_has_peft_form: bool) -> str | None:
         return f"the {head.kind} head differs from the one its sequence-classification model builds"
     if head.pooling != "cls":
         return f"{head.pooling} pooling differs from the first-token pooling of its sequence-classification model"
+    if has_windows:
+        return "long texts are read in windows, which its sequence-classification model would cut"
     return None

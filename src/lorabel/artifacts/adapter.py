@@ -26,6 +26,7 @@ from lorabel.artifacts.layout import ADAPTER_VERSION, CARD, MANIFEST, OWN_WEIGHT
 from lorabel.artifacts.peft_format import peft_config, peft_names
 from lorabel.artifacts.store import file_sha256, read_json, read_tensors, require_regular, storage_errors, sync_folder, write_json, write_tensors, write_text
 from lorabel.data.types import TaskKind
+from lorabel.data.windows import WindowPooling, WindowRule
 from lorabel.errors import ArtifactError, ConfigError
 from lorabel.families import FAMILIES, EncoderShape
 from lorabel.heads import HeadKind, HeadSpec, Pooling, make_head
@@ -60,6 +61,14 @@ class Canary(_Section):
     logits: list[list[float]]
 
 
+class AdapterWindows(_Section):
+    """How texts longer than the limit are read; the fields of `data.windows.WindowRule`."""
+
+    stride_tokens: int = Field(ge=0)
+    max_windows: int = Field(ge=1)
+    pooling: WindowPooling
+
+
 class AdapterManifest(_Section):
     """Content of `lorabel.json`."""
 
@@ -72,6 +81,7 @@ class AdapterManifest(_Section):
     head: HeadKind
     pooling: Pooling
     max_length_tokens: int = Field(ge=4)
+    windows: AdapterWindows | None = None
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     thresholds: list[float] | None = None
     metrics: dict[str, Any]
@@ -86,9 +96,19 @@ class AdapterManifest(_Section):
         """How class scores become labels."""
         return AnswerRule(self.task, self.temperature, None if self.thresholds is None else tuple(self.thresholds))
 
+    @property
+    def window_rule(self) -> WindowRule | None:
+        """How longer texts are read in windows; None where they are cut."""
+        return None if self.windows is None else WindowRule(**self.windows.model_dump())
+
+    def content(self) -> dict[str, Any]:
+        """What is written. A setting that is younger than the format is left out where it is not used, so that older files keep their digest and older versions can read newer ones."""
+        content = self.model_dump(mode="json")
+        return {name: value for name, value in content.items() if name != "windows" or value is not None}
+
     def content_digest(self) -> str:
         """SHA-256 over everything in the manifest but this digest, so that a changed label is seen as surely as a changed weight."""
-        content = self.model_dump(mode="json", exclude={"digest"})
+        content = {name: value for name, value in self.content().items() if name != "digest"}
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
     def encoder_shape(self) -> EncoderShape:
@@ -154,7 +174,7 @@ def save_adapter(folder: Path, bundle: AdapterBundle, card: str) -> AdapterManif
         write_text(temporary / CARD, card)
         written = manifest.model_copy(update={"files": {name: file_sha256(temporary / name) for name in vouched}})
         written = written.model_copy(update={"digest": written.content_digest()})
-        write_json(temporary / MANIFEST, written.model_dump(mode="json"))
+        write_json(temporary / MANIFEST, written.content())
         shutil.rmtree(folder, ignore_errors=True)
         os.rename(temporary, folder)
         sync_folder(folder.parent)

@@ -117,6 +117,10 @@ class TrainFlags(SettingFlags):
     test_rows: Annotated[int | None, flag("test_rows", DATA)] = None
     split_seed: Annotated[int | None, flag("split_seed", DATA)] = None
     max_length: Annotated[int | None, flag("max_length", DATA)] = None
+    long_texts: Annotated[Literal["cut", "windows"] | None, flag("long_texts", DATA)] = None
+    window_stride: Annotated[int | None, flag("window_stride", DATA)] = None
+    max_windows: Annotated[int | None, flag("max_windows", DATA)] = None
+    window_pooling: Annotated[Literal["mean", "max"] | None, flag("window_pooling", DATA)] = None
     drop_empty: Annotated[bool | None, flag("drop_empty", DATA, negative=())] = None
     augmentation: Annotated[str | None, flag("augmentation", DATA)] = None
     tracker: Annotated[tuple[str, ...] | None, flag("tracker", OUTPUT, negative=())] = None

@@ -3,7 +3,7 @@
 Decisions:
 - Token ids of a split lie end to end in one int32 array. It is cached on disk under the digests of data and tokenizer and memory-mapped, so that ten million
   rows need no more memory than ten thousand.
-- A cut text keeps its closing special token, as the reference library's truncation does.
+- A cut text keeps its closing special token, as the reference library's truncation does. Or it is not cut but read in windows (`windows.py`), each a sequence of its own.
 - Batches of similar length: the order is shuffled, cut into large runs, sorted by length within each, and the batches are shuffled again. Sequences then differ little in
   length within a batch, and attention needs next to no padding, while the order of batches stays random.
 """
@@ -25,11 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorabel.data.types import LabelArray, PackedBatch, TokenTable, places_of
+from lorabel.data.windows import BatchWindows, TableWindows, WindowRule, sequences_of
 from lorabel.errors import StorageError
 from lorabel.events import EventSink, Note, Progress, ignore
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 _TEXTS_PER_CHUNK = 4096
 # Batches sorted together: more give better matched lengths, fewer a more random order.
@@ -43,6 +44,7 @@ def tokenise(
     tokenizer_digest: str,
     max_length_tokens: int,
     *,
+    windows: WindowRule | None = None,
     cache_dir: Path | None = None,
     data_digest: str | None = None,
     on_event: EventSink = ignore,
@@ -54,64 +56,97 @@ def tokenise(
         tokenizer: Truncation and padding off.
         tokenizer_digest: Keys the cache.
         max_length_tokens: Longer sequences are cut; at least 2 more than nothing.
+        windows: How longer texts are read in windows of that length instead; keys the cache.
         cache_dir: Where to cache, or None.
         data_digest: Keys the cache; None turns it off.
         on_event: Receives progress, and a note where a damaged cache is made again.
 
     Returns:
-        The table, N sequences.
+        The table, N rows.
 
     Raises:
         StorageError: The cache cannot be written.
+        ConfigError: Windows that would not move on.
     """
-    chunks = _chunks(texts, tokenizer, max_length_tokens, on_event)
+    if windows is not None:
+        windows.check(max_length_tokens, tokenizer.num_special_tokens_to_add(False))
+    limit = _Limit(max_length_tokens, windows)
+    chunks = _chunks(texts, tokenizer, limit, on_event)
     if cache_dir is None or data_digest is None:
-        return _collect(chunks, max_length_tokens)
-    key = hashlib.sha256(f"{_CACHE_VERSION}|{data_digest}|{tokenizer_digest}|{max_length_tokens}".encode()).hexdigest()[:32]
+        return _collect(chunks, limit)
+    # How states are pooled changes no token.
+    cut = "" if windows is None else f"|{windows.stride_tokens}|{windows.max_windows}"
+    key = hashlib.sha256(f"{_CACHE_VERSION}|{data_digest}|{tokenizer_digest}|{max_length_tokens}{cut}".encode()).hexdigest()[:32]
     folder = cache_dir / "tokens" / key
     if folder.exists():
-        cached = _read_cache(folder, len(texts), max_length_tokens)
+        cached = _read_cache(folder, len(texts), limit)
         if cached is not None:
             return cached
         on_event(Note(f"{folder}: the cached tokens are damaged and are made again.", is_warning=True))
     _write_cache(folder, chunks)
     # Damaged as soon as it was written: the tokens are made once more, in memory.
-    return _read_cache(folder, len(texts), max_length_tokens) or _collect(_chunks(texts, tokenizer, max_length_tokens, on_event), max_length_tokens)
+    return _read_cache(folder, len(texts), limit) or _collect(_chunks(texts, tokenizer, limit, on_event), limit)
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """Tokens of a sequence, and how longer texts are read; without a rule they are cut."""
+
+    tokens: int
+    windows: WindowRule | None
+
+    def sequences(self, encoding: Encoding) -> tuple[list[list[int]], bool]:
+        """The sequences of a text, and whether it lost tokens."""
+        ids = encoding.ids
+        if len(ids) <= self.tokens:
+            return [ids], False
+        if self.windows is None:
+            return [[*ids[: self.tokens - 1], ids[-1]]], True
+        return self.windows.cut(ids, encoding.special_tokens_mask, self.tokens)
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Token ids of some texts, end to end, tokens of each, and how many texts were cut."""
+    """Token ids of some texts, end to end, tokens of each sequence, sequences of each text, and how many texts lost tokens."""
 
     input_ids: NDArray[np.int32]
     lengths: NDArray[np.int64]
+    counts: NDArray[np.int64]
     truncated_rows: int
 
 
-def _chunks(texts: Sequence[str], tokenizer: Tokenizer, max_length_tokens: int, on_event: EventSink) -> Iterator[_Chunk]:
+def _chunks(texts: Sequence[str], tokenizer: Tokenizer, limit: _Limit, on_event: EventSink) -> Iterator[_Chunk]:
     for start in range(0, len(texts), _TEXTS_PER_CHUNK):
         chunk: list[int] = []
         lengths: list[int] = []
+        counts: list[int] = []
         truncated = 0
         for encoding in tokenizer.encode_batch_fast(list(texts[start : start + _TEXTS_PER_CHUNK])):
-            ids = encoding.ids
-            if len(ids) > max_length_tokens:
-                ids = [*ids[: max_length_tokens - 1], ids[-1]]
-                truncated += 1
-            chunk += ids
-            lengths.append(len(ids))
-        yield _Chunk(np.array(chunk, dtype=np.int32), np.array(lengths, dtype=np.int64), truncated)
+            sequences, is_cut = limit.sequences(encoding)
+            truncated += is_cut
+            counts.append(len(sequences))
+            for ids in sequences:
+                chunk += ids
+                lengths.append(len(ids))
+        yield _Chunk(np.array(chunk, dtype=np.int32), np.array(lengths, dtype=np.int64), np.array(counts, dtype=np.int64), truncated)
         on_event(Progress("tokenising", min(start + _TEXTS_PER_CHUNK, len(texts)), len(texts)))
 
 
-def _offsets(chunks: Sequence[_Chunk]) -> NDArray[np.int64]:
-    return np.cumsum(np.concatenate([np.zeros(1, dtype=np.int64), *(chunk.lengths for chunk in chunks)]), dtype=np.int64)
+def _ends(parts: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.cumsum(np.concatenate([np.zeros(1, dtype=np.int64), *parts]), dtype=np.int64)
 
 
-def _collect(chunks: Iterable[_Chunk], max_length_tokens: int) -> TokenTable:
+def _collect(chunks: Iterable[_Chunk], limit: _Limit) -> TokenTable:
     found = list(chunks)
     input_ids = np.concatenate([np.zeros(0, dtype=np.int32), *(chunk.input_ids for chunk in found)])
-    return TokenTable(input_ids, _offsets(found), sum(chunk.truncated_rows for chunk in found), max_length_tokens)
+    offsets, first = _ends(chunk.lengths for chunk in found), _ends(chunk.counts for chunk in found)
+    return _table(input_ids, offsets, first, sum(chunk.truncated_rows for chunk in found), limit)
+
+
+def _table(input_ids: NDArray[np.int32], offsets: NDArray[np.int64], first: NDArray[np.int64], truncated_rows: int, limit: _Limit) -> TokenTable:
+    """A table of sequences: `offsets` (S + 1,) are theirs, `first` (N + 1,) says which belong to each row."""
+    windows = None if limit.windows is None else TableWindows(limit.windows, offsets, first)
+    return TokenTable(input_ids, offsets[first], truncated_rows, limit.tokens, windows)
 
 
 def _write_cache(folder: Path, chunks: Iterable[_Chunk]) -> None:
@@ -145,10 +180,15 @@ def _fill_cache(folder: Path, chunks: Iterable[_Chunk]) -> None:
             kept.append(replace(chunk, input_ids=chunk.input_ids[:0].copy()))
         file.seek(0)
         assert _write_header(file, total) == header, "numpy leaves room in a header for its length to grow"
-    offsets = _offsets(kept)
-    np.save(folder / "offsets.npy", offsets)
-    digests = {name: file_digest(folder / name) for name in ("input_ids.npy", "offsets.npy")}
-    facts = {"rows": len(offsets) - 1, "truncated_rows": sum(chunk.truncated_rows for chunk in kept), "sha256": digests}
+    first = _ends(chunk.counts for chunk in kept)
+    arrays = {"offsets.npy": _ends(chunk.lengths for chunk in kept)}
+    if len(arrays["offsets.npy"]) != len(first):
+        # Some texts are several sequences.
+        arrays["first.npy"] = first
+    for name, array in arrays.items():
+        np.save(folder / name, array)
+    digests = {name: file_digest(folder / name) for name in ("input_ids.npy", *arrays)}
+    facts = {"rows": len(first) - 1, "truncated_rows": sum(chunk.truncated_rows for chunk in kept), "sha256": digests}
     (folder / "facts.json").write_text(json.dumps({"facts": facts, "sha256": _digest_of(facts)}))
 
 
@@ -158,7 +198,7 @@ def _write_header(file: IO[bytes], ids: int) -> int:
     return file.tell()
 
 
-def _read_cache(folder: Path, rows: int, max_length_tokens: int) -> TokenTable | None:
+def _read_cache(folder: Path, rows: int, limit: _Limit) -> TokenTable | None:
     """The cached table, memory-mapped; None where it is damaged."""
     try:
         stored = json.loads((folder / "facts.json").read_text())
@@ -171,7 +211,8 @@ def _read_cache(folder: Path, rows: int, max_length_tokens: int) -> TokenTable |
             return None
         offsets = np.load(folder / "offsets.npy", allow_pickle=False)
         input_ids = np.load(folder / "input_ids.npy", mmap_mode="r", allow_pickle=False)
-        return TokenTable(input_ids, offsets, int(facts["truncated_rows"]), max_length_tokens)
+        first = np.load(folder / "first.npy", allow_pickle=False) if "first.npy" in facts["sha256"] else np.arange(len(offsets))
+        return _table(input_ids, offsets, first, int(facts["truncated_rows"]), limit)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -261,13 +302,17 @@ def pack_members(members: Sequence[MemberRows], first_position: int) -> PackedBa
     import torch
 
     sorted_members = [_shortest_first(member) for member in members]
-    lengths = np.concatenate([member.table.offsets[member.rows + 1] - member.table.offsets[member.rows] for member in sorted_members])
+    windows, numbers = _windows(sorted_members)
+    offsets = [member.table.sequence_offsets for member in sorted_members]
+    lengths = np.concatenate([ends[of_member + 1] - ends[of_member] for ends, of_member in zip(offsets, numbers, strict=True)])
     cu_seqlens = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=cu_seqlens[1:])
     within = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
-    input_ids = np.concatenate([member.table.input_ids[places_of(member.table.offsets, member.rows)] for member in sorted_members]).astype(np.int64)
+    found = [m.table.input_ids[places_of(ends, of_member)] for m, ends, of_member in zip(sorted_members, offsets, numbers, strict=True)]
+    input_ids = np.concatenate(found).astype(np.int64)
     tail = round_up(len(input_ids)) - len(input_ids)
     labels = [member.labels for member in sorted_members if member.labels is not None]
+    places = np.concatenate([member.places for member in sorted_members])
     return PackedBatch(
         input_ids=torch.from_numpy(np.pad(input_ids, (0, tail))),
         position_ids=torch.from_numpy(np.pad(within + first_position, (0, tail), constant_values=first_position)),
@@ -275,9 +320,28 @@ def pack_members(members: Sequence[MemberRows], first_position: int) -> PackedBa
         lengths=tuple(lengths.tolist()),
         labels=torch.from_numpy(np.concatenate(labels)) if labels else None,
         rows=np.concatenate([member.rows for member in sorted_members]),
-        member_sequences=tuple(len(member.rows) for member in members),
-        step_rows=np.concatenate([member.places for member in sorted_members]),
+        member_sequences=tuple(map(len, numbers)),
+        step_rows=places if windows is None else places[windows.owners],
+        windows=windows,
     )
+
+
+def _windows(members: Sequence[MemberRows]) -> tuple[BatchWindows | None, list[NDArray[np.int64]]]:
+    """The windows of a batch, if its tables have any; and the numbers of each member's sequences in its table, shortest first."""
+    tables = [member.table.windows for member in members]
+    if tables[0] is None:
+        return None, [member.rows for member in members]
+    found = [sequences_of(table, member.rows) for table, member in zip(tables, members, strict=True) if table is not None]
+    before = _ends(np.array([len(member.rows)]) for member in members)
+    windows = BatchWindows(
+        pooling=tables[0].rule.pooling,
+        sequences=np.concatenate([sequences for sequences, _, _ in found]),
+        owners=np.concatenate([owners + start for (_, owners, _), start in zip(found, before, strict=False)]),
+        numbers=np.concatenate([numbers for _, _, numbers in found]),
+        member_rows=tuple(len(member.rows) for member in members),
+        step_rows=np.concatenate([member.places for member in members]),
+    )
+    return windows, [sequences for sequences, _, _ in found]
 
 
 def _shortest_first(member: MemberRows) -> MemberRows:

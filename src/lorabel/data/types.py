@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
+    from lorabel.data.windows import BatchWindows, TableWindows
+
 TaskKind = Literal["single_label", "multi_label"]
 # Class ids (N,) int64, or indicators (N, C) uint8.
 LabelArray = NDArray[np.int64] | NDArray[np.uint8]
@@ -175,28 +177,36 @@ class TokenTable:
 
     Attributes:
         input_ids: (sum of lengths,) int32, memory-mapped where it came from the cache; special tokens included.
-        offsets: (N + 1,) int64; sequence i is `input_ids[offsets[i]:offsets[i + 1]]`.
-        truncated_rows: Rows that were longer than the limit.
-        max_length_tokens: The limit.
+        offsets: (N + 1,) int64; row i is `input_ids[offsets[i]:offsets[i + 1]]`: one sequence, or all its windows end to end.
+        truncated_rows: Rows that were longer than the limit and lost tokens.
+        max_length_tokens: The limit of a sequence.
+        windows: Where each row's windows lie, if long texts are read in windows.
     """
 
     input_ids: NDArray[np.int32]
     offsets: NDArray[np.int64]
     truncated_rows: int
     max_length_tokens: int
+    windows: TableWindows | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens per sequence (N,)."""
+        """Tokens per row (N,)."""
         return np.diff(self.offsets)
 
+    @property
+    def sequence_offsets(self) -> NDArray[np.int64]:
+        """Where the encoder's sequences begin and end (S + 1,): the rows, or their windows."""
+        return self.offsets if self.windows is None else self.windows.offsets
+
     def take(self, rows: NDArray[np.int64]) -> TokenTable:
-        """Some sequences, in the order given; the count of cut texts is not kept."""
+        """Some rows, in the order given; the count of cut texts is not kept."""
         offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])]).astype(np.int64)
-        return TokenTable(self.input_ids[places_of(self.offsets, rows)], offsets, 0, self.max_length_tokens)
+        windows = None if self.windows is None else self.windows.take(rows)
+        return TokenTable(self.input_ids[places_of(self.offsets, rows)], offsets, 0, self.max_length_tokens, windows)
 
 
 def places_of(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -215,7 +225,9 @@ def places_of(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """B sequences as a flat run of T tokens, sorted by member and then by length; sequences are never padded.
+    """B rows as a flat run of T tokens, sorted by member and then by length; sequences are never padded.
+
+    A row is one sequence, unless long texts are read in windows: then there are S sequences, each a window, and S takes the place of B wherever sequences are meant.
 
     The run may end in a short tail of tokens that belong to no sequence: T is rounded up, because product kernels are built for one number of rows and are used again
     only where that number comes back. The tail is computed along with the rest and read by nobody.
@@ -226,11 +238,12 @@ class PackedBatch:
         cu_seqlens: (B + 1,) int64; sequence b is rows `cu_seqlens[b]:cu_seqlens[b + 1]`.
         lengths: The same as Python integers, so that grouping by length costs no synchronisation with a device.
         labels: (B,) class ids or (B, C) indicators, or None in prediction.
-        rows: (B,) int64; row of each sequence in its split.
-        member_sequences: Sequences per bank member, K integers that add up to B.
+        rows: (B,) int64; each row's number in its split.
+        member_sequences: Sequences per bank member, K integers that add up to their number.
         step_rows: (B,) int64; row of each sequence within its member's optimiser step, and its pass, which key its dropout masks.
         hidden: States that frozen layers have given already: (T, D) before layer `hidden_layer`, or (B, D) pooled where all layers are frozen; else None.
         hidden_layer: The first layer still to be computed.
+        windows: Which sequences are the windows of which row; None where every row is one sequence.
     """
 
     input_ids: torch.Tensor
@@ -243,6 +256,40 @@ class PackedBatch:
     step_rows: NDArray[np.int64]
     hidden: torch.Tensor | None = None
     hidden_layer: int = 0
+    windows: BatchWindows | None = None
+
+    @property
+    def sequences(self) -> NDArray[np.int64]:
+        """Number of each sequence among those of its table."""
+        return self.rows if self.windows is None else self.windows.sequences
+
+    @property
+    def member_rows(self) -> tuple[int, ...]:
+        """Rows per bank member, K integers that add up to B."""
+        return self.member_sequences if self.windows is None else self.windows.member_rows
+
+    @property
+    def row_places(self) -> NDArray[np.int64]:
+        """Row within its member's optimiser step, and its pass, of each row (B,): `step_rows` of rows instead of windows."""
+        return self.step_rows if self.windows is None else self.windows.step_rows
+
+    def per_row(self) -> PackedBatch:
+        """What is left once the windows of each row are pooled: B sequences of one token, their states; itself where every row is one sequence."""
+        if self.windows is None:
+            return self
+        count = len(self.rows)
+        return replace(
+            self,
+            input_ids=self.input_ids.new_zeros(count),
+            position_ids=self.position_ids.new_zeros(count),
+            cu_seqlens=self.cu_seqlens.new_ones(count + 1).cumsum(0) - 1,
+            lengths=(1,) * count,
+            member_sequences=self.windows.member_rows,
+            step_rows=self.row_places,
+            hidden=None,
+            hidden_layer=0,
+            windows=None,
+        )
 
     @property
     def tail(self) -> int:

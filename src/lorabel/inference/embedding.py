@@ -13,13 +13,14 @@ from lorabel.data.types import TokenTable
 from lorabel.inference.predictor import length_batches
 from lorabel.models.crew import crew_for_rows
 from lorabel.models.encoder import PackedEncoder
+from lorabel.models.windows import pool_windows
 
 
 def mean_embeddings(table: TokenTable, encoder: PackedEncoder, on_rows: Callable[[int], None] | None = None) -> NDArray[np.float64]:
     """Embed tokenised texts.
 
     Args:
-        table: N sequences.
+        table: N rows; of a text in windows, their embeddings are pooled as the table says.
         encoder: The encoder, as it was pretrained.
         on_rows: Called after each batch with the number of rows done.
 
@@ -32,6 +33,7 @@ def mean_embeddings(table: TokenTable, encoder: PackedEncoder, on_rows: Callable
         with torch.inference_mode():
             batch = pack(table, rows, None, encoder.shape.first_position).to(encoder.device)
             found = encoder.frozen_states(batch, encoder.shape.num_layers, "mean")
+            found = found if batch.windows is None else pool_windows(found, batch.windows)
             out[batch.rows] = found.cpu().double().numpy()
         return len(rows)
 

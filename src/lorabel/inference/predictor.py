@@ -8,6 +8,7 @@ Decisions:
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from tokenizers import Tokenizer
 from lorabel.data.packing import pack, tokenise
 from lorabel.data.texts import checked_texts
 from lorabel.data.types import LabelMap, TokenTable
+from lorabel.data.windows import WindowRule
+from lorabel.events import EventSink, ignore
 from lorabel.inference.answers import AnswerRule
 from lorabel.models.bank import Bank
 from lorabel.models.crew import crew_for_rows
@@ -51,8 +54,9 @@ class Predictor:
         tokenizer: The encoder's tokenizer, truncation and padding off.
         tokenizer_digest: Its digest.
         labels: The classes.
-        max_length_tokens: Longer texts are cut.
+        max_length_tokens: Longer texts are cut, or read in windows of that length.
         rule: How class scores become labels.
+        windows: How longer texts are read in windows; None where they are cut.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class Predictor:
         labels: LabelMap,
         max_length_tokens: int,
         rule: AnswerRule = AnswerRule(),  # noqa: B008
+        windows: WindowRule | None = None,
     ) -> None:
         self.bank = bank
         self.tokenizer = tokenizer
@@ -70,6 +75,7 @@ class Predictor:
         self.labels = labels
         self.max_length_tokens = max_length_tokens
         self.rule = rule
+        self.windows = windows
 
     def logits(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Class scores before temperature and softmax.
@@ -83,8 +89,33 @@ class Predictor:
         Raises:
             DataError: Not a sequence of strings.
         """
-        table = tokenise(checked_texts(texts, "predict"), self.tokenizer, self.tokenizer_digest, self.max_length_tokens)
-        return table_logits(self.bank, table)
+        return table_logits(self.bank, self.tokenise(checked_texts(texts, "predict")))
+
+    def tokenise(self, texts: Sequence[str], *, cache_dir: Path | None = None, data_digest: str | None = None, on_event: EventSink = ignore) -> TokenTable:
+        """Texts as this classifier reads them.
+
+        Args:
+            texts: N texts.
+            cache_dir: Where to cache, or None.
+            data_digest: Keys the cache; None turns it off.
+            on_event: Receives progress, and a note where a damaged cache is made again.
+
+        Returns:
+            Their tokens.
+
+        Raises:
+            StorageError: The cache cannot be written.
+        """
+        return tokenise(
+            texts,
+            self.tokenizer,
+            self.tokenizer_digest,
+            self.max_length_tokens,
+            windows=self.windows,
+            cache_dir=cache_dir,
+            data_digest=data_digest,
+            on_event=on_event,
+        )
 
     def predict_proba(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Class probabilities.
@@ -135,7 +166,7 @@ def table_logits(bank: Bank, table: TokenTable, on_rows: Callable[[int], None] |
 
     Args:
         bank: Encoder and one member.
-        table: N sequences.
+        table: N rows.
         on_rows: Called after each batch with the number of rows done.
         states: What the frozen layers give for this table, where that is known.
 

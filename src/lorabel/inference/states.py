@@ -38,7 +38,7 @@ class StateKey:
     """What decides the states of a table.
 
     Attributes:
-        tokens: Digest of the table's rows, tokenizer and length limit.
+        tokens: Digest of the table's rows, tokenizer, length limit and how windows are cut.
         encoder: Digest of the encoder's weights.
         layer: The first layer still to be computed; the number of layers for pooled states.
         pooling: Of the head.
@@ -52,7 +52,7 @@ class StateKey:
 
 def states_size(table: TokenTable, encoder: PackedEncoder, layer: int) -> int:
     """Bytes that the states of a table take on disk."""
-    rows = len(table) if layer == encoder.shape.num_layers else int(table.offsets[-1])
+    rows = len(table.sequence_offsets) - 1 if layer == encoder.shape.num_layers else int(table.offsets[-1])
     return rows * encoder.shape.hidden_size * encoder.dtype.itemsize
 
 
@@ -60,7 +60,7 @@ def frozen_states(table: TokenTable, encoder: PackedEncoder, key: StateKey, cach
     """The states of a table, from the cache or computed.
 
     Args:
-        table: N sequences.
+        table: N rows.
         encoder: The encoder.
         key: What decides them.
         cache: Folder of all caches of this kind.
@@ -74,8 +74,9 @@ def frozen_states(table: TokenTable, encoder: PackedEncoder, key: StateKey, cach
     text = "|".join(map(str, (_VERSION, vars(key), encoder.dtype, encoder.device.type, threads, torch.__version__)))
     folder = cache / hashlib.sha256(text.encode()).hexdigest()[:32]
     is_pooled = key.layer == encoder.shape.num_layers
-    rows = len(table) if is_pooled else int(table.offsets[-1])
-    offsets = np.arange(len(table) + 1, dtype=np.int64) if is_pooled else table.offsets
+    sequences = len(table.sequence_offsets) - 1
+    rows = sequences if is_pooled else int(table.offsets[-1])
+    offsets = np.arange(sequences + 1, dtype=np.int64) if is_pooled else table.sequence_offsets
     values = _read(folder, (rows, encoder.shape.hidden_size))
     if values is None:
         try:
@@ -128,9 +129,9 @@ def _compute(values: NDArray[np.generic], table: TokenTable, encoder: PackedEnco
             found = encoder.frozen_states(batch, key.layer, key.pooling).cpu().contiguous()
         start = 0
         plain = found.view(torch.uint16) if found.dtype == torch.bfloat16 else found
-        for row in batch.rows:
-            count = int(offsets[row + 1] - offsets[row])
-            values[offsets[row] : offsets[row + 1]] = plain[start : start + count].numpy()
+        for sequence in batch.sequences:
+            count = int(offsets[sequence + 1] - offsets[sequence])
+            values[offsets[sequence] : offsets[sequence + 1]] = plain[start : start + count].numpy()
             start += count
         return len(rows)
 

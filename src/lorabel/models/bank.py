@@ -18,6 +18,7 @@ from lorabel.heads import HeadSpec
 from lorabel.methods.base import Method, ParameterSpec
 from lorabel.models.encoder import Adapters, MaskSource, PackedEncoder
 from lorabel.models.heads import apply_head
+from lorabel.models.windows import pool_windows
 
 # Trained encoder weights (full fine-tuning, K = 1) stand under this prefix beside the members' tensors.
 ENCODER_PREFIX = "encoder."
@@ -70,7 +71,7 @@ class Bank:
         """Class scores.
 
         Args:
-            batch: B sequences, sorted by member.
+            batch: B rows, sorted by member; the states of a row's windows are pooled before the head.
             masks: Dropout factors in training, None in evaluation.
             between: What happens to the pooled states (B, D) before the head, in training; None for nothing.
 
@@ -79,6 +80,10 @@ class Bank:
         """
         adapters = Adapters(self.methods, {**self.constants, **self.tensors}, dropout=masks is not None)
         pooled = self.encoder.pool(batch, adapters, self.head.pooling, masks)
+        if batch.windows is not None:
+            pooled = pool_windows(pooled, batch.windows)
+            batch = batch.per_row()
+            masks = None if masks is None else masks.of(batch)
         pooled = pooled if between is None else between(pooled)
         weights = self.encoder.weights
         pooler = (weights["pooler.weight"], weights["pooler.bias"]) if self.head.reads_frozen_pooler else None

@@ -42,7 +42,7 @@ class MaskSource(Protocol):
         """One (n · H, L, P + L) tensor per group, (n · H, 1, P + L) for pooled rows, P the length of the prefix; None where the probability is 0."""
 
     def of(self, batch: PackedBatch) -> "MaskSource":
-        """The same source for a batch of the same sequences that has other tokens."""
+        """The same source for a batch of the same rows that has other tokens: longer sequences, or each row's pooled windows."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class FrozenStates:
     Attributes:
         layer: The first layer still to be computed; the number of layers where the states are pooled.
         values: (sum of lengths, D), or (N, D) for pooled states; see `STORED`.
-        offsets: (N + 1,) rows of `values` of each sequence.
+        offsets: (N + 1,) rows of `values` of each sequence; windows of long texts are sequences of their own.
         dtype: Of the states.
         is_pooled: One row per sequence instead of one per token.
     """
@@ -34,23 +34,23 @@ class FrozenStates:
     dtype: torch.dtype
     is_pooled: bool
 
-    def of(self, rows: NDArray[np.int64]) -> torch.Tensor:
+    def of(self, sequences: NDArray[np.int64]) -> torch.Tensor:
         """States of some sequences, end to end.
 
         Args:
-            rows: (B,) sequences.
+            sequences: (B,) their numbers in the table.
 
         Returns:
             (their lengths together, D), or (B, D) for pooled states.
         """
-        return torch.from_numpy(self.values[places_of(self.offsets, rows)]).view(self.dtype)
+        return torch.from_numpy(self.values[places_of(self.offsets, sequences)]).view(self.dtype)
 
 
 def with_states(batch: PackedBatch, states: FrozenStates | None) -> PackedBatch:
     """The batch with the states of its sequences, and zeros for its tail; itself where none are known."""
     if states is None:
         return batch
-    hidden = states.of(batch.rows)
+    hidden = states.of(batch.sequences)
     if not states.is_pooled and batch.tail:
         hidden = torch.cat([hidden, hidden.new_zeros(batch.tail, hidden.shape[1])])
     return replace(batch, hidden=hidden, hidden_layer=states.layer)

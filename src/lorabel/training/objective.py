@@ -47,8 +47,8 @@ class Objectives:
 
     def __init__(self, plans: Sequence[MemberPlan], steps: Sequence[int], batch: PackedBatch) -> None:
         self._plans = plans
-        self._counts = list(batch.member_sequences)
-        parts = np.split(batch.step_rows, np.cumsum(self._counts)[:-1])
+        self._counts = list(batch.member_rows)
+        parts = np.split(batch.row_places, np.cumsum(self._counts)[:-1])
         self._rows = [_step_rows(plan.seed, step, part) for plan, step, part in zip(plans, steps, parts, strict=True)]
 
     @property

@@ -5,9 +5,9 @@ Three kinds, each a pure function of what it is keyed by, so that resuming needs
 - Initial values: a generator per (seed, tensor name).
 - Orders: a NumPy generator per (seed, epoch); augmentation: one per (seed, epoch, row), so that what becomes of a text does not depend on the others.
 - What a regulariser draws: a NumPy generator per (seed, step), read by place in the step.
-- Dropout masks: a counter-based hash of (member's seed, optimiser step, site, row within the step, pass, token, feature). Nothing else enters: not who shares the bank, not
-  packing order, not how a step is cut into micro-batches. Integer arithmetic only, so every device draws the same masks. A row that goes through once more in the same step
-  stands at a place that no step reaches: its place plus `PLACES_PER_PASS` for each pass before.
+- Dropout masks: a counter-based hash of (member's seed, optimiser step, site, row within the step, pass, window of the row, token, feature). Nothing else enters: not who shares
+  the bank, not packing order, not how a step is cut into micro-batches. Integer arithmetic only, so every device draws the same masks. A row that goes through once more in the
+  same step stands at a place that no step reaches: its place plus `PLACES_PER_PASS` for each pass before.
 
 The hash is the finaliser of SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"), applied to a row key and then once more per eight features;
 each feature uses one byte, so probabilities are rounded to 1/256 and the kept values are scaled by the rounded probability (the expectation stays exact).
@@ -31,7 +31,9 @@ _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 # More than any sequence has tokens, so that keys of different rows never meet.
 _TOKENS_PER_ROW = 1_000_003
-# More rows than any step has; with all the tokens of a row still far from the end of an integer.
+# More than any step has rows, so that keys of different windows never meet; the first window's keys are those of a row without windows.
+_ROWS_PER_STEP = 1 << 24
+# More than a step's rows and all their windows (at most 255 of a row); with all the tokens of a row still far from the end of an integer.
 PLACES_PER_PASS = 1 << 32
 
 
@@ -90,13 +92,15 @@ class StepMasks:
         self._steps = steps
 
     def of(self, batch: PackedBatch) -> "StepMasks":
-        """The same member seeds and steps for a batch of the same sequences that has other tokens."""
+        """The same member seeds and steps for a batch of the same rows that has other tokens."""
         return StepMasks(batch, self._seeds, self._steps)
 
     @cached_property
     def _sequence_rows(self) -> Tensor:
-        """Row of each sequence within its member's step (B,)."""
-        return torch.as_tensor(self._batch.step_rows, device=self._batch.input_ids.device)
+        """Row of each sequence within its member's step, and its window (B,)."""
+        windows = self._batch.windows
+        rows = self._batch.step_rows if windows is None else self._batch.step_rows + windows.numbers * _ROWS_PER_STEP
+        return torch.as_tensor(rows, device=self._batch.input_ids.device)
 
     @cached_property
     def _pooled_keys(self) -> Tensor:

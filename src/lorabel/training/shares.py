@@ -2,6 +2,9 @@
 
 Two needs meet. A worker's share wants enough tokens that its products are worth their start-up (short texts: several members go into one share), and few enough that they
 stay in cache (long texts: a member's rows are dealt out over the workers). For one member this is: deal where there is enough for everybody, else one share.
+
+No share may grow with the texts: rows that are read in many windows are dealt out into more shares than workers, so that memory has a bound of its own. A row is never cut: its windows
+are pooled together, so they must lie in one share.
 """
 
 from collections.abc import Sequence
@@ -18,6 +21,8 @@ _TOKENS_PER_WORKER = 600
 # Members with few tokens are joined up to about this many: on a CPU what stays in cache, on a GPU what fills it and still fits beside a large encoder.
 TOKENS_PER_JOINT_SHARE = 1200
 TOKENS_PER_GPU_SHARE = 32768
+# What a share keeps for its backward pass grows with its tokens: on an encoder of 384 features and 6 layers about 130 kB each. 32 rows of 512 tokens still go into one share.
+MOST_TOKENS_PER_SHARE = 16384
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,15 @@ def make_shares(chunks: Sequence[Chunk], workers: int, joint_tokens: int = TOKEN
     """
     shares: list[list[Chunk]] = []
     small: list[Chunk] = []
+    most = max(MOST_TOKENS_PER_SHARE, joint_tokens)
     for chunk in chunks:
+        pieces = 1
         if workers > 1 and chunk.tokens >= workers * _TOKENS_PER_WORKER and len(chunk.places) >= workers * ROWS_PER_WORKER:
-            shares += [[replace(chunk, places=chunk.places[rows], lengths=chunk.lengths[rows])] for rows in _dealt(chunk, workers)]
+            pieces = workers
+        if chunk.tokens > pieces * most:
+            pieces = -(-chunk.tokens // (most * workers)) * workers
+        if pieces > 1:
+            shares += [[replace(chunk, places=chunk.places[rows], lengths=chunk.lengths[rows])] for rows in _dealt(chunk, pieces)]
         else:
             small.append(chunk)
     return shares + _join(small, workers, joint_tokens)

@@ -174,7 +174,7 @@ def _tables(prepared: Prepared, on_event: EventSink) -> Callable[[int], TokenTab
             generator = numpy_generator(config.training.seed, "augmentation", epoch, row)
             if generator.random() < config.data.augmentation_probability:
                 changed[row] = augmentation(text, generator)
-        return tokenise(changed, prepared.tokenizer, prepared.tokenizer_digest, prepared.max_length_tokens, on_event=on_event)
+        return tokenise(changed, prepared.tokenizer, prepared.tokenizer_digest, prepared.max_length_tokens, windows=prepared.windows, on_event=on_event)
 
     return augmented
 
@@ -198,6 +198,8 @@ def _frozen_states(
     found = {}
     for name in _IN_TRAINING:
         tokens = f"{first.data.splits[name].digest}|{first.tokenizer_digest}|{first.max_length_tokens}"
+        if first.windows is not None:
+            tokens += f"|{first.windows.stride_tokens}|{first.windows.max_windows}"
         key = StateKey(tokens, digest, layer, first.head.pooling)
         found[name] = frozen_states(first.tables[name], encoder, key, cache_dir() / "states", limit, on_event)
     return found

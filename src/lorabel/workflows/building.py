@@ -256,7 +256,7 @@ def load_predictor(
     if check_canary:
         _check_canary(folder, bundle, source, weights, method, head)
     bank = bank_from_tensors(source, weights, method, head, bundle.tensors, compute.dtype, compute.device)
-    return Predictor(bank, tokenizer, tokenizer_digest, labels, manifest.max_length_tokens, manifest.rule), manifest
+    return Predictor(bank, tokenizer, tokenizer_digest, labels, manifest.max_length_tokens, manifest.rule, manifest.window_rule), manifest
 
 
 def canary_logits(

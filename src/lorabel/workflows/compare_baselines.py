@@ -154,7 +154,7 @@ def _embedding(prepared: Prepared, on_event: EventSink) -> Callable[[Sequence[st
         return PackedEncoder(prepared.source.shape, load_weights(prepared.source), dtype=prepared.compute.dtype, device=prepared.compute.device)
 
     def embed(texts: Sequence[str]) -> NDArray[np.float64]:
-        table = tokenise(texts, prepared.tokenizer, prepared.tokenizer_digest, prepared.max_length_tokens)
+        table = tokenise(texts, prepared.tokenizer, prepared.tokenizer_digest, prepared.max_length_tokens, windows=prepared.windows)
         return mean_embeddings(table, encoder(), lambda done: on_event(Progress("embedding", done, len(table))))
 
     return embed

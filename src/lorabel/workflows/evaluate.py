@@ -10,7 +10,6 @@ from lorabel.artifacts.records import read_record
 from lorabel.config import DataConfig, Precision, load_config, read_config_file
 from lorabel.data.ledger import TestLedger
 from lorabel.data.load import check_task, load_data, load_split
-from lorabel.data.packing import tokenise
 from lorabel.data.readers.base import sha256_of
 from lorabel.data.types import Split, SplitName, class_ids
 from lorabel.errors import ConfigError, DataError
@@ -83,15 +82,7 @@ def run_evaluate(
     openings = 0
     if split == "test":
         openings = TestLedger(ledger_folder(adapter)).record(chosen.digest, "evaluate", adapter.resolve().name)
-    table = tokenise(
-        chosen.texts,
-        predictor.tokenizer,
-        predictor.tokenizer_digest,
-        predictor.max_length_tokens,
-        cache_dir=cache_dir(),
-        data_digest=chosen.digest,
-        on_event=on_event,
-    )
+    table = predictor.tokenise(chosen.texts, cache_dir=cache_dir(), data_digest=chosen.digest, on_event=on_event)
     logits = table_logits(predictor.bank, table, lambda done: on_event(Progress("evaluating", done, len(table))))
     found = predictor.rule.probabilities(logits)
     answered = None if abstain_below is None else answered_rows(class_ids(chosen.labels), found, abstain_below)

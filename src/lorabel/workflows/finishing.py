@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorabel._version import __version__
-from lorabel.artifacts.adapter import AdapterBundle, AdapterEncoder, AdapterManifest, Canary, save_adapter
+from lorabel.artifacts.adapter import AdapterBundle, AdapterEncoder, AdapterManifest, AdapterWindows, Canary, save_adapter
 from lorabel.artifacts.card import model_card
 from lorabel.artifacts.layout import OWN_WEIGHTS, PEFT_WEIGHTS, RunLayout
 from lorabel.artifacts.probabilities import ScoredRows, write_probabilities
@@ -41,7 +41,7 @@ from lorabel.training.schedules import warmup_steps
 from lorabel.training.state import MemberPlan, Position
 from lorabel.workflows.answering import answer_rule, best_metric
 from lorabel.workflows.building import Trainee, canary_logits, head_learning_rate_of, member_tensors
-from lorabel.workflows.preparation import Prepared
+from lorabel.workflows.preparation import Prepared, windows_facts
 
 _SHOWN_SCORES = {"n", "accuracy", "macro_f1", "micro_f1", "lrap", "ece", "brier", "log_loss"}
 
@@ -154,8 +154,9 @@ def _record(
     prepared: Prepared, trainee: Trainee, plan: MemberPlan, position: Position, metrics: Metrics, openings: int, weights: Mapping[str, Tensor], verb: str
 ) -> RunRecord:
     config, source = prepared.config, prepared.source
-    reason = why_not_peft(prepared.head, prepared.method.stored_form().peft_config(source.shape) is not None)
+    reason = why_not_peft(prepared.head, prepared.method.stored_form().peft_config(source.shape) is not None, has_windows=prepared.windows is not None)
     truncated = {name: table.truncated_rows for name, table in prepared.tables.items()}
+    windows = {name: windows_facts(table) for name, table in prepared.tables.items() if table.windows is not None}
     return RunRecord(
         run_id=uuid.uuid4().hex,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -163,7 +164,13 @@ def _record(
         status="finished",
         config=config.model_dump(mode="json"),
         plan=_plan(prepared, plan),
-        data={"source": config.data.source, **prepared.data.facts, "truncated_rows": truncated, "notes": list(prepared.data.notes)},
+        data={
+            "source": config.data.source,
+            **prepared.data.facts,
+            "truncated_rows": truncated,
+            **({"windows": windows} if windows else {}),
+            "notes": list(prepared.data.notes),
+        },
         encoder=EncoderFacts(
             name=source.name, revision=source.revision, digest=weights_digest(weights), family=source.shape.family, parameters=source.shape.parameter_count
         ),
@@ -218,6 +225,7 @@ def _plan(prepared: Prepared, plan: MemberPlan) -> dict[str, Any]:
         "evaluate_every_steps": plan.evaluate_every_steps,
         "best_metric": best_metric(prepared.config, prepared.data.task),
         "max_length_tokens": prepared.max_length_tokens,
+        **({"windows": dataclasses.asdict(prepared.windows)} if prepared.windows is not None else {}),
     }
 
 
@@ -233,6 +241,7 @@ def _manifest(record: RunRecord, prepared: Prepared, weights: Mapping[str, Tenso
         head=prepared.head.kind,
         pooling=prepared.head.pooling,
         max_length_tokens=prepared.max_length_tokens,
+        windows=None if prepared.windows is None else AdapterWindows(**dataclasses.asdict(prepared.windows)),
         temperature=record.rule.temperature,
         thresholds=record.thresholds,
         metrics={name: s.model_dump(include=_SHOWN_SCORES, exclude_none=True) for name, s in scores.items() if s is not None},

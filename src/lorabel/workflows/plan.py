@@ -103,7 +103,7 @@ def run_plan(config: RunConfig, classes: int) -> PlanResult:
         chosen=alternative(solution.method, head, shape),
         reasons=solution.reasons,
         alternatives=list(solution.alternatives),
-        peft_reason=why_not_peft(head, method.stored_form().peft_config(shape) is not None),
+        peft_reason=why_not_peft(head, method.stored_form().peft_config(shape) is not None, has_windows=config.data.long_texts == "windows"),
     )
 
 

@@ -21,6 +21,7 @@ from lorabel.data.packing import tokenise
 from lorabel.data.splits import fold_of_rows
 from lorabel.data.texts import text_keys
 from lorabel.data.types import LabelledData, SplitName, TokenTable
+from lorabel.data.windows import STRIDE_DIVISOR, WindowRule
 from lorabel.errors import ConfigError
 from lorabel.events import EventSink, Note, ignore
 from lorabel.heads import HeadSpec
@@ -31,6 +32,7 @@ from lorabel.training.precision import Compute, choose_compute
 from lorabel.workflows.dropout import check_passes
 
 DEFAULT_MAX_LENGTH = 512
+_WINDOW_SETTINGS = ("window_stride_tokens", "max_windows", "window_pooling")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Prepared:
         threads: CPU threads in use.
         tokenizer: Truncation and padding off.
         tokenizer_digest: Of what it does to a text.
-        max_length_tokens: Longer texts are cut.
+        max_length_tokens: Longer texts are cut, or read in windows of that length.
+        windows: How longer texts are read in windows; None where they are cut.
         tables: Token tables of the splits in use.
         train_rows: Rows of the training split that are trained on (N,).
     """
@@ -66,6 +69,7 @@ class Prepared:
     tokenizer: Tokenizer
     tokenizer_digest: str
     max_length_tokens: int
+    windows: WindowRule | None
     tables: dict[SplitName, TokenTable]
     train_rows: NDArray[np.int64]
 
@@ -96,7 +100,8 @@ def prepare(config: RunConfig, on_event: EventSink) -> Prepared:
     tokenizer, digest = load_tokenizer(source.folder)
     method = make_method(choice.method)
     max_length = _max_length(config, source, method)
-    tables = _tokenised(data, (tokenizer, digest), max_length, on_event, with_test=config.final)
+    windows = window_rule(config.data, max_length)
+    tables = _tokenised(data, (tokenizer, digest), max_length, windows, on_event, with_test=config.final)
     return Prepared(
         config=config,
         data=data,
@@ -110,6 +115,7 @@ def prepare(config: RunConfig, on_event: EventSink) -> Prepared:
         tokenizer=tokenizer,
         tokenizer_digest=digest,
         max_length_tokens=max_length,
+        windows=windows,
         tables=tables,
         train_rows=_train_rows(config, data),
     )
@@ -120,18 +126,71 @@ def _max_length(config: RunConfig, source: EncoderSource, method: Method) -> int
     return min(config.data.max_length_tokens or DEFAULT_MAX_LENGTH, source.shape.max_length_tokens - method.reserved_tokens())
 
 
-def _tokenised(data: LabelledData, tokenizer: tuple[Tokenizer, str], max_length: int, on_event: EventSink, *, with_test: bool) -> dict[SplitName, TokenTable]:
+def window_rule(config: DataConfig, max_length_tokens: int) -> WindowRule | None:
+    """How texts that are longer than the limit are read in windows; None where they are cut.
+
+    Args:
+        config: The settings.
+        max_length_tokens: The limit, which is the length of a window.
+
+    Raises:
+        ConfigError: Settings of windows, but texts are cut.
+    """
+    if config.long_texts == "windows":
+        stride = max_length_tokens // STRIDE_DIVISOR if config.window_stride_tokens is None else config.window_stride_tokens
+        return WindowRule(stride, config.max_windows, config.window_pooling)
+    for name in _WINDOW_SETTINGS:
+        value = getattr(config, name)
+        if value != DataConfig.model_fields[name].default:
+            raise ConfigError(
+                f"data.{name}: nothing reads it while long texts are cut, got {value}; expected windows. Add --long-texts windows, or leave it out."
+            )
+    return None
+
+
+def _tokenised(
+    data: LabelledData, tokenizer: tuple[Tokenizer, str], max_length: int, windows: WindowRule | None, on_event: EventSink, *, with_test: bool
+) -> dict[SplitName, TokenTable]:
     """Token tables of the splits, from the cache where they are there."""
     tables: dict[SplitName, TokenTable] = {}
     for name, split in data.splits.items():
         # The test split stays closed unless it is opened on purpose, so it is not even tokenised.
         if name == "test" and not with_test:
             continue
-        tables[name] = tokenise(split.texts, *tokenizer, max_length, cache_dir=cache_dir(), data_digest=split.digest, on_event=on_event)
-        if tables[name].truncated_rows:
-            share = 100 * tables[name].truncated_rows / len(split)
-            on_event(Note(f"{name}: {tables[name].truncated_rows:,} of {len(split):,} texts ({share:.1f} %) are longer than {max_length} tokens and are cut."))
+        tables[name] = tokenise(split.texts, *tokenizer, max_length, windows=windows, cache_dir=cache_dir(), data_digest=split.digest, on_event=on_event)
+        said = _about_long_texts(tables[name])
+        if said:
+            on_event(Note(f"{name}: {said}."))
     return tables
+
+
+def _about_long_texts(table: TokenTable) -> str | None:
+    """How many texts are longer than the limit and what becomes of them; None where none is."""
+    limit, total = table.max_length_tokens, len(table)
+    if table.windows is None:
+        cut = table.truncated_rows
+        return f"{cut:,} of {total:,} texts ({100 * cut / total:.1f} %) are longer than {limit} tokens and are cut" if cut else None
+    facts = windows_facts(table)
+    if not facts["long_rows"]:
+        return None
+    rest = f"; {table.truncated_rows:,} are longer than {table.windows.rule.max_windows} windows and are cut there" if table.truncated_rows else ""
+    return (
+        f"{facts['long_rows']:,} of {total:,} texts ({100 * facts['long_rows'] / total:.1f} %) are longer than {limit} tokens and are read in windows, "
+        f"{facts['mean_of_long_rows']:.1f} each on average ({facts['mean']:.2f} over all texts){rest}"
+    )
+
+
+def windows_facts(table: TokenTable) -> dict[str, float]:
+    """Rows that are longer than a window, and the mean number of windows: over them, and over all rows.
+
+    Args:
+        table: Read in windows.
+    """
+    assert table.windows is not None, "only a table that is read in windows has such facts"
+    counts = table.windows.counts
+    is_long = counts > 1
+    mean_of_long = float(counts[is_long].mean()) if is_long.any() else 1.0
+    return {"long_rows": int(is_long.sum()), "mean_of_long_rows": mean_of_long, "mean": float(counts.mean()) if len(counts) else 1.0}
 
 
 def _choose(config: RunConfig, data: LabelledData, source: EncoderSource) -> Solution:
@@ -173,8 +232,9 @@ def prepare_like(prepared: Prepared, config: RunConfig) -> Prepared:
     if length != prepared.max_length_tokens:
         # A method that takes up positions leaves fewer to the texts; the cache holds the other length's table.
         tokenizer = prepared.tokenizer, prepared.tokenizer_digest
-        tables = _tokenised(prepared.data, tokenizer, length, ignore, with_test="test" in prepared.tables)
-        like = replace(like, max_length_tokens=length, tables=tables)
+        windows = window_rule(config.data, length)
+        tables = _tokenised(prepared.data, tokenizer, length, windows, ignore, with_test="test" in prepared.tables)
+        like = replace(like, max_length_tokens=length, windows=windows, tables=tables)
     return replace(like, head=choice.head, parameters=choice.parameters, budget=choice.budget)
 
 
