@@ -110,7 +110,7 @@ class OptimizerConfig(Section):
     name: Literal["adamw", "sgd"] = Field(default="adamw", description="Update rule.")
     learning_rate: float | None = Field(default=None, gt=0, description="Peak learning rate (default: the method's own).")
     head_learning_rate: float | None = Field(
-        default=None, gt=0, description="Peak learning rate of the head (default: the same; ten times as much where texts have several labels)."
+        default=None, gt=0, description="Peak learning rate of the head (default: the same; where texts have several labels at least 0.01)."
     )
     betas: tuple[AveragingFactor, AveragingFactor] = Field(default=(0.9, 0.999), description="AdamW's averaging factors.")
     eps: float = Field(default=1e-8, gt=0, description="AdamW's epsilon.")

@@ -80,10 +80,10 @@ def test_the_head_learns_faster_and_starts_at_each_labels_share(layers, tmp_path
         raise DataError("enough")
 
     monkeypatch.setattr(bank, "train", first_step)
-    config = load_config(*layers)
+    config = load_config(*layers, {"optimizer": {"learning_rate": 1e-3}})
     with pytest.raises(DataError, match="enough"):
         run_train(config, tmp_path / "run")
-    assert seen["rates"] == pytest.approx([0.01, 0.02, 0.1])  # A, B, head.
+    assert seen["rates"] == pytest.approx([0.001, 0.002, 0.01])  # A, B, head.
     labels = load_data(config.data).splits["train"].labels
     counts = labels.sum(axis=0).astype(float)
     assert seen["bias"].numpy() == pytest.approx(np.log((counts + 1) / (len(labels) - counts + 1)), rel=1e-5)
@@ -91,8 +91,8 @@ def test_the_head_learns_faster_and_starts_at_each_labels_share(layers, tmp_path
 
 def test_the_rates_are_recorded(layers, tmp_path):
     short = {"training": {"num_epochs": 1}}
-    record = run_train(load_config(*layers, short), tmp_path / "ten").record
-    assert (record.plan["learning_rate"], record.plan["head_learning_rate"]) == (1e-2, pytest.approx(1e-1))
+    record = run_train(load_config(*layers, short, {"optimizer": {"learning_rate": 0.02}}), tmp_path / "own").record
+    assert (record.plan["learning_rate"], record.plan["head_learning_rate"]) == (0.02, 0.02)
     record = run_train(load_config(*layers, short, {"optimizer": {"head_learning_rate": 0.002}}), tmp_path / "set").record
     assert record.plan["head_learning_rate"] == 0.002
 

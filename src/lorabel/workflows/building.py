@@ -38,8 +38,9 @@ from lorabel.workflows.dropout import head_dropout
 from lorabel.workflows.preparation import Prepared
 
 CANARY_TOLERANCE = 1e-3
-# Each of several labels is a rare yes among many noes, and the head is slow to tell them apart at the adapter's rate (benchmarks/results/multi_label.md).
-_HEAD_FACTOR = 10.0
+# Each of several labels is a rare yes among many noes, and the head is slow to tell them apart at the adapter's rate: this one is best for LoRA and for full fine-tuning,
+# whose own rates are a tenth and a hundredth of it (benchmarks/results/multi_label.md).
+_MULTI_LABEL_HEAD_RATE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,9 @@ def learning_rate_of(prepared: Prepared) -> float:
 
 
 def head_learning_rate_of(prepared: Prepared) -> float:
-    """Peak learning rate of the head: as set, or the adapter's; with several labels per text a multiple of it."""
-    factor = _HEAD_FACTOR if prepared.data.task == "multi_label" else 1.0
-    return prepared.config.optimizer.head_learning_rate or factor * learning_rate_of(prepared)
+    """Peak learning rate of the head: as set, or the adapter's; with several labels per text not below a rate of its own."""
+    least = _MULTI_LABEL_HEAD_RATE if prepared.data.task == "multi_label" else 0.0
+    return prepared.config.optimizer.head_learning_rate or max(least, learning_rate_of(prepared))
 
 
 def _blocks(methods: Sequence[Method], head: HeadSpec, shape: EncoderShape) -> list[Block]:
