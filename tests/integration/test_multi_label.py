@@ -62,6 +62,8 @@ def test_it_is_learned_and_every_fact_is_kept(run, layers, labelled):
     assert len(set(record.thresholds)) > 1
     page, card = (run.run / "report.html").read_text(), (run.run / "adapter" / "README.md").read_text()
     assert "test subset accuracy" in page
+    assert f"micro-F1 {100 * test.micro_f1:.2f} %" in page
+    assert all(f"{threshold:.3f}</td>" in page for threshold in record.thresholds)
     assert not (run.run / "figures" / "confusion_matrix.png").exists()
     assert "Labels, of which a text may have any number, in order: money, sport, weather." in card
     half = run_train(
