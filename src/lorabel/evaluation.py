@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from lorabel.data.types import LabelArray, LabelMap, TaskKind, class_ids, indicators, task_of
+from lorabel.data.types import LabelArray, LabelMap, TaskKind, class_ids, indicators, label_sets, task_of
 from lorabel.errors import ConfigError, DataError
 from lorabel.inference.answers import given_labels
 from lorabel.metrics.ece import Bin, error_of_bins, label_bins, reliability_bins
@@ -268,6 +268,32 @@ def answered_rows(y_true: NDArray[np.int64], y_prob: NDArray[np.float64], thresh
     count = int(is_answered.sum())
     is_right = y_prob.argmax(axis=1) == y_true
     return Answered(threshold=threshold, n=count, coverage=count / len(y_true), accuracy=float(is_right[is_answered].mean()) if count else None)
+
+
+# Of the rows, all but one in two hundred: a classifier that has learned nothing may still be pulled over by a few odd texts.
+_COLLAPSED = 0.995
+
+
+def collapse(y_true: LabelArray, answers: LabelArray, labels: LabelMap) -> str | None:
+    """What is wrong where a classifier gives (nearly) every text the same answer though the texts differ in their labels; None where it does not.
+
+    Args:
+        y_true: Class ids (N,) or indicators (N, C), N at least 1.
+        answers: Its answers, in the same form.
+        labels: Names of the classes.
+    """
+    sets, counts = np.unique(label_sets(answers), return_counts=True)
+    share = float(counts.max() / len(answers))
+    truth = float(np.unique(label_sets(y_true), return_counts=True)[1].max() / len(y_true))
+    if share < _COLLAPSED or truth >= _COLLAPSED:
+        return None
+    row = int(np.flatnonzero(label_sets(answers) == sets[counts.argmax()])[0])
+    names = next(labels.names_of(answers[row : row + 1]))
+    answer = " and ".join(repr(name) for name in names) or "no label"
+    return (
+        f"The classifier has collapsed: {100 * share:.1f} % of the validation texts get the same answer, {answer}, whatever they say. "
+        "It has learned nothing or lost it: try a lower learning rate, more epochs, or another seed"
+    )
 
 
 def check_threshold(threshold: float | None, where: str = "--abstain-below") -> None:

@@ -349,3 +349,20 @@ def test_a_stop_during_evaluation_is_saved_at_once_and_resume_evaluates_first(ti
     assert equal(weights(straight.run), weights(resumed.run))
     with pytest.raises(ConfigError, match="finished"):
         run_train(config, tmp_path / "run", resume=True)
+
+
+def test_a_collapse_is_an_alarm_in_log_record_and_report(tiny_encoder, run_cli, tmp_path):
+    rows = {"train": ["the team won,sport"] * 58 + ["bank shares fell,money"] * 2, "validation": ["a new study finds,sport", "storm hit the coast,money"] * 20}
+    for split, lines in rows.items():
+        (tmp_path / f"{split}.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    words = ("train", tmp_path, "-o", tmp_path / "run", "--test-rows", 0, "--encoder", tiny_encoder("bert"), "--epochs", 2, "--precision", "fp32", "--threads", 1)
+    done = run_cli(*words)
+    assert done.code == 0, done.err
+    assert "warning: The classifier has collapsed: 100.0 % of the validation texts get the same answer, 'sport'" in " ".join(done.err.split())
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["alarms"][0].startswith("The classifier has collapsed")
+    assert record["alarms"][0].replace("'", "&#39;") in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_classifier_that_learned_raises_no_alarm(tiny_encoder, news_table, tmp_path):
+    assert run_train(config_for(tiny_encoder, news_table, LEARNS), tmp_path / "run").record.alarms == []

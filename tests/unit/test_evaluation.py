@@ -5,7 +5,7 @@ import pytest
 
 from lorabel.data.types import LabelMap
 from lorabel.errors import ConfigError, DataError
-from lorabel.evaluation import answered_rows, check_threshold, evaluate_probabilities
+from lorabel.evaluation import answered_rows, check_threshold, collapse, evaluate_probabilities
 from lorabel.registry import METRICS
 from lorabel.stats import mean_and_spread, paired_bootstrap
 
@@ -100,3 +100,16 @@ def test_a_threshold_that_is_no_probability_is_refused(threshold):
 def test_probabilities_that_are_not_finite_are_refused():
     with pytest.raises(DataError, match="not finite"):
         evaluate_probabilities(np.array([0]), np.array([[np.nan, np.nan]]), LabelMap(("a", "b")))
+
+
+def test_one_answer_for_all_texts_is_a_collapse():
+    labels = LabelMap(("a", "b", "c"))
+    truth = np.arange(400) % 3
+    said = collapse(truth, np.where(np.arange(400) < 2, 0, 1), labels)
+    assert said.startswith("The classifier has collapsed: 99.5 % of the validation texts get the same answer, 'b'")
+    assert collapse(truth, np.where(np.arange(400) < 3, 0, 1), labels) is None
+    assert collapse(np.ones(400, dtype=np.int64), np.ones(400, dtype=np.int64), labels) is None
+    several, none = np.eye(3, dtype=np.uint8)[truth], np.zeros((400, 3), dtype=np.uint8)
+    assert "the same answer, no label" in collapse(several, none, labels)
+    assert "the same answer, 'a' and 'c'" in collapse(several, none + np.array([1, 0, 1], dtype=np.uint8), labels)
+    assert collapse(several, several, labels) is None

@@ -103,6 +103,7 @@ class RunRecord(Plain):
         calibration: None where it was turned off, and in records written before there was one.
         thresholds: Of several labels, the probability from which each is given; None for one half everywhere.
         digests: SHA-256 of the files that came out.
+        alarms: What is wrong with the outcome though nothing failed, a sentence each.
         deviations: Where the run differs from its settings, a sentence each.
         test_openings: How often this test split was opened so far, this run included.
     """
@@ -130,6 +131,7 @@ class RunRecord(Plain):
     machine: dict[str, Any]
     seed: int
     threads: int
+    alarms: list[str] = []
     deviations: list[str]
     test_openings: int
     peft_compatible: bool

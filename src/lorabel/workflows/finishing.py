@@ -30,7 +30,7 @@ from lorabel.artifacts.records import ByteFacts, CalibrationFacts, EncoderFacts,
 from lorabel.calibration import fit_temperature
 from lorabel.data.ledger import TestLedger
 from lorabel.data.types import SplitName
-from lorabel.evaluation import EvalResult, calibration_error, evaluate_probabilities, mean_loss
+from lorabel.evaluation import EvalResult, calibration_error, collapse, evaluate_probabilities, mean_loss
 from lorabel.events import EventSink, Note, Progress
 from lorabel.heads import why_not_peft
 from lorabel.inference.answers import AnswerRule
@@ -105,7 +105,10 @@ def finish(
         on_event(Note("--final: there is no test split, so none was opened.", is_warning=True))
     elif test is not None:
         openings = ledger.count(test.digest)
-    settled = {"calibration": calibration, "thresholds": None if rule.thresholds is None else list(rule.thresholds)}
+    alarm = collapse(prepared.data.splits["validation"].labels, rule.answers(rule.probabilities(logits)), prepared.data.labels)
+    if alarm is not None:
+        on_event(Note(f"{alarm}.", is_warning=True))
+    settled = {"alarms": [] if alarm is None else [alarm], "calibration": calibration, "thresholds": None if rule.thresholds is None else list(rule.thresholds)}
     record = _record(prepared, trainee, plan, position, metrics, openings, weights, ending.verb).model_copy(update=settled)
     stored, tensors = prepared.method.folded(member_tensors(trainee.bank), prepared.source.shape)
     manifest = _manifest(record, prepared, weights, stored, tensors)
