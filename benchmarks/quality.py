@@ -172,7 +172,8 @@ def is_of_todays_default(cell: dict) -> bool:
     default = load_config().method
     if cell.get("method", {}).get("name") != default["name"]:
         return True
-    now, then = (make_method({**options, "rank": cell["method"]["rank"], "alpha": cell["method"]["alpha"]}) for options in (default, cell["method"]))
+    settled = {name: cell["method"][name] for name in ("rank", "alpha", "targets")}
+    now, then = (make_method({**options, **settled}) for options in (default, cell["method"]))
     return now == then
 
 

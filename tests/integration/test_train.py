@@ -355,7 +355,22 @@ def test_a_collapse_is_an_alarm_in_log_record_and_report(tiny_encoder, run_cli, 
     rows = {"train": ["the team won,sport"] * 58 + ["bank shares fell,money"] * 2, "validation": ["a new study finds,sport", "storm hit the coast,money"] * 20}
     for split, lines in rows.items():
         (tmp_path / f"{split}.csv").write_text("\n".join(["text,label", *lines]) + "\n")
-    words = ("train", tmp_path, "-o", tmp_path / "run", "--test-rows", 0, "--encoder", tiny_encoder("bert"), "--epochs", 2, "--precision", "fp32", "--threads", 1)
+    words = (
+        "train",
+        tmp_path,
+        "-o",
+        tmp_path / "run",
+        "--test-rows",
+        0,
+        "--encoder",
+        tiny_encoder("bert"),
+        "--epochs",
+        2,
+        "--precision",
+        "fp32",
+        "--threads",
+        1,
+    )
     done = run_cli(*words)
     assert done.code == 0, done.err
     assert "warning: The classifier has collapsed: 100.0 % of the validation texts get the same answer, 'sport'" in " ".join(done.err.split())

@@ -46,5 +46,5 @@ def test_doctor_in_words_and_as_json(run_cli):
 
 
 def test_a_method_shows_what_the_recipe_changes_and_no_empty_table(run_cli):
-    assert "the default recipe, which train and plan start from, sets rank=auto, targets=all-linear" in " ".join(run_cli("methods", "lora").out.split())
+    assert "the default recipe, which train and plan start from, sets rank=auto, targets=auto" in " ".join(run_cli("methods", "lora").out.split())
     assert "Options" not in run_cli("methods", "full").out

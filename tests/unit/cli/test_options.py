@@ -116,6 +116,6 @@ def test_help_sentences_are_the_settings_own():
     assert sentence("seed") == f"{own['seed'].description[:-1]} (default: 0)."
     assert sentence("threads") == own["threads"].description
     assert sentence("rank") == f"{Lora.model_fields['rank'].description[:-1]} (default: auto)."
-    assert "(default: all-linear)." in sentence("targets"), "the recipe's, not the method's"
+    assert "(default: auto)." in sentence("targets"), "the recipe's, not the method's"
     assert "head_only" in sentence("method")
     assert all(sentence(name) for name in SHORT_NAMES)

@@ -131,4 +131,9 @@ def test_the_default_recipe_takes_the_rank_that_fits(encoder, head, budget, rank
 
 
 def test_a_rank_that_is_given_is_never_lowered():
-    assert not run_plan(load_config({"encoder": {"name": "roberta-base"}, "method": {"rank": 8}}), 4).fits
+    fewer_sites = run_plan(load_config({"encoder": {"name": "roberta-base"}, "method": {"rank": 8}}), 4)
+    assert (fewer_sites.fits, fewer_sites.chosen.method["rank"], fewer_sites.chosen.method["targets"]) == (True, 8, ["query", "value"])
+    assert not run_plan(load_config({"encoder": {"name": "roberta-base"}, "method": {"rank": 100}}), 4).fits
+    assert not run_plan(
+        load_config({"encoder": {"name": "roberta-base"}, "method": {"rank": 8, "targets": ["all-linear"]}, "head": {"kind": "native"}}), 4
+    ).fits
