@@ -14,13 +14,15 @@ ONE_COMMAND = re.compile(rf"lorabel (?:{'|'.join(_VERBS)})\b(?:(?!   |#).)*")
 COMMANDS = [part.strip() for block in BLOCKS for line in block.splitlines() for part in ONE_COMMAND.findall(line)]
 
 
-def test_the_plan_shown_is_the_plan_printed(run_cli, monkeypatch):
-    (block,) = [block for block in BLOCKS if block.startswith("$ lorabel plan")]
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.startswith("$ lorabel plan")])
+def test_the_plan_shown_is_the_plan_printed(block, run_cli, monkeypatch):
     command, _, shown = block.partition("\n")
+    monkeypatch.setenv("COLUMNS", "200")
     done = run_cli(*command.split()[2:])
     assert done.code == 0
-    monkeypatch.setenv("COLUMNS", "200")
-    assert run_cli(*command.split()[2:]).out.strip() == shown.strip()
+    printed = "\n".join(line.rstrip() for line in done.out.splitlines())
+    parts = [part.strip() for part in shown.split("…")]
+    assert printed.strip() == parts[0] if len(parts) == 1 else all(part in printed for part in parts)
 
 
 def test_the_sentence_on_the_largest_ranks(run_cli):

@@ -98,7 +98,7 @@ def _print(result: PlanResult) -> None:
         out.print(
             f"Other tools print {p.total_with_head_twice:,} parameters in all: they keep a frozen copy of the head beside the trained one and count it twice."
         )
-    if result.alternatives and not result.is_exempt:
+    if result.reasons and result.alternatives:
         _print_alternatives(result)
     if result.peft_reason:
         err.print(f"The common adapter library will not be able to load it: {result.peft_reason}.")
