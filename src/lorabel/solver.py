@@ -3,7 +3,7 @@
 Decisions:
 - The head comes first, because it can be larger than all the rest: the family's own where the method fits beside it (the common adapter library can load nothing else), else one
   linear layer.
-- Sites and ranks are the method's own choice (`Method.settle`), which rests on benchmarks/results/budget_solver.md.
+- Sites and ranks are the method's own choice (`Method.settle`), starting from the recipe; benchmarks/budget_solver.py holds it against others.
 - What was chosen is said with its reason, and the alternatives with their counts, so that a user can disagree.
 """
 

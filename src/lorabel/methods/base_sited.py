@@ -25,7 +25,7 @@ TARGET_SHORTCUTS: dict[str, tuple[str, ...]] = {
 }
 # The rank of the recipe experiments (benchmarks/choose_recipe.py): `auto` goes no higher.
 _MOST_AUTO_RANK = 8
-# Sites that `auto` chooses from: the first that the budget allows at rank 1 (benchmarks/results/budget_solver.md).
+# Sites that `auto` chooses from: the recipe's where the budget allows them at rank 1, else fewer. benchmarks/budget_solver.py compares them budget by budget.
 _AUTO_TARGETS = ("all-linear", "attention", "query,value")
 
 
@@ -202,10 +202,10 @@ class LowRankMethod(SitedMethod):
         parts = []
         if targets_open:
             parts.append(
-                "the best use of a budget where they fit" if made.targets == LINEAR_SITES else "because all linear layers do not fit the budget at rank 1"
+                "the recipe's sites, which fit the budget" if made.targets == LINEAR_SITES else "because all linear layers do not fit the budget at rank 1"
             )
         if rank_open:
-            parts.append(f"rank up to {_MOST_AUTO_RANK}: more gained nothing" if made.rank == _MOST_AUTO_RANK else "the largest rank that fits")
+            parts.append("a larger rank gained nothing in the recipe's experiments" if made.rank == _MOST_AUTO_RANK else "the largest rank that fits")
         return [f"Adapted: {sites} at rank {made.rank} ({'; '.join(parts)})."]
 
     @classmethod
