@@ -89,7 +89,7 @@ class Alternative:
             flags.append(f"--rank {self.method['rank']}")
         if "targets" in self.method:
             flags.append(f"--targets {named_targets(self.method['targets'])}")
-        if "alpha" in self.changed:
+        if "alpha" in self.method and self.method["alpha"] != type(make_method(self.method)).model_fields["alpha"].default:
             flags.append(f"--alpha {self.method['alpha']:g}")
         if self.method.get("layers") is not None:
             flags.append(f"--layers {','.join(map(str, self.method['layers']))}")

@@ -281,10 +281,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             raise DataError(
                 f"{where}: another number of labels, got {np.shape(y)[1]} columns; expected {len(self.classes_)}, in the order of classes_. Add or drop columns."
             )
-        known = range(len(self.classes_)) if _is_matrix(y) else self.classes_.tolist()
-        places = {str(label): place for place, label in enumerate(known)}
+        known = np.arange(len(self.classes_)) if _is_matrix(y) else self.classes_
+        places = {str(label): place for place, label in enumerate(known.tolist())}
         found = np.zeros((len(sets), len(places)), dtype=np.int64)
         for row, some in enumerate(sets):
+            # 1 and 1.0 are one label where labels are numbers.
+            some = some if known.dtype.kind == "U" else np.asarray(some).astype(known.dtype).tolist()
             unknown = [repr(label) for label in some if str(label) not in places]
             if unknown:
                 raise DataError(f"{where}: a label that is not known, got row {row} {unknown[0]}; expected one of {first_of(list(places))}. Correct the label.")

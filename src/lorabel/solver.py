@@ -32,7 +32,7 @@ class Solution:
         parameters: Counts; they may be over the budget where nothing fits.
         budget: The limit.
         reasons: Why each open setting was settled as it was, a sentence each; empty where none was open.
-        alternatives: What else the budget allows: other heads, sites and ranks.
+        alternatives: What else the budget allows: other heads, sites and ranks; empty where nothing was open.
     """
 
     method: dict[str, Any]
@@ -71,7 +71,7 @@ def solve(method: Mapping[str, Any], shape: EncoderShape, kind: HeadChoice, pool
     reasons = [*_reasons_of_head(kind, chosen.head, settled, shape), *type(make_method(chosen.method)).reasons(method, chosen.method)]
     # Another head of the same size would cost the same: it is no way to spend a budget.
     unlike = [head for head in heads if head is chosen.head or head.parameter_count != chosen.head.parameter_count]
-    others = [] if make_method(chosen.method).trains_encoder else [one for head in unlike for one in _choices(chosen, head, shape, budget)]
+    others = [one for head in unlike for one in _choices(chosen, head, shape, budget)] if reasons else []
     return Solution(chosen.method, chosen.head, chosen.parameters, chosen.budget, tuple(reasons), tuple(others))
 
 

@@ -82,7 +82,8 @@ def test_train_in_words_names_what_came_out(run_cli, with_encoder, table, tmp_pa
     assert "adapter" in done.err
     quiet = run_cli("train", table, "--out", tmp_path / "quiet", *with_encoder, "--epochs", "1", "--quiet")
     assert quiet.code == 0
-    assert quiet.err == ""
+    # One pass teaches it nothing, and that is said whatever else is not.
+    assert all(line.startswith("warning: The classifier has collapsed") for line in quiet.err.splitlines())
 
 
 def test_evaluate_json_has_the_contracts_fields(run_cli, run, with_encoder, table):

@@ -77,6 +77,13 @@ def test_what_cannot_be_used_is_said_before_training(fresh, labels, message):
         fresh.fit(["one", "two", "three", "four"], labels)
 
 
+def test_one_and_one_point_nought_are_one_label(fresh):
+    texts, labels = rows(60)
+    numbers = [[float("abc".index("abc"[len(name) % 3])) for name in some] for some in labels]
+    fresh.set_params(num_epochs=1).fit(texts, numbers)
+    assert fresh.score(texts, numbers) == fresh.score(texts, [[int(one) for one in some] for some in numbers])
+
+
 def test_scoring_needs_labels_that_are_known_and_as_lists(fresh):
     texts, labels = rows(60)
     fresh.set_params(num_epochs=1).fit(texts, labels)

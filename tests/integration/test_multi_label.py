@@ -66,6 +66,9 @@ def test_it_is_learned_and_every_fact_is_kept(run, layers, labelled):
     assert all(f"{threshold:.3f}</td>" in page for threshold in record.thresholds)
     assert not (run.run / "figures" / "confusion_matrix.png").exists()
     assert "Labels, of which a text may have any number, in order: money, sport, weather." in card
+    assert all(f"| {name} | {threshold:.3f} |" in card for name, threshold in zip(record.labels, record.thresholds, strict=True))
+    assert "No answer changes by it" not in card
+    assert "No answer changes by it" not in page
     half = run_train(
         load_config(*layers, {"training": {"tune_thresholds": False, "num_epochs": 1}, "head": {"kind": "native", "pooling": "cls"}}), run.run.parent / "half"
     )
@@ -162,6 +165,15 @@ def test_cross_validation_judges_every_row_with_its_members_thresholds(layers, t
     assert result.out_of_fold.accuracy == pytest.approx(exact)
     assert result.out_of_fold.macro_f1 > 0.8
     assert {scores.threshold for scores in result.out_of_fold.per_class.values()} == {None}
+
+
+def test_folds_without_a_label_are_joined_too(layers, labelled, tmp_path):
+    rows = [json.loads(line) for line in (labelled / "train.jsonl").read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row["labels"] = [["money", "sport"], ["weather"]][number % 2] if number < 8 else []
+    (labelled / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_repeats((*layers, {"training": {"num_epochs": 1}}), tmp_path / "folds", folds=12)
+    assert sum(bool(some) for some in parquet.read_table(tmp_path / "folds" / "out_of_fold.parquet")["label"].to_pylist()) == 8
 
 
 def test_a_comparison_tests_exact_answers_and_keeps_thresholds(layers, tmp_path):

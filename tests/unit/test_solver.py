@@ -60,9 +60,49 @@ def test_what_is_set_is_left_alone_and_says_nothing():
         settle("1M", {"name": "lora", "targets": ["auto", "value"]})
 
 
+@pytest.mark.parametrize("options", [{"dropout": 2}, {"rnak": 4}, {"alpha": -1}, {"rank": "many"}, {"targets": "auto,query"}])
+def test_wrong_options_are_the_users_fault_where_sizes_are_open_too(options):
+    with pytest.raises(ConfigError):
+        settle("1M", {**OPEN, **options})
+
+
+@pytest.mark.parametrize("name", ["lora", "dora", "adalora"])
+def test_open_sites_leave_room_for_the_methods_own_rank(name):
+    found = settle("1M", {"name": name, "targets": "auto"}, ROBERTA)
+    made = make_method(found.method)
+    assert made.rank == type(made).model_fields["rank"].default
+    assert found.fits
+    assert f"do not fit beside this head at rank {made.rank}" in found.reasons[-1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"target_rank": 4}, {"target_rank": 4, "rank": 12}, {"ranks": {"layers.0.query": 3}, "targets": ["query"]}, {"target_rank": 4, "targets": "auto"}],
+)
+def test_targets_and_allocations_of_adalora_are_planned(options):
+    assert settle("1M", {"name": "adalora", **options}).fits
+
+
+@pytest.mark.parametrize("budget", ["30k", "100k", "300k", "1M"])
+@pytest.mark.parametrize("shape", [MINILM, ROBERTA], ids=["minilm", "roberta-base"])
+def test_the_flags_of_a_setting_lead_back_to_it(budget, shape):
+    found = settle(budget, shape=shape)
+    for entry in found.alternatives:
+        words = entry.as_flags().split()
+        flags = {words[i]: words[i + 1] for i in range(0, len(words), 2)}
+        rank = int(flags["--rank"])
+        typed = {"name": "lora", "rank": rank, "targets": flags["--targets"].split(","), **({"alpha": float(flags["--alpha"])} if "--alpha" in flags else {})}
+        assert make_method(typed) == make_method(entry.method)
+
+
+def test_an_alpha_of_the_users_stays_in_the_alternatives():
+    found = settle("300k", {**OPEN, "alpha": 5.0})
+    assert {entry.method["alpha"] for entry in found.alternatives} == {5.0}
+
+
 def test_reasons_name_what_was_chosen():
     assert settle("1M").reasons[0].startswith("Adapted: all linear layers at rank 8 (")
-    assert "do not fit" in settle("43011").reasons[0]
+    assert "do not fit beside this head at rank 1" in settle("43011").reasons[0]
     assert settle("1M", {"name": "bitfit"}).reasons == ()
 
 

@@ -38,6 +38,7 @@ def model_card(record: RunRecord) -> str:
     else:
         lines += ["", "The validation split chose the checkpoint; the test split was not opened."]
     lines += _calibration_part(record)
+    lines += _thresholds_part(record)
     lines += [
         "",
         "## Use",
@@ -77,8 +78,20 @@ def _calibration_part(record: RunRecord) -> list[str]:
     return [
         "",
         f"Logits are divided by a temperature of {found.temperature:.3f}{reason}, fitted on the {found.n:,} validation rows, where the expected calibration error went from "
-        f"{found.ece_before:.4f} to {found.ece_after:.4f}. No answer changes by it; other tools that read the weights do not apply it.",
+        f"{found.ece_before:.4f} to {found.ece_after:.4f}. "
+        + ("No answer changes by it; other" if record.task == "single_label" else "Other")
+        + " tools that read the weights do not apply it.",
     ]
+
+
+def _thresholds_part(record: RunRecord) -> list[str]:
+    """From which probability each of several labels is given: without it the weights answer otherwise."""
+    if record.task == "single_label":
+        return []
+    thresholds = dict(zip(record.labels, record.rule.thresholds or (0.5,) * len(record.labels), strict=True))
+    said = "A label is given where the sigmoid of its logit over the temperature reaches its threshold; other tools must do the same to answer alike:"
+    rows = [f"| {name.replace('|', '&#124;')} | {value:.3f} |" for name, value in thresholds.items()]
+    return ["", said, "", "| label | threshold |", "|---|---|", *rows]
 
 
 def _peft_part(record: RunRecord) -> list[str]:

@@ -71,7 +71,7 @@ def predict(
         print_json(result)
     elif not quiet:
         unsure = "" if abstain_below is None else f"; {result.abstained:,} left without an answer"
-        err.print(f"{result.rows:,} texts: " + ", ".join(f"{label} {count:,}" for label, count in result.counts.items()) + unsure)
+        err.print(f"{result.rows:,} texts: " + ", ".join(f"{label} {count:,}" for label, count in result.counts.items()) + unsure, markup=False)
 
 
 def _check_texts(texts: tuple[str, ...], flags_of_tables: dict[str, object]) -> None:

@@ -103,7 +103,7 @@ def load_data(config: DataConfig, *, on_event: EventSink = ignore) -> LabelledDa
     notes.append(f"Text from {' + '.join(columns.texts)}, labels from {columns.label}.")
     notes += [f"{name}: {table.dropped:,} rows without text or label were left out." for name, table in tables.items() if table.dropped]
     labels, ids_of_code = _settle_labels(coder)
-    _check_labels(tables, labels)
+    _check_labels(tables, labels, columns.task)
     notes += _task_notes(tables["train"], columns, labels)
     ids = {name: table.labels(ids_of_code, len(labels), columns.task) for name, table in tables.items()}
     splits, made = _make_splits(config, {name: table.texts for name, table in tables.items()}, ids, labels, notes)
@@ -142,8 +142,7 @@ def load_split(path: Path, config: DataConfig, labels: LabelMap, task: TaskKind,
         DataError: Unusable rows, or a label outside the classes.
     """
     coder = _Coder()
-    table, columns = _read_split([path], config, coder, None, on_event)
-    check_task(str(path), columns.task, task)
+    table, _ = _read_split([path], config, coder, None, on_event, task)
     unknown = [
         f"{place}: a label that the adapter does not know, got {label!r}; expected one of {', '.join(labels.names[:8])}."
         for label, place in table.first_seen.items()
@@ -243,8 +242,10 @@ def _folder_files(folder: Path) -> dict[SplitName, list[Path]]:
     return found
 
 
-def _read_split(paths: Sequence[Path], config: DataConfig, coder: _Coder, columns: Columns | None, on_event: EventSink) -> tuple[_Table, Columns]:
-    """Read and check all rows of one split."""
+def _read_split(
+    paths: Sequence[Path], config: DataConfig, coder: _Coder, columns: Columns | None, on_event: EventSink, task: TaskKind | None = None
+) -> tuple[_Table, Columns]:
+    """Read and check all rows of one split; of another kind of task than asked for none is read."""
     import pyarrow
 
     faults = Faults("Fix these rows.")
@@ -255,6 +256,8 @@ def _read_split(paths: Sequence[Path], config: DataConfig, coder: _Coder, column
         for block in read_blocks(path):
             if columns is None:
                 columns = choose_columns(block, str(path), config.text_columns, config.label_column, config.label_separator)
+                if task is not None:
+                    check_task(str(path), columns.task, task)
                 unused = other_text_columns(block, columns.texts, columns.label)
                 if unused and config.text_columns is None:
                     on_event(Note(f"Not read as text: {', '.join(unused)}. Columns are joined with --text-column {','.join((*columns.texts, *unused))}."))
@@ -309,8 +312,14 @@ def _settle_labels(coder: _Coder) -> tuple[LabelMap, NDArray[np.int64]]:
     return LabelMap(tuple(ordered)), np.array([place[name] for name in names], dtype=np.int64)
 
 
-def _check_labels(tables: dict[SplitName, _Table], labels: LabelMap) -> None:
+def _check_labels(tables: dict[SplitName, _Table], labels: LabelMap, task: TaskKind) -> None:
     train = tables["train"].first_seen
+    if len(train) < 2 and task == "multi_label":
+        got = f"one label, {labels.names[0]!r}," if train else "none"
+        raise DataError(
+            f"data: too few labels, got {got} in {len(tables['train'].labels_of_row):,} training rows; expected at least two. "
+            "Name the label column with --label-column, or write a single label as two classes, such as yes and no."
+        )
     if len(train) < 2:
         place = next(iter(train.values()), "data")
         raise DataError(f"{place}: a single class, got {labels.names[0]!r} in every row; expected at least two. Check the label column (--label-column).")
@@ -377,6 +386,10 @@ def _make_splits(
         few = draw_within(ids["train"], config.draw_seed, fraction_percent=config.fraction_percent, shots=config.shots)
         notes.append(f"train: {len(few):,} of {len(ids['train']):,} rows drawn from all classes (nested, seed {config.draw_seed}).")
         texts["train"], ids["train"] = texts["train"].take(few), ids["train"][few]
+    lost = np.flatnonzero(class_counts(ids["train"], len(labels)) == 0)
+    if len(lost):
+        names = first_of([repr(labels.names[index]) for index in lost])
+        notes.append(f"train: no row with {names} is left by the draw, so it cannot be learned.")
     splits = {name: Split(name, texts[name], ids[name], _digest(texts[name], ids[name], labels)) for name in _ORDER if name in texts}
     return splits, tuple(made)
 

@@ -89,8 +89,8 @@ def _labels_of_list(value: object, separator: str | None) -> tuple[str, ...] | R
     """The labels of a row, or what is wrong with them. No label at all is an answer too; a value that is missing is none."""
     if value is None:
         return RowFault.MISSING_LABEL
-    if separator is not None and isinstance(value, str):
-        value = [part for part in value.split(separator) if part.strip()]
+    if separator is not None and not isinstance(value, list):
+        value = [part for part in value.split(separator) if part.strip()] if isinstance(value, str) else [value]
     if not isinstance(value, list):
         return RowFault.LABEL_TYPE
     labels = [label_text(one) for one in value]

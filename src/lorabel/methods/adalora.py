@@ -193,15 +193,30 @@ class AdaLora(LowRankMethod):
     def settle(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> dict[str, Any]:
         """`rank: auto` as LoRA's; a target that is given stays, and must not be larger."""
         given = {name: value for name, value in options.items() if name == "target_rank"}
-        return {**super().settle({name: value for name, value in options.items() if name not in given}, shape, limit), **given}
+        return {**super().settle(cls._without_target(options), shape, limit), **given}
+
+    @classmethod
+    def spends(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
+        """As LoRA's, the target no larger than the rank; a given allocation is spent already."""
+        if options.get("ranks") is not None:
+            return []
+        return cls._with_target(options, super().spends(cls._without_target(options), shape, limit))
 
     @classmethod
     def smaller(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
         """As LoRA's, the target no larger than the rank; a given allocation cannot shrink."""
         if options.get("ranks") is not None:
             return super(LowRankMethod, cls).smaller(options, shape, limit)
+        return cls._with_target(options, super().smaller(cls._without_target(options), shape, limit))
+
+    @classmethod
+    def _without_target(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options but for the target, which smaller ranks could fall below while sizes are tried."""
+        return {name: value for name, value in options.items() if name != "target_rank"}
+
+    @classmethod
+    def _with_target(cls, options: Mapping[str, Any], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
         target = options.get("target_rank")
-        found = super().smaller({name: value for name, value in options.items() if name != "target_rank"}, shape, limit)
         return found if target is None else [{**one, "target_rank": min(target, one["rank"])} for one in found]
 
 

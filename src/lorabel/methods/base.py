@@ -328,10 +328,12 @@ def largest(size_of: Callable[[int], int], limit: int) -> int:
     """The largest n, from 1, whose size is within the limit; 0 where not even 1 is.
 
     Args:
-        size_of: Parameters for n, a fixed number more for each.
+        size_of: Parameters for n, a fixed number more for each; where n changes nothing, 1 is as large as any.
         limit: Most parameters.
     """
     one, two = size_of(1), size_of(2)
+    if one == two:
+        return int(one <= limit)
     return max(0, (limit - one) // (two - one) + 1)
 
 

@@ -181,14 +181,20 @@ class LowRankMethod(SitedMethod):
     @classmethod
     def _settled_targets(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[str]:
         """The first choice of sites that fits at the rank asked for, or at rank 1; the smallest where none does, for the gate to refuse."""
-        least = 1 if options.get("rank") == "auto" else int(options.get("rank", 1))
+        least = cls._least_rank(options)
         fitting = (one for one in _AUTO_TARGETS if cls._largest_rank({**options, "targets": one}, shape, limit) >= least)
         return list(_expanded(next(fitting, _AUTO_TARGETS[-1])))
 
     @classmethod
+    def _least_rank(cls, options: Mapping[str, Any]) -> int:
+        """The rank that sites must leave room for: 1 where it is open, else the one asked for or the method's own."""
+        rank = options.get("rank", cls.model_fields["rank"].default)
+        return rank if isinstance(rank, int) else 1
+
+    @classmethod
     def _largest_rank(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> int:
-        named = {name: value for name, value in options.items() if name != "name"}
-        return largest(lambda r: cls(**{**named, "rank": r}).adapter_size(shape), limit)
+        """The largest rank that fits; wrong options are refused here as anywhere."""
+        return largest(lambda r: make_method({**options, "name": cls.name, "rank": r}).adapter_size(shape), limit)
 
     @classmethod
     def reasons(cls, given: Mapping[str, Any], settled: Mapping[str, Any]) -> list[str]:
@@ -201,9 +207,8 @@ class LowRankMethod(SitedMethod):
         sites = "all linear layers" if made.targets == LINEAR_SITES else ", ".join(made.targets)
         parts = []
         if targets_open:
-            parts.append(
-                "the recipe's sites, which fit the budget" if made.targets == LINEAR_SITES else "because all linear layers do not fit the budget at rank 1"
-            )
+            beside = f"all linear layers do not fit beside this head at rank {cls._least_rank(given)}"
+            parts.append("the recipe's sites" if made.targets == LINEAR_SITES else beside)
         if rank_open:
             parts.append("a larger rank gained nothing in the recipe's experiments" if made.rank == _MOST_AUTO_RANK else "the largest rank that fits")
         return [f"Adapted: {sites} at rank {made.rank} ({'; '.join(parts)})."]
@@ -215,8 +220,14 @@ class LowRankMethod(SitedMethod):
         for targets in map(_expanded, _AUTO_TARGETS):
             rank = cls._largest_rank({**options, "targets": targets}, shape, limit)
             if rank >= 1:
-                found.append({**options, "targets": list(targets), "rank": rank, "alpha": 2.0 * rank})
+                found.append({**options, "targets": list(targets), **cls._of_rank(options, rank)})
         return found
+
+    @classmethod
+    def _of_rank(cls, options: Mapping[str, Any], rank: int) -> dict[str, Any]:
+        """Another rank; an alpha that is twice the rank, as `auto` makes it, stays twice it, and one of the user's stays as it is."""
+        is_twice = options.get("alpha") == 2 * options.get("rank", 0)
+        return {"rank": rank, "alpha": 2.0 * rank} if is_twice else {"rank": rank}
 
     @classmethod
     def smaller(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
@@ -225,7 +236,7 @@ class LowRankMethod(SitedMethod):
         for targets in (options.get("targets", ("query", "value")), ("query", "value")):
             one = cls(**{**options, "targets": targets, "rank": 1})
             rank = largest(lambda r, t=targets: cls(**{**options, "targets": t, "rank": r}).adapter_size(shape), limit)  # type: ignore[misc]
-            candidate = {**options, "targets": one.targets, "rank": rank}
+            candidate = {**options, "targets": one.targets, **cls._of_rank(options, rank)}
             if rank >= 1 and candidate not in found:
                 found.append(candidate)
         if not found:

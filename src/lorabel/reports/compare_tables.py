@@ -71,6 +71,13 @@ def caption(record: CompareRecord) -> str:
         f"Differences in accuracy, in points, and p-values are to {record.reference}: exact McNemar tests on the same rows, twice their mean over seeds, Holm's correction.",
         "Training time is of one seed; memory is the largest of the process, with all seeds that were trained together and what it had loaded before.",
     ]
+    if record.task == "multi_label":
+        parts.append(
+            f"Texts have several labels: accuracy is the share of texts whose labels are all found exactly; {record.metric} chose rates and checkpoints."
+        )
+    heads = {row.method: row.settings["head"]["kind"] for row in record.rows if "head" in row.settings}
+    if len(set(heads.values())) > 1:
+        parts.append("Heads differ, as the budget allows: " + ", ".join(f"{method} {kind}" for method, kind in heads.items()) + ".")
     trials = max((len(row.trials) for row in record.rows), default=1)
     parts.append(
         f"Each method's learning rate is the best of {trials} on the validation split with one seed."

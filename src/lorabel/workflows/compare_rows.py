@@ -61,7 +61,10 @@ def source_of_cells(name: str, cells: Sequence[Cell], trials: Sequence[RateTrial
         method=name,
         kind="method",
         seeds=len(cells),
-        settings={**{name: plan[name] for name in ("method", "learning_rate", "num_epochs", "precision")}, "seeds": [one.seed for one in records]},
+        settings={
+            **{name: plan[name] for name in ("method", "head", "learning_rate", "num_epochs", "precision") if name in plan},
+            "seeds": [one.seed for one in records],
+        },
         parameters=Trainable(trainable=records[0].parameters.trainable),
         bytes=records[0].bytes.adapter_file,
         seconds=_mean([record.training.seconds for record in records]),

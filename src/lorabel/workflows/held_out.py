@@ -74,7 +74,8 @@ def join_held_out(layout: SweepLayout, members: Sequence[int], names: Sequence[s
 
 def _listed(labels: LabelArray) -> object:
     """A column of class ids, or of lists of them."""
-    return labels if labels.ndim == 1 else [np.flatnonzero(row).tolist() for row in labels]
+    # The type is given: where no row has a label it could not be told, and the parts of a cross-validation must agree.
+    return labels if labels.ndim == 1 else pa.array([np.flatnonzero(row).tolist() for row in labels], type=pa.list_(pa.int64()))
 
 
 def _arrays(column: pa.ChunkedArray, classes: int) -> LabelArray:
@@ -87,10 +88,10 @@ def _arrays(column: pa.ChunkedArray, classes: int) -> LabelArray:
     return indicators
 
 
-def _named(labels: LabelArray, names: Sequence[str]) -> list[str] | list[list[str]]:
+def _named(labels: LabelArray, names: Sequence[str]) -> object:
     """Names of the labels, as they came in: one each, or lists."""
     found = LabelMap(tuple(names)).names_of(labels)
-    return [one for (one,) in found] if labels.ndim == 1 else [list(some) for some in found]
+    return [one for (one,) in found] if labels.ndim == 1 else pa.array([list(some) for some in found], type=pa.list_(pa.string()))
 
 
 def _write(path: Path, columns: Mapping[str, object]) -> None:

@@ -124,7 +124,7 @@ def run_predict(
     counts = dict.fromkeys(predictor.labels.names, 0)
     rows = abstained = 0
     where = source if source != "-" else _STANDARD_INPUT
-    with _source_path(source) as path, _writer(output, kind) as writer:
+    with _source_path(source) as path, _writer(output, kind, _types_of_added(predictor, prefix)) as writer:
         columns: tuple[str, ...] | None = None
         names: list[str] = []
         for block in read_blocks(path):
@@ -220,6 +220,12 @@ def _with_predictions(
     return {**block.columns, **added}
 
 
+def _types_of_added(predictor: Predictor, prefix: str) -> dict[str, str]:
+    """Arrow's names for the types of the added columns: the first rows of a table may have no label, from which nothing could be told."""
+    label = "string" if predictor.rule.task == "single_label" else "list"
+    return {f"{prefix}predicted_label": label, f"{prefix}score": "double", **{f"{prefix}prob_{name}": "double" for name in predictor.labels.names}}
+
+
 def _output_kind(output: Path | None) -> str:
     if output is None:
         return "csv"
@@ -269,7 +275,7 @@ class _TableWriter(Protocol):
 
 
 @contextlib.contextmanager
-def _writer(output: Path | None, kind: str) -> Iterator[_TableWriter]:
+def _writer(output: Path | None, kind: str, types: dict[str, str]) -> Iterator[_TableWriter]:
     """A writer whose file appears under its name only when the block ends well."""
     if output is None:
         yield _CsvWriter(sys.stdout, ",")
@@ -279,7 +285,7 @@ def _writer(output: Path | None, kind: str) -> Iterator[_TableWriter]:
         temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
         if kind == "parquet":
-            parquet = _ParquetWriter(temporary)
+            parquet = _ParquetWriter(temporary, types)
             yield parquet
             parquet.close()
         else:
@@ -319,8 +325,9 @@ class _JsonlWriter:
 
 
 class _ParquetWriter:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, types: dict[str, str]) -> None:
         self._path = path
+        self._types = types
         self._writer: Any = None
 
     def write(self, columns: dict[str, list[Any]]) -> None:
@@ -328,7 +335,8 @@ class _ParquetWriter:
         import pyarrow.parquet
 
         try:
-            table = pyarrow.table(columns)
+            kinds = {"string": pyarrow.string(), "list": pyarrow.list_(pyarrow.string()), "double": pyarrow.float64()}
+            table = pyarrow.table({name: pyarrow.array(values, type=kinds.get(self._types.get(name, ""))) for name, values in columns.items()})
             if self._writer is None:
                 self._writer = pyarrow.parquet.ParquetWriter(self._path, table.schema)
             self._writer.write_table(table.cast(self._writer.schema))

@@ -80,12 +80,28 @@ def test_rows_that_cannot_be_used_are_named(value, message, tmp_path):
 
 
 def test_one_label_in_all_and_labels_unknown_in_training_are_refused(tmp_path):
-    with pytest.raises(DataError, match="a single class, got 'a' in every row"):
-        load_data(DataConfig(source=str(write(tmp_path / "t.jsonl", [["a"], []] * 20))))
+    for labels, got in (([["a"], []] * 20, "one label, 'a', in 40 training rows"), ([[]] * 40, "none in 40 training rows")):
+        with pytest.raises(DataError, match=f"too few labels, got {got}"):
+            load_data(DataConfig(source=str(write(tmp_path / "t.jsonl", labels))))
     write(tmp_path / "train.jsonl", SETS * 10)
     write(tmp_path / "validation.jsonl", [["a"], ["d"]])
     with pytest.raises(DataError, match=r"validation\.jsonl:2: a label that the training split lacks, got 'd'"):
         load_data(DataConfig(source=str(tmp_path)))
+
+
+def test_a_number_beside_values_that_are_split_is_one_label(tmp_path):
+    data = load_data(DataConfig(source=str(write(tmp_path / "t.jsonl", ["1|2", 3, ""] * 20)), label_separator="|"))
+    assert data.labels.names == ("1", "2", "3")
+
+
+def test_a_label_that_a_draw_loses_is_named(tmp_path):
+    labels = [["a", "c"], ["a", "b"], ["b", "c"]] * 12
+    notes = [load_data(DataConfig(source=str(write(tmp_path / "t.jsonl", labels)), shots=1, draw_seed=seed)).notes for seed in range(3)]
+    train = load_data(DataConfig(source=str(tmp_path / "t.jsonl"), shots=1, draw_seed=0)).splits["train"]
+    lost = [name for name, count in zip("abc", class_counts(train.labels, 3), strict=True) if not count]
+    assert [any(f"no row with {name!r}" in note for note in notes[0]) for name in lost] == [True] * len(lost)
+    few = load_data(DataConfig(source=str(write(tmp_path / "few.jsonl", [["a"], ["a", "b"]] * 20)), limit_rows=2))
+    assert not any("is left by the draw" in note for note in few.notes)
 
 
 def test_a_note_where_plain_labels_would_do(tmp_path):
@@ -99,6 +115,9 @@ def test_a_file_to_evaluate_needs_the_adapters_kind_of_task(tmp_path):
     labels = LabelMap(("c", "b", "a"))
     split = load_split(several, DataConfig(), labels, "multi_label", "test")
     assert split.labels.tolist() == [[0, 1, 1], [0, 0, 1], [0, 0, 0], [1, 1, 0]]
+    (tmp_path / "one.csv").write_text("text,label\na text,a\nanother,\n")
+    with pytest.raises(DataError, match="another kind of task than the adapter's.*--label-separator"):
+        load_split(tmp_path / "one.csv", DataConfig(), labels, "multi_label", "test")
     for path, task in ((several, "single_label"), (one, "multi_label")):
         with pytest.raises(DataError, match="another kind of task than the adapter's"):
             load_split(path, DataConfig(), labels, task, "test")

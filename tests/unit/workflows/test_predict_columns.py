@@ -132,3 +132,11 @@ def test_rows_without_a_text_can_be_left_unanswered(name, monkeypatch, tmp_path)
     assert [row["id"] for row in rows] == ["1", "2", "3", "4"]
     assert [row["predicted_label"] is None for row in rows] == [False, True, True, False]
     assert [row["score"] is None for row in rows] == [False, True, True, False]
+
+
+def test_parquet_columns_have_their_types_where_the_first_rows_have_no_answer(tmp_path):
+    rows = [{"text": ""}] * ROWS_PER_BLOCK + [{"text": "two"}]
+    predict.run_predict(tmp_path, write(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet", threads=1, keep_empty=True)
+    table = parquet.read_table(tmp_path / "out.parquet")
+    assert (table.schema.field("predicted_label").type, table.schema.field("score").type) == (pa.string(), pa.float64())
+    assert table["predicted_label"].to_pylist()[-1] == "a"
