@@ -1,4 +1,4 @@
-.PHONY: run check bench quality recipe reliability
+.PHONY: run check bench quality methods recipe reliability
 
 run:
 	./run.sh
@@ -14,14 +14,22 @@ bench:
 	.venv/bin/python benchmarks/roberta_speed.py
 	.venv/bin/python benchmarks/bank_speed.py
 	.venv/bin/python benchmarks/scaling.py
+	.venv/bin/python benchmarks/sweeps.py
 
 # The quality table, cell by cell; goes on where it was stopped.
 quality:
 	.venv/bin/python benchmarks/quality.py
 
-# The experiments behind the default recipe.
+# Every method on small training sets, and long documents cut or read in windows; both go on where they were stopped.
+methods:
+	.venv/bin/python benchmarks/methods.py
+	.venv/bin/python benchmarks/long_documents.py
+
+# The experiments behind the default recipe, the solver and the head's rate with several labels.
 recipe:
 	.venv/bin/python benchmarks/choose_recipe.py
+	.venv/bin/python benchmarks/budget_solver.py
+	.venv/bin/python benchmarks/choose_multi_label.py
 
 # The long column of the fault campaign.
 reliability:
