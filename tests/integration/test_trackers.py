@@ -89,7 +89,8 @@ def test_weights_and_biases_runs_offline(base, tiny_encoder, news_table, tmp_pat
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     done = subprocess.run([sys.executable, "-m", "lorabel", *map(str, words)], capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "warning" not in done.stderr
+    # One pass over a dozen rows teaches it nothing, which is said; the tracker gives no cause for a warning.
+    assert [line for line in done.stderr.splitlines() if "warning" in line and "collapsed" not in line] == []
     (kept,) = (tmp_path / "run" / "trackers" / "wandb").glob("offline-run-*/*.wandb")
     content = kept.read_bytes()
     assert b"validation/accuracy" in content
