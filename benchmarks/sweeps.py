@@ -8,6 +8,7 @@ the sweep took when it was left alone. Asked for: the paper's grid in minutes; t
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -33,9 +34,9 @@ def table(out: Path) -> list[dict[str, Any]]:
     return [{name: member[name] for name in ("number", "assignment", "status", "accuracy", "macro_f1", "loss", "trainable", "steps")} for member in members]
 
 
-def killed(words: list[str], after_s: float) -> bool:
+def killed(words: list[str], after_s: float, cache: dict[str, str]) -> bool:
     """Run a command and kill it; whether it was still running then."""
-    process = subprocess.Popen(words)
+    process = subprocess.Popen(words, env={**os.environ, **cache})
     try:
         process.wait(timeout=after_s)
     except subprocess.TimeoutExpired:
@@ -58,10 +59,12 @@ def main() -> None:
         alone, resumed = folder / "alone", folder / "resumed"
         words = ("--grid", str(folder / "grid.yaml"), *SMALL)
         started = time.monotonic()
-        subprocess.run(command(alone, arguments.threads, *words), check=True)
+        # Each sweep computes its frozen states itself: what the other left in a shared cache would end it before it is killed.
+        caches = [{"LORABEL_CACHE": str(folder / name)} for name in ("cache-alone", "cache-resumed")]
+        subprocess.run(command(alone, arguments.threads, *words), check=True, env={**os.environ, **caches[0]})
         seconds = time.monotonic() - started
-        kills = sum(killed(command(resumed, arguments.threads, *words, *more), seconds / 3) for more in ((), ("--resume",)))
-        subprocess.run(command(resumed, arguments.threads, *words, "--resume"), check=True)
+        kills = sum(killed(command(resumed, arguments.threads, *words, *more), seconds / 3, caches[1]) for more in ((), ("--resume",)))
+        subprocess.run(command(resumed, arguments.threads, *words, "--resume"), check=True, env={**os.environ, **caches[1]})
         is_same = table(alone) == table(resumed)
         facts["killed"] = {"members": len(table(alone)), "seconds": seconds, "kills": kills, "is_same": is_same}
         rows.append(
