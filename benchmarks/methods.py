@@ -35,10 +35,13 @@ def method_names() -> list[str]:
 
 def rates_of(method: str) -> list[float]:
     """Learning rates that are tried: the method's own, a third of it and three times it."""
-    from lorabel.config import load_config
+    from lorabel.budget import DEFAULT_LIMIT, settle
+    from lorabel.config import EncoderConfig, load_config
     from lorabel.methods.base import make_method
+    from lorabel.models.checkpoint import resolve_encoder
 
-    own = make_method({**load_config({"method": {"name": method}}).method, **({"rank": 8} if method == "lora" else {})}).default_learning_rate
+    shape = resolve_encoder(EncoderConfig(name="minilm")).shape
+    own = make_method(settle(load_config({"method": {"name": method}}).method, shape, DEFAULT_LIMIT)).default_learning_rate
     return [float(f"{own * factor:.2g}") for factor in FACTORS]
 
 

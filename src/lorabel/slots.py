@@ -58,6 +58,11 @@ class LinearSlots:
     output_scale: Tensor | None = None
     bias: Tensor | None = None
 
+    @property
+    def is_low_rank(self) -> bool:
+        """Whether the low-rank product is all there is."""
+        return all(value is None for name, value in vars(self).items() if name != "added")
+
     def also(self, other: LinearSlots | None) -> LinearSlots:
         """Both together; where both fill a slot, the other's stands."""
         return self if other is None else replace(self, **{name: value for name, value in vars(other).items() if value is not None})

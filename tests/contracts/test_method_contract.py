@@ -112,7 +112,7 @@ def test_only_declared_parameters_get_gradients_and_the_encoder_keeps_its_bytes(
     torch.nn.functional.cross_entropy(bank.logits(batch), batch.labels).backward()
     assert all(tensor.grad is not None and tensor.grad.abs().max() > 0 for tensor in arena.tensors.values())
     assert all(tensor.grad is None for tensor in bank.encoder.weights.values())
-    updater.update([MemberUpdate(1.0, 1.0, 1.0, is_allowed=True)])
+    updater.update([MemberUpdate(1.0, 1.0, 1.0)], torch.zeros(1))
     assert encoder_digest(bank) == before
 
 
@@ -133,7 +133,7 @@ def test_two_steps_lower_the_loss(name, options, tiny_encoder):
         updater.zero_grad()
         loss = torch.nn.functional.cross_entropy(bank.logits(batch), batch.labels)
         loss.backward()
-        updater.update([MemberUpdate(1.0, 0.0, 1.0, is_allowed=True)])
+        updater.update([MemberUpdate(1.0, 0.0, 1.0)], torch.zeros(1))
         losses.append(loss.item())
     assert losses[2] < losses[0]
 

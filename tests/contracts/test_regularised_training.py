@@ -15,6 +15,7 @@ from lorabel.losses.cross_entropy import CrossEntropy
 from lorabel.losses.focal import Focal
 from lorabel.methods.base import make_method
 from lorabel.models.heads import apply_head
+from lorabel.models.spans import Spans
 from lorabel.training import loop, shares
 from lorabel.training.objective import Objectives, in_passes
 from lorabel.training.randomness import PLACES_PER_PASS, StepMasks, numpy_generator
@@ -69,7 +70,7 @@ def plain_step(bank, k, one, labels, step=0):
             state = share * state_of(alone, rows[place], place, turn, plan.seed, step)
             if share != 1.0:
                 state = state + (1 - share) * state_of(alone, rows[partner], partner, turn, plan.seed, step)
-            answers.append(apply_head(alone.head, leaves, state, (1,), pooler=pooler(alone)))
+            answers.append(apply_head(alone.head, leaves, state, Spans((1,)), pooler=pooler(alone)))
         losses = [share * plan.loss.rows(x, targets[[place]]) + (1 - share) * plan.loss.rows(x, targets[[partner]]) for x in answers]
         total = total + sum(losses) / len(losses) + (r_drop * symmetric(*answers, labels.ndim == 2) if r_drop else 0.0)
     loss = total.sum() / plan.loss.normaliser(targets)

@@ -19,6 +19,7 @@ from lorabel.models.bank import Bank
 from lorabel.models.checkpoint import load_weights, resolve_encoder
 from lorabel.models.encoder import Adapters, PackedEncoder
 from lorabel.models.heads import apply_head, head_shapes
+from lorabel.models.spans import Spans
 from lorabel.training.randomness import StepMasks
 from lorabel.workflows.building import member_tensors
 from tests.contracts.batches import packed, sequences
@@ -51,7 +52,7 @@ def by_hand(bank, table, tokens, rows, head_pooling):
         states = torch.cat([bank.encoder.pool(packed([ids], bank.encoder.shape.first_position), adapters, head_pooling) for ids in own])
         pooled = states.mean(0) if table.windows.rule.pooling == "mean" else states.max(0).values
         pooler = (weights["pooler.weight"], weights["pooler.bias"]) if bank.head.reads_frozen_pooler else None
-        found.append(apply_head(bank.head, bank.tensors, pooled[None], (1,), pooler=pooler))
+        found.append(apply_head(bank.head, bank.tensors, pooled[None], Spans((1,)), pooler=pooler))
     return torch.cat(found)
 
 

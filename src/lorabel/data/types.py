@@ -244,6 +244,8 @@ class PackedBatch:
         hidden: States that frozen layers have given already: (T, D) before layer `hidden_layer`, or (B, D) pooled where all layers are frozen; else None.
         hidden_layer: The first layer still to be computed.
         windows: Which sequences are the windows of which row; None where every row is one sequence.
+        longest_bound: Set where only the device knows the lengths, so that one captured step serves batches of other lengths: no sequence, the tail included, is longer than
+            this, and `lengths` is empty.
     """
 
     input_ids: torch.Tensor
@@ -257,6 +259,7 @@ class PackedBatch:
     hidden: torch.Tensor | None = None
     hidden_layer: int = 0
     windows: BatchWindows | None = None
+    longest_bound: int | None = None
 
     @property
     def sequences(self) -> NDArray[np.int64]:
@@ -297,8 +300,17 @@ class PackedBatch:
         return len(self.input_ids) - sum(self.lengths)
 
     @property
-    def member_tokens(self) -> tuple[int, ...]:
-        """Tokens per bank member, K integers that add up to T: the tail counts with the last member's."""
+    def longest(self) -> int:
+        """No sequence is longer, and neither is the tail."""
+        return max((*self.lengths, self.tail)) if self.longest_bound is None else self.longest_bound
+
+    @property
+    def member_tokens(self) -> tuple[int, ...] | None:
+        """Tokens per bank member, K integers that add up to T: the tail counts with the last member's. None where only the device knows."""
+        if len(self.member_sequences) == 1:
+            return (len(self.input_ids),)
+        if self.longest_bound is not None:
+            return None
         tokens, first = [], 0
         for sequences in self.member_sequences:
             tokens.append(sum(self.lengths[first : first + sequences]))
@@ -306,10 +318,33 @@ class PackedBatch:
         tokens[-1] += self.tail
         return tuple(tokens)
 
+    @property
+    def token_owners(self) -> torch.Tensor:
+        """(T,) the sequence of each token; the number of sequences for the tail."""
+        import torch
+
+        return torch.bucketize(torch.arange(len(self.input_ids), device=self.input_ids.device), self.cu_seqlens[1:], right=True)
+
+    @property
+    def member_ends(self) -> torch.Tensor:
+        """(K,) int32, where each member's tokens end; the tail is the last member's."""
+        import torch
+
+        ends, last = [], 0
+        for count in self.member_sequences[:-1]:
+            last += count
+            ends.append(self.cu_seqlens[last])
+        return torch.stack([*ends, self.cu_seqlens.new_full((), len(self.input_ids))]).to(torch.int32)
+
     def to(self, device: torch.device) -> PackedBatch:
         """The batch on a device; itself where it is there already."""
         if self.input_ids.device == device:
             return self
-        labels, hidden = (None if one is None else one.to(device, non_blocking=True) for one in (self.labels, self.hidden))
-        tensors = {name: getattr(self, name).to(device, non_blocking=True) for name in ("input_ids", "position_ids", "cu_seqlens")}
+        labels, hidden = (None if one is None else to_device(one, device) for one in (self.labels, self.hidden))
+        tensors = {name: to_device(getattr(self, name), device) for name in ("input_ids", "position_ids", "cu_seqlens")}
         return replace(self, labels=labels, hidden=hidden, **tensors)
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor made on the host, on a device; to a GPU out of pinned memory, so that the copy does not wait for the work before it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

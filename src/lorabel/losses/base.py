@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ from lorabel.config import LossConfig
 from lorabel.registry import REGULARISERS
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     # Logits (B, C) and labels -> the loss of each row (B,).
@@ -154,3 +156,15 @@ def weight_sum(labels: Tensor, class_weights: Sequence[float] | None) -> float:
     if class_weights is None or labels.dim() == 2:
         return float(len(labels))
     return float(sum(class_weights[label] for label in labels.tolist()))
+
+
+def weights_like(class_weights: tuple[float, ...], logits: Tensor) -> Tensor:
+    """Class weights (C,) in the format and on the device of the logits; kept, because making them there waits for the device."""
+    return _weights(class_weights, logits.dtype, logits.device)
+
+
+@lru_cache(maxsize=256)
+def _weights(class_weights: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    import torch
+
+    return torch.tensor(class_weights, dtype=dtype, device=device)

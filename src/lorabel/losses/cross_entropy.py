@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lorabel.config import LossConfig
-from lorabel.losses.base import weight_sum
+from lorabel.losses.base import weight_sum, weights_like
 from lorabel.registry import LOSSES
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class CrossEntropy:
         """Weighted loss of each row (B,); see `Loss.rows`."""
         from torch.nn import functional
 
-        weight = None if self._weights is None else logits.new_tensor(self._weights)
+        weight = None if self._weights is None else weights_like(self._weights, logits)
         if labels.dim() == 2:
             target = labels.to(logits.dtype) * (1 - self._smoothing) + self._smoothing / 2  # (B, C)
             return functional.binary_cross_entropy_with_logits(logits, target, pos_weight=weight, reduction="none").mean(dim=1)

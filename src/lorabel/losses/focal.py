@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lorabel.config import LossConfig
-from lorabel.losses.base import weight_sum
+from lorabel.losses.base import weight_sum, weights_like
 from lorabel.registry import LOSSES
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Focal:
         target = torch.full_like(logs, self._smoothing / logits.shape[1])
         target = target.scatter_add(1, labels[:, None], torch.full_like(logs[:, :1], 1 - self._smoothing))
         if self._weights is not None:
-            target = target * logits.new_tensor(self._weights)
+            target = target * weights_like(self._weights, logits)
         return -(target * others**self._gamma * logs).sum(dim=1)
 
     def _label_rows(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class Focal:
 
         target = labels.to(logits.dtype) * (1 - self._smoothing) + self._smoothing / 2  # (B, C)
         present, absent = functional.logsigmoid(logits), functional.logsigmoid(-logits)
-        weight = 1.0 if self._weights is None else logits.new_tensor(self._weights)
+        weight = 1.0 if self._weights is None else weights_like(self._weights, logits)
         # sigmoid(-z) = exp(logsigmoid(-z)) is 1 - p without cancellation, and never 0 where γ's slope would be infinite.
         terms = weight * target * (self._gamma * absent).exp() * present + (1 - target) * (self._gamma * present).exp() * absent
         return -terms.mean(dim=1)

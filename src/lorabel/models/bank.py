@@ -18,6 +18,7 @@ from lorabel.heads import HeadSpec
 from lorabel.methods.base import Method, ParameterSpec
 from lorabel.models.encoder import Adapters, MaskSource, PackedEncoder
 from lorabel.models.heads import apply_head
+from lorabel.models.spans import spans_of
 from lorabel.models.windows import pool_windows
 
 # Trained encoder weights (full fine-tuning, K = 1) stand under this prefix beside the members' tensors.
@@ -87,9 +88,8 @@ class Bank:
         pooled = pooled if between is None else between(pooled)
         weights = self.encoder.weights
         pooler = (weights["pooler.weight"], weights["pooler.bias"]) if self.head.reads_frozen_pooler else None
-        return apply_head(
-            self.head, self.tensors, pooled, batch.member_sequences, pooler=pooler, masks=masks, dropout=self.head_dropout or (0.0,) * self.members
-        )
+        spans = spans_of(batch.member_sequences, self.encoder.device)
+        return apply_head(self.head, self.tensors, pooled, spans, pooler=pooler, masks=masks, dropout=self.head_dropout or (0.0,) * self.members)
 
 
 def stacked_parameters(members: Sequence[Method], shape: EncoderShape) -> tuple[ParameterSpec, ...]:

@@ -19,14 +19,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from lorabel.data.types import PackedBatch
-from lorabel.families import EncoderShape
+from lorabel.families import LINEAR_SITES, EncoderShape
 from lorabel.heads import Pooling
 from lorabel.methods.base import Method
 from lorabel.models.attention import LengthGroup, group_by_length, pooled_attention, self_attention
 from lorabel.models.linear import Site, adapted_linear, per_member_affine, per_member_linear
 from lorabel.models.prompt import with_prompt
+from lorabel.models.spans import Spans, grouped_is_available, spans_of
 from lorabel.models.varlen import Segments, kernel_pooled_attention, kernel_self_attention, kernels_are_available, segments_of
-from lorabel.slots import EMBEDDING_NORM, Prompt, StreamMap, StreamPlace
+from lorabel.slots import EMBEDDING_NORM, NORM_SITES, STREAM_PLACES, Prompt, StreamMap, StreamPlace
 
 JOINT_SITES = ("query", "key", "value")
 _NORM_OF: dict[StreamPlace, str] = {"after_attention": "attention_norm", "after_ffn": "ffn_norm"}
@@ -97,6 +98,15 @@ class Adapters:
         """Whether layers have more keys than their sequences have tokens."""
         return bool(self.methods) and self._kind.has_prefix
 
+    def is_low_rank(self, shape: EncoderShape) -> bool:
+        """Whether low-rank products are all that the method adds."""
+        layers, names = range(shape.num_layers), (EMBEDDING_NORM, *NORM_SITES)
+        slots = [self._kind.linear(self.methods, layer, site, self.tensors, shape) for layer in layers for site in LINEAR_SITES]
+        others = [self.stream(layer, place) for layer in layers for place in STREAM_PLACES] + [
+            self.norm_bias(layer, name) for layer in layers for name in names
+        ]
+        return all(one is None for one in others) and all(one is None or one.is_low_rank for one in slots)
+
     @property
     def position_shift(self) -> int:
         """Positions by which the tokens of a text are moved on."""
@@ -114,8 +124,8 @@ class _Step:
     groups: tuple[LengthGroup, ...]
     segments: Segments | None
     first_rows: Tensor
-    member_tokens: tuple[int, ...]
-    member_sequences: tuple[int, ...]
+    tokens: Spans
+    pooled: Spans
     adapters: Adapters
     masks: MaskSource | None
 
@@ -136,7 +146,8 @@ class PackedEncoder:
         self.dtype = dtype
         self.device = device
         self.dropout = dropout
-        self._has_kernels = kernels_are_available(device, dtype)
+        self.has_kernels = kernels_are_available(device, dtype)
+        self.has_grouped = grouped_is_available(device, dtype)
         self.weights = {name: tensor.to(device=device, dtype=dtype) for name, tensor in join_queries_keys_values(weights, shape).items()}
 
     def train_all(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -217,9 +228,15 @@ class PackedEncoder:
     def _step(self, batch: PackedBatch, adapters: Adapters, masks: MaskSource | None) -> _Step:
         has_attention_dropout = masks is not None and self.dropout and self.shape.attention_dropout > 0
         # The kernels know no dropout on attention weights, and a prefix makes more keys than queries.
-        segments = segments_of(batch) if self._has_kernels and not has_attention_dropout and not adapters.has_prefix else None
+        segments = segments_of(batch) if self.has_kernels and not has_attention_dropout and not adapters.has_prefix else None
         groups = group_by_length(batch.lengths, self.device, self.dtype) if segments is None else ()
-        return _Step(groups, segments, batch.cu_seqlens[:-1], batch.member_tokens, batch.member_sequences, adapters, masks)
+        return _Step(groups, segments, batch.cu_seqlens[:-1], self._token_spans(batch), spans_of(batch.member_sequences, self.device), adapters, masks)
+
+    def _token_spans(self, batch: PackedBatch) -> Spans:
+        """Where the members' tokens lie; the tail is the last member's."""
+        if self.has_grouped and len(batch.member_sequences) > 1:
+            return Spans(batch.member_tokens, batch.member_ends)
+        return Spans(batch.member_tokens)
 
     def _embed(self, words: Tensor, position_ids: Tensor, step: _Step) -> Tensor:
         """Word embeddings (T, E) to the states before the first layer (T, D)."""
@@ -230,7 +247,7 @@ class PackedEncoder:
             hidden = hidden + w["embeddings.token_type"][0]
         hidden = self._norm("embeddings.norm", hidden.to(self.dtype))  # (T, E)
         bias = step.adapters.norm_bias(0, EMBEDDING_NORM)
-        hidden = hidden if bias is None else per_member_affine(hidden, None, bias, step.member_tokens)
+        hidden = hidden if bias is None else per_member_affine(hidden, None, bias, step.tokens)
         hidden = _drop(hidden, step.masks, "embeddings", self._hidden_dropout)
         if self.shape.has_projection:
             hidden = functional.linear(hidden, w["embeddings.projection.weight"].to(self.dtype), w["embeddings.projection.bias"].to(self.dtype))
@@ -242,7 +259,7 @@ class PackedEncoder:
         if step.segments is not None:
             context = kernel_self_attention(qkv, step.segments, self.shape.num_heads)
         else:
-            prefix = step.adapters.prefix(layer, step.member_sequences, qkv.dtype, self.shape)
+            prefix = step.adapters.prefix(layer, step.pooled.known, qkv.dtype, self.shape)
             context = self_attention(qkv, step.groups, self.shape.num_heads, self._attention_masks(layer, step, prefix, pooled=False), prefix)
         return self._after_attention(layer, context, hidden, step, pooled=False)
 
@@ -254,7 +271,7 @@ class PackedEncoder:
         if step.segments is not None:
             context = kernel_pooled_attention(query, key_value, step.segments, self.shape.num_heads)
         else:
-            prefix = step.adapters.prefix(layer, step.member_sequences, query.dtype, self.shape)
+            prefix = step.adapters.prefix(layer, step.pooled.known, query.dtype, self.shape)
             masks = self._attention_masks(layer, step, prefix, pooled=True)
             context = pooled_attention(query, key_value, step.groups, self.shape.num_heads, masks, prefix)
         return self._after_attention(layer, context, first, step, pooled=True)
@@ -272,7 +289,7 @@ class PackedEncoder:
 
     def _close(self, layer: int, place: StreamPlace, out: Tensor, residual: Tensor, step: _Step, *, pooled: bool) -> Tensor:
         """The end of a block: its bottleneck where it has one, the residual, the norm and its bias."""
-        rows = step.member_sequences if pooled else step.member_tokens
+        rows = step.pooled if pooled else step.tokens
         stream = step.adapters.stream(layer, place)
         out = out.add_(residual) if stream is None else out + _bottleneck(stream, residual if stream.is_parallel else out, rows) + residual
         name = _NORM_OF[place]
@@ -290,7 +307,7 @@ class PackedEncoder:
             key = "query" if names[0] in JOINT_SITES else names[0]
             mask = step.masks.rows(f"layers.{layer}.{key}", x.shape[1], dropout, pooled=pooled)
             mask = None if mask is None else mask.to(x.dtype)
-        return adapted_linear(x, weight, bias, sites, step.member_sequences if pooled else step.member_tokens, mask)
+        return adapted_linear(x, weight, bias, sites, step.pooled if pooled else step.tokens, mask)
 
     def _joint_weight(self, layer: int, sites: Sequence[str]) -> tuple[Tensor, Tensor]:
         if sites[0] not in JOINT_SITES:
@@ -343,13 +360,13 @@ def _drop(x: Tensor, masks: MaskSource | None, name: str, probability: float, *,
     return x if mask is None else x * mask.to(x.dtype)
 
 
-def _bottleneck(stream: StreamMap, source: Tensor, member_rows: Sequence[int]) -> Tensor:
+def _bottleneck(stream: StreamMap, source: Tensor, spans: Spans) -> Tensor:
     """What a stream map adds to a block's output (N, D)."""
-    down = _activate(per_member_linear(source, stream.down, stream.down_bias, member_rows), stream.activation)  # (N, R)
-    added = per_member_linear(down, stream.up, stream.up_bias, member_rows)
+    down = _activate(per_member_linear(source, stream.down, stream.down_bias, spans), stream.activation)  # (N, R)
+    added = per_member_linear(down, stream.up, stream.up_bias, spans)
     if len(set(stream.scaling)) == 1:
         return added if stream.scaling[0] == 1.0 else added * stream.scaling[0]
-    return torch.cat([part * scaling for part, scaling in zip(torch.split(added, list(member_rows)), stream.scaling, strict=True)])
+    return torch.cat([part * scaling for part, scaling in zip(torch.split(added, list(spans.known)), stream.scaling, strict=True)])
 
 
 def _activate(x: Tensor, name: str) -> Tensor:
@@ -361,8 +378,7 @@ def _activate(x: Tensor, name: str) -> Tensor:
 def _mean_per_sequence(hidden: Tensor, batch: PackedBatch) -> Tensor:
     """Mean over each sequence's tokens, (T, D) -> (B, D), summed in float32 or wider."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
-    lengths = torch.tensor(batch.lengths, device=hidden.device)
-    hidden = hidden[: len(hidden) - batch.tail]
-    owner = torch.repeat_interleave(torch.arange(len(batch.lengths), device=hidden.device), lengths)
-    sums = hidden.new_zeros(len(batch.lengths), hidden.shape[1], dtype=wide).index_add(0, owner, hidden.to(wide))
-    return (sums / lengths[:, None]).to(hidden.dtype)
+    count = len(batch.cu_seqlens) - 1
+    # The tail adds up in a row of its own.
+    sums = hidden.new_zeros(count + 1, hidden.shape[1], dtype=wide).index_add(0, batch.token_owners, hidden.to(wide))
+    return (sums[:count] / batch.cu_seqlens.diff()[:, None]).to(hidden.dtype)

@@ -15,6 +15,7 @@ from torch.nn import functional
 from lorabel.heads import HeadSpec
 from lorabel.models.encoder import MaskSource
 from lorabel.models.linear import per_member_linear
+from lorabel.models.spans import Spans
 
 INITIAL_STD = 0.02
 
@@ -40,7 +41,7 @@ def apply_head(
     head: HeadSpec,
     tensors: Mapping[str, Tensor],
     pooled: Tensor,
-    member_sequences: Sequence[int],
+    spans: Spans,
     *,
     pooler: tuple[Tensor, Tensor] | None = None,
     masks: MaskSource | None = None,
@@ -52,7 +53,7 @@ def apply_head(
         head: The head.
         tensors: Its tensors by name, each with the leading K.
         pooled: (B, D), rows of one member lying together.
-        member_sequences: Rows of each member.
+        spans: Where each member's rows lie.
         pooler: The checkpoint's frozen pooler (weight, bias), where the head reads it.
         masks: Dropout factors, or None.
         dropout: Per member, the probability before the layers that take dropout.
@@ -68,7 +69,7 @@ def apply_head(
         if layer.dropout_before and masks is not None:
             mask = masks.rows(f"head.{layer.key}", x.shape[1], dropout, pooled=True)
             x = x if mask is None else x * mask.to(wide)
-        x = per_member_linear(x, tensors[f"head.{layer.key}.weight"], tensors[f"head.{layer.key}.bias"], member_sequences)
+        x = per_member_linear(x, tensors[f"head.{layer.key}.weight"], tensors[f"head.{layer.key}.bias"], spans)
         x = _ACTIVATIONS[layer.activation](x)
     return x
 

@@ -6,7 +6,8 @@ sites of such a product are joined as well: their `lora_A` are stacked, their `l
 Decisions:
 - A hand-written backward: the frozen weight needs no gradient, the input often needs none, and thin factors are cast once, not once per use.
 - Gradients of the factors are summed in the compute dtype's accumulator (float32 inside the product) and handed over in the factors' own dtype.
-- The bank dimension K: tokens of one member lie together, so each member is one contiguous slice.
+- The bank dimension K: tokens of one member lie together, so each member is one contiguous slice; how all of them go through one product where that is faster is the business
+  of `spans.py`.
 - Scales and biases are one more pass over the output, made only where a method fills those slots.
 """
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lorabel.models.spans import GROUPED_MULTIPLE, Spans
 from lorabel.slots import LinearSlots
 
 
@@ -37,7 +39,7 @@ class Site:
     width: int
 
 
-def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor, sites: Sequence[Site], member_rows: Sequence[int], mask: Tensor | None = None) -> Tensor:
+def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor, sites: Sequence[Site], spans: Spans, mask: Tensor | None = None) -> Tensor:
     """The product of all sites that share an input; see `slots.LinearSlots` for the formula of each.
 
     Args:
@@ -45,7 +47,7 @@ def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor, sites: Sequence[Site
         weight: (D_out, D_in), frozen or trained.
         bias: (D_out,).
         sites: The adapted sites among those that share this product; may be empty.
-        member_rows: Rows of each member, K integers that add up to N.
+        spans: Where each member's rows lie.
         mask: (N, D_in) dropout factors for the low-rank input, or None.
 
     Returns:
@@ -53,17 +55,17 @@ def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor, sites: Sequence[Site
     """
     input_scale = _input_scale(sites, weight.shape[0])
     if input_scale is not None:
-        x = per_member_affine(x, input_scale, None, member_rows)
+        x = per_member_affine(x, input_scale, None, spans)
     lengths = _joint([(site, row_lengths(weight[site.start : site.start + site.width], site.slots)) for site in sites], weight.shape[0], 1.0)
     scale = _joint([(site, site.slots.output_scale) for site in sites], weight.shape[0], 1.0)
     shift = _joint([(site, site.slots.bias) for site in sites], weight.shape[0], 0.0)
     if lengths is None:
-        y = _low_rank_linear(x, weight, bias, sites, member_rows, mask)
+        y = _low_rank_linear(x, weight, bias, sites, spans, mask)
     else:
         # The bias is not part of the row that gets its length.
-        bare = _low_rank_linear(x, weight, torch.zeros_like(bias), sites, member_rows, mask)
-        y = per_member_affine(bare, lengths, bias.expand(len(member_rows), -1), member_rows)
-    return y if scale is None and shift is None else per_member_affine(y, scale, shift, member_rows)
+        bare = _low_rank_linear(x, weight, torch.zeros_like(bias), sites, spans, mask)
+        y = per_member_affine(bare, lengths, bias.expand(spans.members, -1), spans)
+    return y if scale is None and shift is None else per_member_affine(y, scale, shift, spans)
 
 
 def row_lengths(weight: Tensor, slots: LinearSlots) -> Tensor | None:
@@ -112,28 +114,31 @@ def _joint(parts: Sequence[tuple[Site, Tensor | None]], width: int, rest: float)
     return torch.cat(pieces, dim=1)
 
 
-def per_member_affine(x: Tensor, scale: Tensor | None, shift: Tensor | None, member_rows: Sequence[int]) -> Tensor:
+def per_member_affine(x: Tensor, scale: Tensor | None, shift: Tensor | None, spans: Spans) -> Tensor:
     """Each member's rows times its scale plus its shift.
 
     Args:
         x: (N, D), rows of one member lying together.
         scale: (K, D), or None for 1.
         shift: (K, D), or None for 0.
-        member_rows: Rows of each member.
+        spans: Where each member's rows lie.
 
     Returns:
         (N, D) in the dtype of x.
     """
-    out: Tensor = _Affine.apply(x, scale, shift, tuple(member_rows))  # type: ignore[no-untyped-call]
+    out: Tensor = _Affine.apply(x, scale, shift, spans.known)  # type: ignore[no-untyped-call]
     return out
 
 
-def per_member_linear(x: Tensor, weight: Tensor, bias: Tensor, member_rows: Sequence[int]) -> Tensor:
+def per_member_linear(x: Tensor, weight: Tensor, bias: Tensor, spans: Spans) -> Tensor:
     """Each member's rows (N, D_in) through its own layer, weight (K, D_out, D_in) and bias (K, D_out), in the dtype of x."""
-    if len(member_rows) == 1:
-        return functional.linear(x, weight[0].to(x.dtype), bias[0].to(x.dtype))
-    parts = torch.split(x, list(member_rows))
-    return torch.cat([functional.linear(part, weight[k].to(x.dtype), bias[k].to(x.dtype)) for k, part in enumerate(parts)])
+    weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+    if spans.members == 1:
+        return functional.linear(x, weight[0], bias[0])
+    if spans.is_batched:
+        return torch.baddbmm(bias[:, None], x.view(spans.members, -1, x.shape[1]), weight.transpose(1, 2)).flatten(0, 1)
+    parts = torch.split(x, list(spans.known))
+    return torch.cat([functional.linear(part, weight[k], bias[k]) for k, part in enumerate(parts)])
 
 
 class _Affine(torch.autograd.Function):
@@ -181,7 +186,7 @@ def _summed(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     return torch.stack([part.sum(dim=0, dtype=torch.promote_types(part.dtype, dtype)) for part in parts]).to(dtype)
 
 
-def _low_rank_linear(x: Tensor, weight: Tensor, bias: Tensor, sites: Sequence[Site], member_rows: Sequence[int], mask: Tensor | None) -> Tensor:
+def _low_rank_linear(x: Tensor, weight: Tensor, bias: Tensor, sites: Sequence[Site], spans: Spans, mask: Tensor | None) -> Tensor:
     """X Wᵀ + b, with each site's scaling · ((mask ∘ x) Aᵀ) Bᵀ added to its columns, (N, D_out)."""
     if weight.requires_grad:
         return functional.linear(x, weight.to(x.dtype), bias.to(x.dtype))
@@ -191,13 +196,19 @@ def _low_rank_linear(x: Tensor, weight: Tensor, bias: Tensor, sites: Sequence[Si
     factors = [factor for _, low_rank in added for factor in (low_rank.lora_A, low_rank.lora_B)]
     starts = tuple(start for start, _ in added)
     scalings = tuple(low_rank.scaling for _, low_rank in added)  # of each site, of each member
-    out: Tensor = _AdaptedLinear.apply(x, weight, bias, mask, starts, scalings, tuple(member_rows), *factors)  # type: ignore[no-untyped-call]
+    out: Tensor = _AdaptedLinear.apply(x, weight, bias, mask, starts, scalings, spans, *factors)  # type: ignore[no-untyped-call]
     return out
 
 
-def _join(factors: Sequence[Tensor], starts: Sequence[int], scalings: Sequence[tuple[float, ...]], width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Stack all A (K, R_all, D_in) and lay all scaled B on the block diagonal (K, D_out, R_all), in the compute dtype."""
-    down = torch.cat([a.detach() for a in factors[::2]], dim=1).to(dtype)
+def _join(
+    factors: Sequence[Tensor], starts: Sequence[int], scalings: Sequence[tuple[float, ...]], width: int, dtype: torch.dtype, multiple: int
+) -> tuple[Tensor, Tensor]:
+    """Stack all A (K, R_all, D_in) and lay all scaled B on the block diagonal (K, D_out, R_all), in the compute dtype; R_all is filled up with zeros to a multiple."""
+    downs = [a.detach() for a in factors[::2]]
+    ranks = sum(a.shape[1] for a in downs)
+    if ranks % multiple:
+        downs.append(downs[0].new_zeros(downs[0].shape[0], -ranks % multiple, downs[0].shape[2]))
+    down = torch.cat(downs, dim=1).to(dtype)
     up = down.new_zeros(down.shape[0], width, down.shape[1])
     column = 0
     for b, start, scaling in zip(factors[1::2], starts, scalings, strict=True):
@@ -229,24 +240,25 @@ class _AdaptedLinear(torch.autograd.Function):
         mask: Tensor | None,
         starts: tuple[int, ...],
         scalings: tuple[tuple[float, ...], ...],
-        member_rows: tuple[int, ...],
+        spans: Spans,
         *factors: Tensor,
     ) -> Tensor:
         y = torch.addmm(bias, x, weight.t())
-        ctx.starts, ctx.scalings, ctx.member_rows = starts, scalings, member_rows
+        ctx.starts, ctx.scalings, ctx.spans = starts, scalings, spans
         ctx.shapes = [(factor.shape, factor.dtype) for factor in factors]
         if not factors:
             ctx.save_for_backward(weight)
             return y
-        down, up = _join(factors, starts, scalings, weight.shape[0], x.dtype)
+        down, up = _join(factors, starts, scalings, weight.shape[0], x.dtype, GROUPED_MULTIPLE if spans.ends is not None else 1)
         source = x if mask is None else x * mask
-        hidden = x.new_empty(x.shape[0], down.shape[1])
-        row = 0
-        for k, rows in enumerate(member_rows):
-            part = slice(row, row + rows)
-            torch.mm(source[part], down[k].t(), out=hidden[part])
-            y[part].addmm_(hidden[part], up[k].t())
-            row += rows
+        if spans.is_joint:
+            hidden = spans.product(source, down.transpose(1, 2))
+            y += spans.product(hidden, up.transpose(1, 2))
+        else:
+            hidden = x.new_empty(x.shape[0], down.shape[1])
+            for k, part in _parts(spans.known):
+                torch.mm(source[part], down[k].t(), out=hidden[part])
+                y[part].addmm_(hidden[part], up[k].t())
         ctx.save_for_backward(weight, source, mask, hidden, down, up)
         return y
 
@@ -259,22 +271,33 @@ class _AdaptedLinear(torch.autograd.Function):
             (weight,) = ctx.saved_tensors
             return grad.mm(weight), None, None, None, None, None, None
         weight, source, mask, hidden, down, up = ctx.saved_tensors
-        needs_x = ctx.needs_input_grad[0]
-        grad_x = grad.mm(weight) if needs_x else None
-        grad_down, grad_up = torch.empty_like(down), torch.empty_like(up)
-        row = 0
-        for k, rows in enumerate(ctx.member_rows):
-            part = slice(row, row + rows)
-            grad_hidden = grad[part].mm(up[k])  # (rows, R_all)
-            torch.mm(grad_hidden.t(), source[part], out=grad_down[k])
-            torch.mm(grad[part].t(), hidden[part], out=grad_up[k])
+        grad_x = grad.mm(weight) if ctx.needs_input_grad[0] else None
+        if ctx.spans.is_joint:
+            grad_hidden = ctx.spans.product(grad, up)
+            grad_down, grad_up = ctx.spans.outer(grad_hidden, source), ctx.spans.outer(grad, hidden)
             if grad_x is not None:
+                _add_(grad_x, ctx.spans.product(grad_hidden, down), mask)
+        else:
+            grad_down, grad_up = torch.empty_like(down), torch.empty_like(up)
+            for k, part in _parts(ctx.spans.known):
+                grad_hidden = grad[part].mm(up[k])  # (rows, R_all)
+                torch.mm(grad_hidden.t(), source[part], out=grad_down[k])
+                torch.mm(grad[part].t(), hidden[part], out=grad_up[k])
+                if grad_x is None:
+                    continue
                 if mask is None:
                     grad_x[part].addmm_(grad_hidden, down[k])
                 else:
-                    grad_x[part].addcmul_(grad_hidden.mm(down[k]), mask[part])
-            row += rows
+                    _add_(grad_x[part], grad_hidden.mm(down[k]), mask[part])
         return grad_x, None, None, None, None, None, None, *_split(ctx, grad_down, grad_up)
+
+
+def _add_(total: Tensor, part: Tensor, mask: Tensor | None) -> None:
+    """Add a part of a gradient, through its mask, in place."""
+    if mask is None:
+        total.add_(part)
+    else:
+        total.addcmul_(part, mask)
 
 
 def _split(ctx: Any, grad_down: Tensor, grad_up: Tensor) -> list[Tensor]:

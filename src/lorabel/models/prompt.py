@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lorabel.data.packing import round_up
-from lorabel.data.types import PackedBatch
+from lorabel.data.types import PackedBatch, to_device
 from lorabel.slots import Prompt
 
 
@@ -41,8 +41,8 @@ def with_prompt(batch: PackedBatch, prompt: Prompt, first_position: int) -> tupl
     longer_batch = replace(
         batch,
         input_ids=batch.input_ids.new_zeros(len(index)),
-        position_ids=torch.from_numpy(np.pad(within + first_position, (0, tail), constant_values=first_position)).to(device, non_blocking=True),
-        cu_seqlens=torch.from_numpy(cu_seqlens).to(device, non_blocking=True),
+        position_ids=to_device(torch.from_numpy(np.pad(within + first_position, (0, tail), constant_values=first_position)), device),
+        cu_seqlens=to_device(torch.from_numpy(cu_seqlens), device),
         lengths=tuple(longer.tolist()),
     )
-    return longer_batch, torch.from_numpy(index).to(device, non_blocking=True)
+    return longer_batch, to_device(torch.from_numpy(index), device)

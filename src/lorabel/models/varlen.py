@@ -5,6 +5,7 @@ The kernels know no dropout on attention weights; where a recipe asks for it, an
 
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,18 +15,16 @@ from lorabel.data.types import PackedBatch
 
 @dataclass(frozen=True)
 class Segments:
-    """Where the sequences of a batch lie, as the kernels want it.
+    """Where the sequences of a batch lie, as the kernels want it. The tail is one more sequence, so that every row is somebody's and none is left undefined.
 
     Attributes:
-        cu_seqlens: (B + 1,) int32, on the device.
-        longest: Tokens of the longest sequence.
-        tokens: Of all sequences, the tail left out.
-        one_each: (B + 1,) int32: one query row per sequence.
+        cu_seqlens: (B + 2,) int32, on the device.
+        longest: No sequence is longer.
+        one_each: (B + 1,) int32: one query row per sequence, the tail left out.
     """
 
     cu_seqlens: Tensor
     longest: int
-    tokens: int
     one_each: Tensor
 
 
@@ -46,10 +45,10 @@ def _is_recent(device: torch.device) -> bool:
 
 
 def segments_of(batch: PackedBatch) -> Segments:
-    """The segments of a batch; its lengths are known to the host, so that nothing waits for the device."""
-    count = len(batch.lengths)
-    one_each = torch.arange(count + 1, dtype=torch.int32, device=batch.cu_seqlens.device)
-    return Segments(batch.cu_seqlens.to(torch.int32), max(batch.lengths, default=0), sum(batch.lengths), one_each)
+    """The segments of a batch; nothing waits for the device."""
+    bounds = torch.cat([batch.cu_seqlens, batch.cu_seqlens.new_full((1,), len(batch.position_ids))]).to(torch.int32)
+    one_each = torch.arange(len(batch.cu_seqlens), dtype=torch.int32, device=batch.cu_seqlens.device)
+    return Segments(bounds, batch.longest, one_each)
 
 
 def kernel_self_attention(qkv: Tensor, segments: Segments, num_heads: int) -> Tensor:
@@ -57,7 +56,7 @@ def kernel_self_attention(qkv: Tensor, segments: Segments, num_heads: int) -> Te
 
     Args:
         qkv: (T, 3 · D): queries, keys and values side by side.
-        segments: Of the batch; rows after the last sequence give zeros.
+        segments: Of the batch.
         num_heads: H; d = D / H.
 
     Returns:
@@ -66,12 +65,10 @@ def kernel_self_attention(qkv: Tensor, segments: Segments, num_heads: int) -> Te
     from torch.nn.attention.varlen import varlen_attn
 
     width = qkv.shape[1] // 3
-    query, key, value = qkv[: segments.tokens].view(segments.tokens, 3, num_heads, width // num_heads).unbind(1)
+    query, key, value = qkv.view(len(qkv), 3, num_heads, width // num_heads).unbind(1)
     out = varlen_attn(query, key, value, segments.cu_seqlens, segments.cu_seqlens, segments.longest, segments.longest)
     assert isinstance(out, Tensor)
-    context = out.reshape(segments.tokens, width)
-    tail = len(qkv) - segments.tokens
-    return torch.cat([context, context.new_zeros(tail, width)]) if tail else context
+    return out.reshape(len(qkv), width)
 
 
 def kernel_pooled_attention(query: Tensor, key_value: Tensor, segments: Segments, num_heads: int) -> Tensor:
@@ -89,8 +86,26 @@ def kernel_pooled_attention(query: Tensor, key_value: Tensor, segments: Segments
     from torch.nn.attention.varlen import varlen_attn
 
     width = query.shape[1]
-    key, value = key_value[: segments.tokens].view(segments.tokens, 2, num_heads, width // num_heads).unbind(1)
+    bounds = segments.cu_seqlens[:-1]
+    key_value = _TailWithoutGradient.apply(key_value, bounds[-1])  # type: ignore[no-untyped-call]
+    key, value = key_value.view(len(key_value), 2, num_heads, width // num_heads).unbind(1)
     rows = query.view(len(query), num_heads, width // num_heads)
-    out = varlen_attn(rows, key, value, segments.one_each, segments.cu_seqlens, 1, segments.longest)
+    out = varlen_attn(rows, key, value, segments.one_each, bounds, 1, segments.longest)
     assert isinstance(out, Tensor)
     return out.reshape(len(query), width)
+
+
+class _TailWithoutGradient(torch.autograd.Function):
+    """Passes rows on; in the backward pass those of the tail, which the kernel leaves as it finds the memory, become zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, end: Tensor) -> Tensor:
+        ctx.save_for_backward(end)
+        return rows.view_as(rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (grad,) = grads
+        (end,) = ctx.saved_tensors
+        is_tail = torch.arange(len(grad), device=grad.device) >= end
+        return grad.masked_fill(is_tail[:, None], 0.0), None

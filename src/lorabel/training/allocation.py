@@ -6,7 +6,6 @@ allocators' state is saved and restored with the optimiser's. The loss that is t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -70,15 +69,15 @@ class AllocatingUpdater:
         """Add gradients; see `Updater.add_grads`."""
         self._inner.add_grads(first, last, grads)
 
-    def update(self, members: Sequence[MemberUpdate | None]) -> list[float]:
-        """Add the penalties' gradients, clip and update, and let the allocators look at it; see `Updater.update`."""
+    def update(self, members: Sequence[MemberUpdate | None], losses: Tensor) -> Tensor:
+        """Add the penalties' gradients, clip and update, and let the allocators look at it; see `Updater.update`. Allocators work on the host, so this waits for a device."""
         taking_part = [(k, allocator, member) for k, allocator in self._allocators.items() if (member := members[k]) is not None]
         for k, allocator, member in taking_part:
             self._add_penalty(k, allocator, member.unscale)
-        norms = self._inner.update(members)
+        norms = self._inner.update(members, losses)
+        is_applied = (losses.isfinite() & norms.isfinite()).tolist()
         for k, allocator, member in taking_part:
-            is_applied = member.is_allowed and math.isfinite(norms[k])
-            allocator.after_step(member.step, self._values(k), self._gradients(k) if is_applied else None)
+            allocator.after_step(member.step, self._values(k), self._gradients(k) if is_applied[k] else None)
         return norms
 
     def _add_penalty(self, k: int, allocator: Allocator, unscale: float) -> None:

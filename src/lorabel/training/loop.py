@@ -13,12 +13,14 @@ Decisions:
 - The loss of a step is a mean over its rows (weighted, where classes have weights), whatever the micro-batches: the normaliser is known before the first of them runs.
 - On a CPU the rows of a step are shared out over worker threads; each takes the gradients of its own rows, and they are added in a fixed order.
 - A step whose loss or gradient is not finite is skipped and counted; after too many in a row the member stops with a failure that names the rows.
+- On a GPU nothing in a step waits for the device, which itself leaves out what is not finite: what came of a step is read while the next one runs.
 """
 
 import math
 import time
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -32,9 +34,11 @@ from lorabel.events import Evaluated, EventSink, Note, StepDone
 from lorabel.models.bank import Bank
 from lorabel.models.crew import Crew, crew_for_rows
 from lorabel.models.states import FrozenStates, with_states
-from lorabel.training.objective import Objectives, in_passes
+from lorabel.training.graphs import GraphRunner, why_not
+from lorabel.training.objective import in_passes
+from lorabel.training.passes import Share, run_share
 from lorabel.training.precision import LossScale
-from lorabel.training.randomness import StepMasks, numpy_generator
+from lorabel.training.randomness import numpy_generator
 from lorabel.training.schedules import learning_rate_factor
 from lorabel.training.shares import ROWS_PER_WORKER, TOKENS_PER_GPU_SHARE, TOKENS_PER_JOINT_SHARE, Chunk, make_shares
 from lorabel.training.state import LoopSettings, MemberPlan, Position, Scores
@@ -103,6 +107,27 @@ class _MemberStep:
 
 
 @dataclass(frozen=True)
+class _Begun:
+    """A step that was handed to the device.
+
+    Attributes:
+        steps: The rows of each member that takes part.
+        updates: How each of them moves.
+        tokens: Tokens of each.
+        results: (2, K) losses and gradient norms; on the host once `event` is reached.
+        event: Reached when they are; None where they are at hand.
+        after: Where each member is after the step; filled in as soon as its time is known.
+    """
+
+    steps: Mapping[int, _MemberStep]
+    updates: Mapping[int, MemberUpdate]
+    tokens: Mapping[int, int]
+    results: Tensor
+    event: torch.cuda.Event | None
+    after: dict[int, Position] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class _Outcome:
     """What came of one member's step."""
 
@@ -110,7 +135,6 @@ class _Outcome:
     grad_norm: float
     learning_rate: float
     rows: NDArray[np.int64]
-    tokens: int
     is_applied: bool
     is_excused: bool
 
@@ -127,6 +151,11 @@ class _Run:
                 scale.restore(position.loss_scale)
         self.meter = _Meter()
         self._is_saved = True
+        self._under_way: deque[_Begun] = deque()
+        # Steps that may be under way after one was begun.
+        self._ahead = 1 if task.device.type == "cuda" else 0
+        can_capture = why_not(task.bank, task.plans, has_states=task.states is not None) is None
+        self._graphs = GraphRunner(task.bank, task.updater, on_event) if can_capture else None
 
     def to_the_end(self) -> list[Position]:
         """All steps still to be done."""
@@ -135,6 +164,7 @@ class _Run:
         with crew_for_rows(self.settings.batch_size * len(feeds), self.task.device, ROWS_PER_WORKER) as crew:
             while active := self._active():
                 if self.hooks.stop_requested():
+                    self._wait()
                     if not self._is_saved:
                         self.hooks.save(self.positions, best=())
                     break
@@ -157,30 +187,71 @@ class _Run:
         return not position.is_finished and (position.step == plan.total_steps or position.step % plan.evaluate_every_steps == 0)
 
     def _step(self, steps: Mapping[int, _MemberStep], crew: Crew) -> None:
-        """One optimiser step of every active member, booked and told."""
+        """One optimiser step of every active member; what came of steps is booked and told when it is known."""
         started = time.perf_counter()
-        outcomes = self._optimise(steps, crew)
-        seconds = time.perf_counter() - started
-        self.meter.add(sum(len(outcome.rows) for outcome in outcomes.values()), seconds)
-        tokens = sum(outcome.tokens for outcome in outcomes.values())
-        told = [
-            k
-            for k in steps
-            if (self.positions[k].step + 1) % self.settings.log_every_steps == 0 or self.positions[k].step + 1 == self.task.plans[k].total_steps
-        ]
-        rate = self.meter.read() if told else 0.0
-        for k, outcome in outcomes.items():
-            self._book(k, outcome, seconds * outcome.tokens / tokens)
-            if k in told:
-                self.on_event(self._step_event(k, outcome, rate))
+        begun = self._optimise(steps, crew)
+        self._under_way.append(begun)
+        known = self._known(self._ahead)
+        self._move(begun, time.perf_counter() - started)
+        for one, results in known:
+            self._settle(one, results)
 
-    def _optimise(self, steps: Mapping[int, _MemberStep], crew: Crew) -> dict[int, _Outcome]:
-        """Forward and backward of all shares of one step, then the update."""
+    def _wait(self) -> None:
+        """Wait for all steps under way; the time counts as the last one's."""
+        if not self._under_way:
+            return
+        started, last = time.perf_counter(), self._under_way[-1]
+        known = self._known(0)
+        self._spend(last, time.perf_counter() - started)
+        for one, results in known:
+            self._settle(one, results)
+
+    def _known(self, ahead: int) -> list[tuple[_Begun, list[list[float]]]]:
+        """The oldest steps under way and their results, down to a number of steps that may still be: this waits for the device."""
+        known = []
+        while len(self._under_way) > ahead:
+            begun = self._under_way.popleft()
+            if begun.event is not None:
+                begun.event.synchronize()
+            known.append((begun, begun.results.tolist()))
+        return known
+
+    def _move(self, begun: _Begun, seconds: float) -> None:
+        """Move the members of a step on by one."""
+        self.meter.add(sum(len(step.rows) for step in begun.steps.values()), 0.0)
+        for k, step in begun.steps.items():
+            now = self.positions[k]
+            self.positions[k] = replace(now, step=now.step + 1, samples=now.samples + len(step.rows), tokens=now.tokens + begun.tokens[k])
+        self._spend(begun, seconds)
+        begun.after.update({k: self.positions[k] for k in begun.steps})
+
+    def _spend(self, begun: _Begun, seconds: float) -> None:
+        """Time of a step: members share it by their tokens."""
+        self.meter.add(0, seconds)
+        tokens = sum(begun.tokens.values())
+        for k in begun.steps:
+            self.positions[k] = replace(self.positions[k], seconds=self.positions[k].seconds + seconds * begun.tokens[k] / tokens)
+
+    def _settle(self, begun: _Begun, results: Sequence[Sequence[float]]) -> None:
+        """Book what came of a step, and tell it where its turn is."""
+        losses, norms = results
+        turns = {k: after.step % self.settings.log_every_steps == 0 or after.step == self.task.plans[k].total_steps for k, after in begun.after.items()}
+        rate = self.meter.read() if any(turns.values()) else 0.0
+        for k, update in begun.updates.items():
+            is_finite = math.isfinite(losses[k]) and math.isfinite(norms[k])
+            excused = self.scales[k].update(is_finite, 1.0 / update.unscale)
+            outcome = _Outcome(losses[k], norms[k], self.task.plans[k].learning_rate * update.factor, begun.steps[k].rows, is_finite, excused)
+            self._book(k, begun.after[k].step, outcome)
+            if turns[k]:
+                self.on_event(self._step_event(k, begun.after[k], outcome, rate))
+
+    def _optimise(self, steps: Mapping[int, _MemberStep], crew: Crew) -> _Begun:
+        """Forward and backward of all shares of one step, then the update; on a GPU none of it is waited for."""
         task, settings = self.task, self.settings
         task.updater.zero_grad()
         lengths = {k: (step.table.offsets[step.rows + 1] - step.table.offsets[step.rows]) * task.plans[k].passes for k, step in steps.items()}
         normalisers = {k: task.plans[k].loss.normaliser(torch.from_numpy(task.labels[step.rows])) for k, step in steps.items()}
-        losses = dict.fromkeys(steps, 0.0)
+        losses = torch.zeros(len(task.plans), dtype=torch.float32 if task.device.type == "mps" else torch.float64, device=task.device)
         together = max(plan.neighbours for plan in task.plans)
         rows_at_once = -(-settings.batch_size // together) * together
         for start in range(0, settings.step_rows, rows_at_once):
@@ -189,79 +260,75 @@ class _Run:
             shares = make_shares(chunks, crew.workers, TOKENS_PER_JOINT_SHARE if task.device.type == "cpu" else TOKENS_PER_GPU_SHARE)
             run = crew.map if len(shares) > 1 else map
             for share, (found, grads) in zip(shares, run(lambda share: self._run_share(share, steps, normalisers), shares), strict=True):
-                for chunk, loss in zip(share, found, strict=True):
-                    losses[chunk.member] += loss
-                task.updater.add_grads(share[0].member, share[-1].member + 1, grads)
+                members = [chunk.member for chunk in share]
+                if grads is not None:
+                    task.updater.add_grads(members[0], members[-1] + 1, grads)
+                if members == list(range(members[0], members[-1] + 1)):
+                    losses[members[0] : members[-1] + 1] += found
+                else:
+                    for k, loss in zip(members, found, strict=True):
+                        losses[k] += loss
         return self._update(steps, losses, {k: int(of_member.sum()) for k, of_member in lengths.items()})
 
     def _run_share(
-        self, share: Sequence[Chunk], steps: Mapping[int, _MemberStep], normalisers: Mapping[int, float]
-    ) -> tuple[list[float], Sequence[Tensor | None]]:
-        """Losses and gradients of one share: rows of some members, in the order of the members."""
-        task, first, last = self.task, share[0].member, share[-1].member + 1
-        plans, now = task.plans[first:last], [position.step for position in self.positions[first:last]]
-        places = {chunk.member: chunk.places for chunk in share}
-        members = []
-        for k in range(first, last):
-            rows = steps[k].rows[places[k]] if k in places else np.zeros(0, dtype=np.int64)
-            table = steps[k if k in places else first].table
-            members.append(in_passes(MemberRows(table, rows, task.labels[rows], places.get(k, rows)), task.plans[k].passes))
-        batch = with_states(pack_members(members, task.bank.encoder.shape.first_position), task.states).to(task.device)
-        assert batch.labels is not None
-        leaves = task.updater.leaves(first, last)
-        masks = StepMasks(batch, [plan.seed for plan in plans], now)
-        objectives = Objectives(plans, now, batch)
-        logits = task.bank.select(first, last, leaves).logits(batch, masks, objectives.between)
-        losses = [loss / normalisers[chunk.member] for chunk, loss in zip(share, objectives.losses(logits, batch.labels), strict=True)]
-        scaled = [loss * self.scales[chunk.member].value if self.scales[chunk.member].value != 1.0 else loss for chunk, loss in zip(share, losses, strict=True)]
-        total = scaled[0] if len(scaled) == 1 else torch.stack(scaled).sum()
-        # One transfer for all members: each would wait for the device.
-        return torch.stack(losses).tolist(), torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+        self, chunks: Sequence[Chunk], steps: Mapping[int, _MemberStep], normalisers: Mapping[int, float]
+    ) -> tuple[Tensor, Sequence[Tensor | None] | None]:
+        """Losses (n,) and gradients of one share, rows of n members in their order; None for gradients that are with the updater already."""
+        task, share = self.task, self._share(chunks, steps, normalisers)
+        losses = None if self._graphs is None else self._graphs.run(share)
+        return (losses, None) if losses is not None else run_share(task.bank, task.updater.leaves(share.first, share.last), share)
 
-    def _update(self, steps: Mapping[int, _MemberStep], losses: Mapping[int, float], tokens: Mapping[int, int]) -> dict[int, _Outcome]:
+    def _share(self, chunks: Sequence[Chunk], steps: Mapping[int, _MemberStep], normalisers: Mapping[int, float]) -> Share:
+        """The rows of some members, laid out."""
+        task, first, last = self.task, chunks[0].member, chunks[-1].member + 1
+        places = {chunk.member: chunk.places for chunk in chunks}
+        rows = []
+        for k in range(first, last):
+            of_member = steps[k].rows[places[k]] if k in places else np.zeros(0, dtype=np.int64)
+            table = steps[k if k in places else first].table
+            rows.append(in_passes(MemberRows(table, of_member, task.labels[of_member], places.get(k, of_member)), task.plans[k].passes))
+        return Share(
+            first,
+            last,
+            plans=task.plans[first:last],
+            steps=[position.step for position in self.positions[first:last]],
+            batch=with_states(pack_members(rows, task.bank.encoder.shape.first_position), task.states),
+            members=[chunk.member for chunk in chunks],
+            normalisers=[normalisers[chunk.member] for chunk in chunks],
+            scales=[self.scales[chunk.member].value for chunk in chunks],
+        )
+
+    def _update(self, steps: Mapping[int, _MemberStep], losses: Tensor, tokens: Mapping[int, int]) -> _Begun:
         """Clip and update every member that took part."""
         task = self.task
-        updates: list[MemberUpdate | None] = [None] * len(task.plans)
+        updates: dict[int, MemberUpdate] = {}
         for k in steps:
-            plan = task.plans[k]
-            factor = learning_rate_factor(plan.schedule, self.positions[k].step, plan.total_steps, plan.steps_per_epoch)
-            updates[k] = MemberUpdate(
-                factor, plan.max_grad_norm, 1.0 / self.scales[k].value, is_allowed=math.isfinite(losses[k]), step=self.positions[k].step + 1
-            )
-        norms = task.updater.update(updates)
-        outcomes = {}
-        for k, step in steps.items():
-            update = updates[k]
-            assert update is not None
-            is_finite = update.is_allowed and math.isfinite(norms[k])
-            excused = self.scales[k].update(is_finite)
-            outcomes[k] = _Outcome(losses[k], norms[k], task.plans[k].learning_rate * update.factor, step.rows, tokens[k], is_finite, excused)
-        return outcomes
+            plan, done = task.plans[k], self.positions[k].step
+            factor = learning_rate_factor(plan.schedule, done, plan.total_steps, plan.steps_per_epoch)
+            updates[k] = MemberUpdate(factor, plan.max_grad_norm, 1.0 / self.scales[k].value, step=done + 1)
+        norms = task.updater.update([updates.get(k) for k in range(len(task.plans))], losses)
+        results, event = torch.stack([losses, norms.to(losses)]), None
+        if task.device.type == "cuda":
+            results, event = results.to("cpu", non_blocking=True), torch.cuda.Event()
+            event.record()
+        return _Begun(steps, updates, tokens, results, event)
 
-    def _book(self, k: int, outcome: _Outcome, seconds: float) -> None:
-        """Move one member on by one step; stop it where too many in a row were not finite."""
-        position = self.positions[k]
-        moved = replace(
-            position,
-            step=position.step + 1,
-            seconds=position.seconds + seconds,
-            samples=position.samples + len(outcome.rows),
-            tokens=position.tokens + outcome.tokens,
-            loss_scale=self.scales[k].state(),
-        )
+    def _book(self, k: int, step: int, outcome: _Outcome) -> None:
+        """Book one member's step; stop the member where too many in a row were not finite."""
+        position = replace(self.positions[k], loss_scale=self.scales[k].state())
         if outcome.is_applied:
-            moved = replace(moved, loss_sum=position.loss_sum + outcome.loss, loss_steps=position.loss_steps + 1, skipped_in_a_row=0)
+            position = replace(position, loss_sum=position.loss_sum + outcome.loss, loss_steps=position.loss_steps + 1, skipped_in_a_row=0)
         elif not outcome.is_excused:
-            moved = self._skipped(k, moved, outcome)
-        self.positions[k] = moved
+            position = self._skipped(k, step, position, outcome)
+        self.positions[k] = position
 
-    def _skipped(self, k: int, moved: Position, outcome: _Outcome) -> Position:
-        moved = replace(moved, skipped_steps=moved.skipped_steps + 1, skipped_in_a_row=moved.skipped_in_a_row + 1)
+    def _skipped(self, k: int, step: int, position: Position, outcome: _Outcome) -> Position:
+        moved = replace(position, skipped_steps=position.skipped_steps + 1, skipped_in_a_row=position.skipped_in_a_row + 1)
         shown = ", ".join(str(row) for row in outcome.rows[:5])
         of_member = f"member {k}, " if len(self.positions) > 1 else ""
         self.on_event(
             Note(
-                f"{of_member}step {moved.step}: loss {outcome.loss} or gradient norm {outcome.grad_norm} is not finite; the step was skipped "
+                f"{of_member}step {step}: loss {outcome.loss} or gradient norm {outcome.grad_norm} is not finite; the step was skipped "
                 f"(training rows {shown}, …).",
                 is_warning=True,
             )
@@ -278,6 +345,7 @@ class _Run:
         """Score the validation split, keep the best, decide who goes on, save; where a stop cuts the scoring short, save that it is still to be done."""
         if not due:
             return
+        self._wait()
         scores = self.hooks.evaluate(due)
         if scores is None:
             self.hooks.save(self.positions, best=())
@@ -317,10 +385,10 @@ class _Run:
         )
         return is_best
 
-    def _step_event(self, k: int, outcome: _Outcome, samples_per_second: float) -> StepDone:
-        position, plan = self.positions[k], self.task.plans[k]
-        epoch = position.step / plan.steps_per_epoch
-        return StepDone(position.step, plan.total_steps, epoch, outcome.loss, outcome.learning_rate, outcome.grad_norm, samples_per_second, position.seconds, k)
+    def _step_event(self, k: int, after: Position, outcome: _Outcome, samples_per_second: float) -> StepDone:
+        plan = self.task.plans[k]
+        epoch = after.step / plan.steps_per_epoch
+        return StepDone(after.step, plan.total_steps, epoch, outcome.loss, outcome.learning_rate, outcome.grad_norm, samples_per_second, after.seconds, k)
 
 
 def _rows_from(plan: MemberPlan, task: Task, settings: LoopSettings, step: int) -> Iterator[_MemberStep]:

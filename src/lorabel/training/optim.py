@@ -156,18 +156,21 @@ class ArenaOptimizer:
 
         Args:
             factor: Of the peak rate, (K,).
-            is_active: (K,) bool; values and state of the others keep their bits.
+            is_active: (K,) bool; values and state of the others keep their bits, whatever their gradients. Nothing waits for a device to know it.
         """
         with torch.no_grad():
             if is_active is None:
-                self._update(factor[:, None])
+                self._update(factor[:, None], self.beta1, self.beta2, self.decay)
+                self.steps += 1
                 return
-            kept = {name: tensor[~is_active].clone() for name, tensor in {**self.buffers(), "values": self.arena.values}.items()}
-            self._update(factor[:, None])
-            for name, tensor in {**self.buffers(), "values": self.arena.values}.items():
-                tensor[~is_active] = kept[name]
+            active = is_active[:, None]
+            self.arena.grads.masked_fill_(~active, 0.0)
+            # A member that rests moves at rate 0, and its moments keep all of what they were.
+            self._update(factor[:, None].where(active, 0.0), self.beta1.where(active, 1.0), self.beta2.where(active, 1.0), self.decay * active)
+            self.steps += active
 
-    def _update(self, factor: Tensor) -> None:
+    def _update(self, factor: Tensor, beta1: Tensor, beta2: Tensor, decay: Tensor) -> None:
+        """One step, the count of which is still to be raised."""
         raise NotImplementedError
 
 
@@ -188,15 +191,15 @@ class AdamW(ArenaOptimizer):
         """First and second moments (K, P) and step counts (K, 1)."""
         return {"first": self.first, "second": self.second, "steps": self.steps}
 
-    def _update(self, factor: Tensor) -> None:
+    def _update(self, factor: Tensor, beta1: Tensor, beta2: Tensor, decay: Tensor) -> None:
         values, grads = self.arena.values, self.arena.grads
-        self.steps += 1
+        steps = self.steps + 1
         rate = self.rate * factor
-        values.mul_(1 - rate * self.decay)
-        self.first.lerp_(grads, (1 - self.beta1).expand_as(grads))
-        self.second.mul_(self.beta2).addcmul_(grads, grads * (1 - self.beta2))
-        correction1 = 1 - self.beta1**self.steps
-        correction2 = 1 - self.beta2**self.steps
+        values.mul_(1 - rate * decay)
+        self.first.lerp_(grads, (1 - beta1).expand_as(grads))
+        self.second.mul_(beta2).addcmul_(grads, grads * (1 - beta2))
+        correction1 = 1 - self.beta1**steps
+        correction2 = 1 - self.beta2**steps
         denominator = self.second.sqrt().div_(correction2.sqrt()).add_(self.eps)
         values.sub_(rate.div_(correction1).mul_(self.first).div_(denominator))
 
@@ -217,8 +220,7 @@ class Sgd(ArenaOptimizer):
         """Momentum (K, P) and step counts (K, 1)."""
         return {"momentum": self.momentum, "steps": self.steps}
 
-    def _update(self, factor: Tensor) -> None:
-        self.steps += 1
-        grads = self.arena.grads + self.decay * self.arena.values
-        self.momentum.mul_(self.beta1).add_(grads)
+    def _update(self, factor: Tensor, beta1: Tensor, beta2: Tensor, decay: Tensor) -> None:
+        grads = self.arena.grads + decay * self.arena.values
+        self.momentum.mul_(beta1).add_(grads)
         self.arena.values.sub_(self.rate * factor * self.momentum)

@@ -88,11 +88,12 @@ class LossScale:
         self.value = self._START if is_needed else 1.0
         self._good_steps = 0
 
-    def update(self, is_finite: bool) -> bool:
+    def update(self, is_finite: bool, used: float | None = None) -> bool:
         """Adapt to one step's outcome.
 
         Args:
             is_finite: Whether all gradients of the step were finite.
+            used: The scale that the step was made with, where its outcome is known only after the next was begun; None for the present one.
 
         Returns:
             True where the step failed only because the scale was too large, so that it does not count as a fault.
@@ -104,9 +105,12 @@ class LossScale:
             if self._good_steps == self._GROWTH_INTERVAL:
                 self.value, self._good_steps = self.value * 2, 0
             return False
-        excused = self.value > 1.0
-        self.value, self._good_steps = max(1.0, self.value / 2), 0
-        return excused
+        used = self.value if used is None else used
+        self._good_steps = 0
+        if used <= self.value:
+            # Not lowered yet since that step was begun.
+            self.value = max(1.0, self.value / 2)
+        return used > 1.0
 
     def state(self) -> dict[str, float]:
         """What is needed to go on."""

@@ -20,9 +20,10 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from lorabel.data.types import PackedBatch
+from lorabel.data.types import PackedBatch, to_device
 from lorabel.methods.base import ParameterSpec
 from lorabel.models.attention import LengthGroup
 
@@ -95,26 +96,22 @@ class StepMasks:
         """The same member seeds and steps for a batch of the same rows that has other tokens."""
         return StepMasks(batch, self._seeds, self._steps)
 
-    @cached_property
     def _sequence_rows(self) -> Tensor:
         """Row of each sequence within its member's step, and its window (B,)."""
-        windows = self._batch.windows
-        rows = self._batch.step_rows if windows is None else self._batch.step_rows + windows.numbers * _ROWS_PER_STEP
-        return torch.as_tensor(rows, device=self._batch.input_ids.device)
+        return to_device(torch.from_numpy(sequence_keys(self._batch)), self._batch.input_ids.device)
 
     @cached_property
     def _pooled_keys(self) -> Tensor:
         """Key of each pooled row (B,)."""
-        return self._sequence_rows * _TOKENS_PER_ROW
+        return self._sequence_rows() * _TOKENS_PER_ROW
 
     @cached_property
     def _token_keys(self) -> Tensor:
-        """Key of each token (T,): never that of a pooled row."""
-        lengths = torch.tensor(self._batch.lengths, device=self._batch.input_ids.device)
-        starts = torch.repeat_interleave(self._batch.cu_seqlens[:-1], lengths)
-        token = torch.arange(len(starts), device=starts.device) - starts
-        keys = torch.repeat_interleave(self._pooled_keys, lengths) + token + 1
-        return torch.cat([keys, keys.new_zeros(self._batch.tail)])
+        """Key of each token (T,): never that of a pooled row; 0 in the tail."""
+        owners, bounds = self._batch.token_owners, self._batch.cu_seqlens
+        token = torch.arange(len(owners), device=owners.device) - bounds[owners]
+        keys = torch.cat([self._pooled_keys, self._pooled_keys.new_zeros(1)])[owners] + token + 1
+        return torch.where(owners < len(bounds) - 1, keys, 0)
 
     def rows(self, name: str, width: int, probability: float | Sequence[float], *, pooled: bool) -> Tensor | None:
         """Factors (T, width), or (B, width) for pooled rows; None where all probabilities (one, or one per member) round to 0."""
@@ -122,12 +119,12 @@ class StepMasks:
         thresholds = tuple(_threshold(value) for value in given)
         if not any(thresholds):
             return None
-        keys = self._pooled_keys if pooled else self._token_keys
-        members = self._batch.member_sequences if pooled else self._batch.member_tokens
-        drawn = _bytes(self._keyed(keys, members, name), width)
+        keys = self._keyed(self._pooled_keys if pooled else self._token_keys, name, pooled=pooled)
+        drawn = _bytes(keys, width)
         if len(set(thresholds)) == 1:
             return _factors(drawn, thresholds[0])
-        return torch.cat([_factors(part, threshold) for part, threshold in zip(torch.split(drawn, list(members)), thresholds, strict=True)])
+        of_rows = self._of_members([keys.new_full((1,), threshold) for threshold in thresholds], pooled=pooled)[:, None]
+        return (drawn >= of_rows).to(torch.float32).mul_(256.0 / (256 - of_rows))
 
     def attention(self, name: str, groups: Sequence[LengthGroup], num_heads: int, probability: float, *, pooled: bool, prefix: int = 0) -> list[Tensor] | None:
         """One (n · H, L, P + L) tensor per group, (n · H, 1, P + L) for pooled rows; None where the probability rounds to 0.
@@ -137,7 +134,7 @@ class StepMasks:
         threshold = _threshold(probability)
         if threshold == 0:
             return None
-        keys = self._keyed(self._token_keys, self._batch.member_tokens, name)
+        keys = self._keyed(self._token_keys, name, pooled=False)
         out = []
         for group in groups:
             if pooled:
@@ -155,12 +152,31 @@ class StepMasks:
             out.append(_factors(drawn.transpose(1, 2).reshape(group.count * num_heads, rows, keys_per_query), threshold))
         return out
 
-    def _keyed(self, keys: Tensor, members: Sequence[int], name: str) -> Tensor:
+    def _keyed(self, keys: Tensor, name: str, *, pooled: bool) -> Tensor:
         """Row keys mixed with each member's (seed, step, site)."""
-        parts = []
-        for seed, step, part in zip(self._seeds, self._steps, torch.split(keys, list(members)), strict=True):
-            parts.append(_mix(part * _GOLDEN + stream_seed(seed, step, name)))
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+        return _mix(keys * _GOLDEN + self._site_seeds(name, pooled=pooled))
+
+    def _site_seeds(self, name: str, *, pooled: bool) -> Tensor | int:
+        """The seed of each row's member at a site (N,), or one for all."""
+        seeds = [stream_seed(seed, step, name) for seed, step in zip(self._seeds, self._steps, strict=True)]
+        if len(seeds) == 1:
+            return seeds[0]
+        device = self._batch.input_ids.device
+        return self._of_members([torch.full((1,), seed, dtype=torch.int64, device=device) for seed in seeds], pooled=pooled)
+
+    def _of_members(self, values: Sequence[Tensor], *, pooled: bool) -> Tensor:
+        """Values of members (1,) each, for each of their rows (N,)."""
+        if pooled or self._batch.member_tokens is not None:
+            counts = self._batch.member_sequences if pooled else self._batch.member_tokens
+            assert counts is not None
+            return torch.cat([value.expand(count) for value, count in zip(values, counts, strict=True)])
+        tokens = torch.arange(len(self._batch.input_ids), device=self._batch.input_ids.device)
+        return torch.cat(list(values))[torch.bucketize(tokens, self._batch.member_ends, right=True)]
+
+
+def sequence_keys(batch: PackedBatch) -> NDArray[np.int64]:
+    """What keys the masks of each sequence (S,): its row's place in the member's step, and which window of the row it is."""
+    return batch.step_rows if batch.windows is None else batch.step_rows + batch.windows.numbers * _ROWS_PER_STEP
 
 
 def _threshold(probability: float) -> int:

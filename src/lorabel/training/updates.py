@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lorabel.config import OptimizerConfig
+from lorabel.data.types import to_device
 from lorabel.training.optim import AdamW, Arena, ArenaOptimizer, MemberSettings, Sgd
 
 
@@ -26,14 +27,12 @@ class MemberUpdate:
         factor: Of the peak learning rate.
         max_grad_norm: Clipping norm, 0 for none.
         unscale: Multiplied into the gradients first (inverse of the loss scale).
-        is_allowed: False where the loss was not finite: nothing may change.
         step: Steps done, this one included.
     """
 
     factor: float
     max_grad_norm: float
     unscale: float
-    is_allowed: bool
     step: int = 1
 
 
@@ -59,14 +58,15 @@ class Updater(Protocol):
             grads: One per leaf, in their order; None where the loss does not reach it.
         """
 
-    def update(self, members: Sequence[MemberUpdate | None]) -> list[float]:
-        """Clip and update.
+    def update(self, members: Sequence[MemberUpdate | None], losses: Tensor) -> Tensor:
+        """Clip and update. Where tensors live on a GPU, nothing waits for it.
 
         Args:
             members: One per member; None for a member that takes no part in this step and keeps its bits.
+            losses: (K,) their losses, where the tensors are; a member whose loss is not finite keeps its bits too.
 
         Returns:
-            Each member's gradient norm before clipping; where it is not finite, nothing of the member was changed.
+            (K,) each member's gradient norm before clipping; where it is not finite, nothing of the member was changed.
         """
 
     def state(self) -> dict[str, Tensor]:
@@ -76,7 +76,7 @@ class Updater(Protocol):
         """Take values and optimiser state from `state()`."""
 
 
-_REST = MemberUpdate(0.0, 0.0, 1.0, is_allowed=False)
+_REST = MemberUpdate(0.0, 0.0, 1.0)
 
 
 class ArenaUpdater:
@@ -115,20 +115,18 @@ class ArenaUpdater:
                 assert leaf.grad is not None
                 leaf.grad[first:last].add_(grad)
 
-    def update(self, members: Sequence[MemberUpdate | None]) -> list[float]:
+    def update(self, members: Sequence[MemberUpdate | None], losses: Tensor) -> Tensor:
         """Clip and update; see `Updater.update`."""
         arena, chosen = self._arena, [member or _REST for member in members]
+        columns = [(one.factor, one.max_grad_norm, one.unscale, float(member is not None)) for one, member in zip(chosen, members, strict=True)]
+        factor, max_norm, unscale, takes_part = to_device(torch.tensor(columns, dtype=arena.values.dtype), arena.values.device).t()
         if any(member.unscale != 1.0 for member in chosen):
-            arena.grads.mul_(self._column([member.unscale for member in chosen])[:, None])
-        norms: list[float] = arena.clip(self._column([member.max_grad_norm for member in chosen])).tolist()
-        is_active = [member.is_allowed and math.isfinite(norm) for member, norm in zip(chosen, norms, strict=True)]
-        if any(is_active):
-            everyone = None if all(is_active) else torch.tensor(is_active, device=arena.values.device)
-            self._optimizer.step(self._column([member.factor for member in chosen]), everyone)
+            arena.grads.mul_(unscale[:, None])
+        norms = arena.clip(max_norm)
+        is_active = losses.isfinite() & norms.isfinite() & (takes_part > 0)
+        # On a CPU the answer is at hand, and a step of all members is cheaper.
+        self._optimizer.step(factor, None if is_active.device.type == "cpu" and bool(is_active.all()) else is_active)
         return norms
-
-    def _column(self, values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=self._arena.values.dtype, device=self._arena.values.device)
 
     def state(self) -> dict[str, Tensor]:
         """Values and optimiser state; copies."""
@@ -188,25 +186,22 @@ class LibraryUpdater:
             else:
                 leaf.grad.add_(grad)
 
-    def update(self, members: Sequence[MemberUpdate | None]) -> list[float]:
-        """Clip and update; see `Updater.update`."""
+    def update(self, members: Sequence[MemberUpdate | None], losses: Tensor) -> Tensor:
+        """Clip and update; see `Updater.update`. The library's optimiser cannot leave out a step on the device's word, so this waits for it."""
         (member,) = members
-        return [math.nan if member is None else self._update(member.factor, member.max_grad_norm, member.unscale, is_allowed=member.is_allowed)]
-
-    def _update(self, factor: float, max_grad_norm: float, unscale: float, *, is_allowed: bool) -> float:
+        if member is None:
+            return torch.full((1,), math.nan)
         grads = [tensor.grad for tensor in self._tensors.values() if tensor.grad is not None]
-        if unscale != 1.0:
-            torch._foreach_mul_(grads, unscale)
-        total = torch.nn.utils.get_total_norm(grads)
-        norm = float(total)
-        if not (is_allowed and math.isfinite(norm)):
-            return norm
-        if max_grad_norm > 0:
-            torch.nn.utils.clip_grads_with_norm_(list(self._tensors.values()), max_grad_norm, total)
-        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * factor
-        self._optimizer.step()
-        return norm
+        if member.unscale != 1.0:
+            torch._foreach_mul_(grads, member.unscale)
+        norm = torch.nn.utils.get_total_norm(grads)
+        if bool(losses.isfinite().all() & norm.isfinite()):
+            if member.max_grad_norm > 0:
+                torch.nn.utils.clip_grads_with_norm_(list(self._tensors.values()), member.max_grad_norm, norm)
+            for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+                group["lr"] = peak * member.factor
+            self._optimizer.step()
+        return norm[None]
 
     def state(self) -> dict[str, Tensor]:
         """Values and optimiser state; copies."""

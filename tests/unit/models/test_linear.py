@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lorabel.models.linear import Site, adapted_linear
+from lorabel.models.spans import Spans
 from lorabel.slots import LinearSlots, LowRank
 
 MEMBERS, ROWS, WIDTH, SITE = 2, (5, 3), 6, 4
@@ -36,7 +37,7 @@ def test_values_and_gradients_equal_the_formula(sites, has_mask, needs_input):
     weight, bias = draw(3 * SITE, WIDTH, seed=1), draw(3 * SITE, seed=2)
     mask = (draw(sum(ROWS), WIDTH, seed=3) > 0).double() * 2 if has_mask and sites else None
     results = []
-    for function in (lambda x, slots: adapted_linear(x, weight, bias, slots, ROWS, mask), lambda x, slots: plain(x, weight, bias, slots, mask)):
+    for function in (lambda x, slots: adapted_linear(x, weight, bias, slots, Spans(ROWS), mask), lambda x, slots: plain(x, weight, bias, slots, mask)):
         x = draw(sum(ROWS), WIDTH, seed=4).requires_grad_(needs_input)
         slots = []
         for site in sites:

@@ -15,11 +15,27 @@ from lorabel.models.checkpoint import load_weights, resolve_encoder
 from lorabel.models.encoder import Adapters, PackedEncoder
 
 
+class _Undefined(torch.autograd.Function):
+    """The kernel writes no gradient for rows after the last segment: here they are NaN."""
+
+    @staticmethod
+    def forward(ctx, rows, end):
+        ctx.end = end
+        return rows.view_as(rows)
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad.clone()
+        grad[ctx.end :] = math.nan
+        return grad, None
+
+
 def plain_kernel(query, key, value, cu_q, cu_k, max_q, max_k):
     """Attention of each segment by itself; checks what the kernel relies on."""
     assert cu_q.dtype == cu_k.dtype == torch.int32
     assert int(cu_q[-1]) == len(query)
-    assert int(cu_k[-1]) == len(key) == len(value)
+    assert int(cu_k[-1]) <= len(key) == len(value)
+    key, value = (_Undefined.apply(rows, int(cu_k[-1])) for rows in (key, value))
     assert max_q >= int(cu_q.diff().max())
     assert max_k >= int(cu_k.diff().max())
     outs = []

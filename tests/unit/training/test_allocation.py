@@ -60,16 +60,16 @@ def made(*methods):
     return arena, inner, updater
 
 
-def update(step=1, *, unscale=1.0, is_allowed=True, clip=0.0):
-    return MemberUpdate(1.0, clip, unscale, is_allowed=is_allowed, step=step)
+def update(step=1, *, unscale=1.0, clip=0.0):
+    return MemberUpdate(1.0, clip, unscale, step=step)
 
 
-def step_of(updater, arena, seed, members):
+def step_of(updater, arena, seed, members, losses=None):
     updater.zero_grad()
     grads = torch.randn(arena.values.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     # What fills a smaller member up gets no gradient.
     updater.add_grads(0, arena.members, [grads[:, : arena.tensors["w"].shape[1]] * (arena.tensors["w"].detach() != 0), grads[:, -2:]])
-    return updater.update(members)
+    return updater.update(members, torch.zeros(arena.members) if losses is None else torch.tensor(losses))
 
 
 def test_without_an_allocator_the_updater_stays_what_it_is():
@@ -83,9 +83,9 @@ def test_the_penalty_joins_the_gradients_before_they_are_scaled_back_and_clipped
         arena.tensors["w"][0] = torch.tensor([1.0, 2.0, 4.0])
     updater.zero_grad()
     updater.add_grads(0, 1, [torch.full((1, 3), 8.0, dtype=torch.float64), torch.zeros(1, 2, dtype=torch.float64)])
-    norms = updater.update([update(unscale=1 / 8)])
+    norms = updater.update([update(unscale=1 / 8)], torch.zeros(1))
     # 8 / 8 + (w - 2), by hand: (0, 1, 3).
-    assert norms == [pytest.approx(math.sqrt(10), rel=1e-12)]
+    assert norms.tolist() == [pytest.approx(math.sqrt(10), rel=1e-12)]
     assert arena.tensors["w"].grad[0].tolist() == pytest.approx([0, 1, 3], abs=1e-12)
 
 
@@ -103,10 +103,10 @@ def test_a_member_sees_its_own_tensors_and_gets_none_of_the_others_penalties():
         alone.append((own, single))
     for step in range(1, 6):
         updater.zero_grad()
-        updater.update([update(step, clip=0.5)] * 3)
+        updater.update([update(step, clip=0.5)] * 3, torch.zeros(3))
         for _, single in alone:
             single.zero_grad()
-            single.update([update(step, clip=0.5)])
+            single.update([update(step, clip=0.5)], torch.zeros(1))
     for k, (method, (own, _)) in enumerate(zip(methods, alone, strict=True)):
         assert torch.equal(arena.tensors["w"][k, : method.size], own.tensors["w"][0]), k
         assert torch.count_nonzero(arena.tensors["w"][k, method.size :]) == 0
@@ -117,7 +117,7 @@ def test_members_that_rest_are_left_alone_and_skipped_steps_are_said():
     with torch.no_grad():
         arena.tensors["w"].fill_(3.0)
     step_of(updater, arena, 0, [update(4), None])
-    step_of(updater, arena, 1, [update(5, is_allowed=False), update(2)])
+    step_of(updater, arena, 1, [update(5), update(2)], [math.nan, 0.0])
     first, second = updater._allocators.values()
     assert first.steps == [(4, True), (5, False)]
     assert second.steps == [(2, True)]

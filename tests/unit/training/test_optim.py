@@ -1,5 +1,7 @@
 """The arena optimisers equal the library's; members are independent; updaters restore bit for bit."""
 
+import math
+
 import pytest
 import torch
 
@@ -123,7 +125,7 @@ def test_restored_updaters_go_on_bit_for_bit(name, kind):
         updater.zero_grad()
         for index, tensor in enumerate(updater.tensors.values()):
             (tensor * gradients(seed * 10 + index, tensor.shape).float()).sum().backward()
-        updater.update([MemberUpdate(0.5, 1.0, 1.0, is_allowed=True)])
+        updater.update([MemberUpdate(0.5, 1.0, 1.0)], torch.zeros(1))
 
     straight = build()
     for seed in range(4):
@@ -145,7 +147,7 @@ def test_nothing_changes_where_the_gradient_is_not_finite():
     updater = ArenaUpdater(arena, [OptimizerConfig()], [1e-2])
     before = updater.state()
     arena.grads.fill_(float("inf"))
-    updater.update([MemberUpdate(1.0, 1.0, 1.0, is_allowed=True)])
+    updater.update([MemberUpdate(1.0, 1.0, 1.0)], torch.zeros(1))
     arena.grads.fill_(1.0)
-    updater.update([MemberUpdate(1.0, 1.0, 1.0, is_allowed=False)])
+    updater.update([MemberUpdate(1.0, 1.0, 1.0)], torch.tensor([math.nan]))
     assert all(torch.equal(before[key], value) for key, value in updater.state().items())

@@ -19,7 +19,7 @@ def test_restoring_the_start_repeats_the_run_bit_for_bit(name):
         updater.restore(start)
         for gradient in gradients:
             weight.grad = gradient.clone()
-            updater.update([MemberUpdate(1.0, 0.0, 1.0, is_allowed=True)])
+            updater.update([MemberUpdate(1.0, 0.0, 1.0)], torch.zeros(1))
         ends.append(weight.detach().clone())
     assert not torch.equal(ends[0], start["values.weight"])
     assert torch.equal(ends[0], ends[1])
@@ -51,6 +51,6 @@ def test_full_fine_tuning_takes_its_rates_decay_clipping_and_unscaling_from_the_
             group["lr"] = peak * factor
         expected = torch.nn.utils.clip_grad_norm_(plain.values(), 0.5)
         library.step()
-        assert updater.update([MemberUpdate(factor, 0.5, 1 / 8, is_allowed=True)])[0] == pytest.approx(float(expected), rel=1e-6)
+        assert updater.update([MemberUpdate(factor, 0.5, 1 / 8)], torch.zeros(1))[0] == pytest.approx(float(expected), rel=1e-6)
         for key, tensor in tensors.items():
             torch.testing.assert_close(tensor, plain[key], rtol=1e-6, atol=1e-7)
