@@ -44,8 +44,8 @@ def main() -> None:
     write(found, rows_per_step)
 
 
-def make_encoder(folder: Path, **shape: int) -> Path:
-    """RoBERTa-base from its configuration, or another shape of its family; random weights, with the embedded tokenizer."""
+def make_encoder(folder: Path, embedded: str = "minilm", **shape: int) -> Path:
+    """RoBERTa-base from its configuration, or another shape of its family; random weights, with the tokenizer of another (the embedded one)."""
     import torch
     import transformers
 
@@ -55,9 +55,9 @@ def make_encoder(folder: Path, **shape: int) -> Path:
     torch.manual_seed(0)
     config = transformers.RobertaConfig(max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5, num_labels=4, **shape)
     transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-    embedded = resolve_encoder(EncoderConfig(name="minilm")).folder
+    source = resolve_encoder(EncoderConfig(name=embedded)).folder
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
-        (folder / name).write_bytes((embedded / name).read_bytes())
+        (folder / name).write_bytes((source / name).read_bytes())
     return folder
 
 

@@ -42,6 +42,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     pytest_socket.disable_socket(allow_unix_socket=True)
     if item.get_closest_marker("data") and not DATA.is_dir():
         pytest.skip(f"the real data sets are not here: {DATA} (set LORABEL_DATA)")
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("there is no CUDA GPU here")
 
 
 @pytest.fixture(autouse=True)

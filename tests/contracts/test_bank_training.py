@@ -55,24 +55,24 @@ MEMBERS = (
 )
 
 
-def make_bank(folder, members, dtype=torch.float64):
+def make_bank(folder, members, dtype=torch.float64, *, device=CPU, head_dropout=()):
     source = resolve_encoder(EncoderConfig(name=str(folder)))
     shape, head = source.shape, make_head(source.shape, "native", "cls", 3)
     methods = tuple(make_method(one.options) for one in members)
     blocks = [Block(spec.name, spec.shape, spec.has_decay) for spec in stacked_parameters(methods, shape)]
     blocks += [Block(name, size, takes_decay(name), "head") for name, size in head_shapes(head).items()]
-    arena = Arena(blocks, len(members), CPU, torch.promote_types(dtype, torch.float32))
+    arena = Arena(blocks, len(members), device, torch.promote_types(dtype, torch.float32))
     with torch.no_grad():
         for k, method in enumerate(methods):
             for spec in method.parameters(shape):
                 corner(arena.tensors[spec.name][k], spec.shape).copy_(initial_tensor(spec, members[k].plan.seed))
             for name, size in head_shapes(head).items():
                 arena.tensors[name][k] = initial_head_tensor(name, size, members[k].plan.seed, 0.2)
-    encoder = PackedEncoder(shape, load_weights(source), dtype=dtype, device=CPU)
+    encoder = PackedEncoder(shape, load_weights(source), dtype=dtype, device=device)
     factors = [{spec.name: spec.rate_factor for spec in method.parameters(shape)} for method in methods]
     updater = ArenaUpdater(arena, [one.optimizer for one in members], [one.plan.learning_rate for one in members], factors)
-    bank = Bank(encoder, methods, head, arena.tensors)
-    return Task(bank, updater, tuple(one.plan for one in members), LABELS, CPU), arena
+    bank = Bank(encoder, methods, head, arena.tensors, head_dropout)
+    return Task(bank, updater, tuple(one.plan for one in members), LABELS, device), arena
 
 
 def run(task, settings=SETTINGS, on_event=lambda _event: None):

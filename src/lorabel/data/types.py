@@ -244,8 +244,7 @@ class PackedBatch:
         hidden: States that frozen layers have given already: (T, D) before layer `hidden_layer`, or (B, D) pooled where all layers are frozen; else None.
         hidden_layer: The first layer still to be computed.
         windows: Which sequences are the windows of which row; None where every row is one sequence.
-        longest_bound: Set where only the device knows the lengths, so that one captured step serves batches of other lengths: no sequence, the tail included, is longer than
-            this, and `lengths` is empty.
+        longest_bound: Set where only the device knows the lengths, so that one captured step serves batches of other lengths: no sequence is longer than this, and `lengths` is empty.
     """
 
     input_ids: torch.Tensor
@@ -301,8 +300,8 @@ class PackedBatch:
 
     @property
     def longest(self) -> int:
-        """No sequence is longer, and neither is the tail."""
-        return max((*self.lengths, self.tail)) if self.longest_bound is None else self.longest_bound
+        """No sequence is longer."""
+        return max(self.lengths, default=0) if self.longest_bound is None else self.longest_bound
 
     @property
     def member_tokens(self) -> tuple[int, ...] | None:
@@ -341,8 +340,8 @@ class PackedBatch:
         if self.input_ids.device == device:
             return self
         labels, hidden = (None if one is None else to_device(one, device) for one in (self.labels, self.hidden))
-        tensors = {name: to_device(getattr(self, name), device) for name in ("input_ids", "position_ids", "cu_seqlens")}
-        return replace(self, labels=labels, hidden=hidden, **tensors)
+        input_ids, position_ids, cu_seqlens = (to_device(one, device) for one in (self.input_ids, self.position_ids, self.cu_seqlens))
+        return replace(self, labels=labels, hidden=hidden, input_ids=input_ids, position_ids=position_ids, cu_seqlens=cu_seqlens)
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

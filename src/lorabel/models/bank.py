@@ -36,6 +36,7 @@ class Bank:
         tensors: Adapter and head tensors by name, each with the leading K.
         head_dropout: Per member, the probability before the head's layers that take dropout; empty for none.
         constants: Adapter tensors that are not trained, each with the leading K.
+        joined: The factors of each product, where they were made beforehand; see `models.joined`.
     """
 
     encoder: PackedEncoder
@@ -44,6 +45,7 @@ class Bank:
     tensors: Mapping[str, Tensor]
     head_dropout: tuple[float, ...] = ()
     constants: Mapping[str, Tensor] = field(default_factory=dict)
+    joined: Mapping[tuple[int, str], tuple[Tensor, Tensor]] | None = None
 
     @property
     def members(self) -> int:
@@ -79,7 +81,7 @@ class Bank:
         Returns:
             (B, C) in float32 or wider, in the batch's order.
         """
-        adapters = Adapters(self.methods, {**self.constants, **self.tensors}, dropout=masks is not None)
+        adapters = Adapters(self.methods, {**self.constants, **self.tensors}, masks is not None, self.joined)
         pooled = self.encoder.pool(batch, adapters, self.head.pooling, masks)
         if batch.windows is not None:
             pooled = pool_windows(pooled, batch.windows)

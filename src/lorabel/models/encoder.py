@@ -23,7 +23,7 @@ from lorabel.families import LINEAR_SITES, EncoderShape
 from lorabel.heads import Pooling
 from lorabel.methods.base import Method
 from lorabel.models.attention import LengthGroup, group_by_length, pooled_attention, self_attention
-from lorabel.models.linear import Site, adapted_linear, per_member_affine, per_member_linear
+from lorabel.models.linear import Site, adapted_linear, joined_linear, per_member_affine, per_member_linear
 from lorabel.models.prompt import with_prompt
 from lorabel.models.spans import Spans, grouped_is_available, spans_of
 from lorabel.models.varlen import Segments, kernel_pooled_attention, kernel_self_attention, kernels_are_available, segments_of
@@ -54,11 +54,13 @@ class Adapters:
         methods: Settings of the one method, one per member.
         tensors: Their parameters by name, each with the leading K.
         dropout: Whether the method's own dropout is on (training).
+        joined: By layer and first site, the stacked and the block-diagonal matrix of each product, where they were made beforehand (`joined.py`).
     """
 
     methods: Sequence[Method]
     tensors: Mapping[str, Tensor]
     dropout: bool = False
+    joined: Mapping[tuple[int, str], tuple[Tensor, Tensor]] | None = None
 
     def sites(self, layer: int, names: Sequence[str], shape: EncoderShape) -> list[Site]:
         """The adapted sites of a joint product over `names`, in column order."""
@@ -307,7 +309,10 @@ class PackedEncoder:
             key = "query" if names[0] in JOINT_SITES else names[0]
             mask = step.masks.rows(f"layers.{layer}.{key}", x.shape[1], dropout, pooled=pooled)
             mask = None if mask is None else mask.to(x.dtype)
-        return adapted_linear(x, weight, bias, sites, step.pooled if pooled else step.tokens, mask)
+        spans = step.pooled if pooled else step.tokens
+        if step.adapters.joined is not None and sites:
+            return joined_linear(x, weight, bias, *step.adapters.joined[layer, names[0]], spans, mask)
+        return adapted_linear(x, weight, bias, sites, spans, mask)
 
     def _joint_weight(self, layer: int, sites: Sequence[str]) -> tuple[Tensor, Tensor]:
         if sites[0] not in JOINT_SITES:
@@ -331,6 +336,21 @@ class PackedEncoder:
         name, length = f"layers.{layer}.attention", 0 if prefix is None else prefix.shape[2]
         masks = step.masks.attention(name, step.groups, self.shape.num_heads, self.shape.attention_dropout, pooled=pooled, prefix=length)
         return None if masks is None else [mask.to(self.dtype) for mask in masks]
+
+
+def product_groups(shape: EncoderShape, pooling: Pooling) -> list[tuple[int, tuple[str, ...]]]:
+    """The products of the encoder: a layer, and the sites that share one.
+
+    Args:
+        shape: The encoder.
+        pooling: Where only first tokens are read, queries of the last layer have a product of their own.
+    """
+    groups = []
+    for layer in range(shape.num_layers):
+        is_split = pooling == "cls" and layer == shape.num_layers - 1
+        joint = [("query",), ("key", "value")] if is_split else [JOINT_SITES]
+        groups += [(layer, names) for names in (*joint, ("attention_output",), ("ffn_up",), ("ffn_down",))]
+    return groups
 
 
 def join_queries_keys_values(weights: Mapping[str, Tensor], shape: EncoderShape) -> dict[str, Tensor]:

@@ -230,6 +230,39 @@ def _column(values: tuple[float, ...], dtype: torch.dtype, device: torch.device)
     return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
 
 
+def joined_linear(x: Tensor, weight: Tensor, bias: Tensor, down: Tensor, up: Tensor, spans: Spans, mask: Tensor | None = None) -> Tensor:
+    """X Wᵀ + b + ((mask ∘ x) downᵀ) upᵀ, each member with its own down and up.
+
+    Args:
+        x: (N, D_in), rows of one member lying together.
+        weight: (D_out, D_in), frozen.
+        bias: (D_out,).
+        down: (K, R, D_in) in the dtype of x.
+        up: (K, D_out, R) in the dtype of x.
+        spans: Where each member's rows lie.
+        mask: (N, D_in) dropout factors for the low-rank input, or None.
+
+    Returns:
+        (N, D_out) in the dtype of x.
+    """
+    out: Tensor = _JoinedLinear.apply(x, weight, bias, mask, spans, down, up)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _JoinedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, spans: Spans, down: Tensor, up: Tensor) -> Tensor:
+        y, source, hidden = _with_low_rank(x, weight, bias, mask, spans, down, up)
+        ctx.spans = spans
+        ctx.save_for_backward(weight, source, mask, hidden, down, up)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        grad_x, grad_down, grad_up = _low_rank_gradients(grads[0].contiguous(), ctx.spans, ctx.saved_tensors, needs_x=ctx.needs_input_grad[0])
+        return grad_x, None, None, None, None, grad_down, grad_up
+
+
 class _AdaptedLinear(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -243,53 +276,62 @@ class _AdaptedLinear(torch.autograd.Function):
         spans: Spans,
         *factors: Tensor,
     ) -> Tensor:
-        y = torch.addmm(bias, x, weight.t())
         ctx.starts, ctx.scalings, ctx.spans = starts, scalings, spans
         ctx.shapes = [(factor.shape, factor.dtype) for factor in factors]
         if not factors:
             ctx.save_for_backward(weight)
-            return y
+            return torch.addmm(bias, x, weight.t())
         down, up = _join(factors, starts, scalings, weight.shape[0], x.dtype, GROUPED_MULTIPLE if spans.ends is not None else 1)
-        source = x if mask is None else x * mask
-        if spans.is_joint:
-            hidden = spans.product(source, down.transpose(1, 2))
-            y += spans.product(hidden, up.transpose(1, 2))
-        else:
-            hidden = x.new_empty(x.shape[0], down.shape[1])
-            for k, part in _parts(spans.known):
-                torch.mm(source[part], down[k].t(), out=hidden[part])
-                y[part].addmm_(hidden[part], up[k].t())
+        y, source, hidden = _with_low_rank(x, weight, bias, mask, spans, down, up)
         ctx.save_for_backward(weight, source, mask, hidden, down, up)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        (grad,) = grads
-        if not grad.is_contiguous():
-            grad = grad.contiguous()
+        grad = grads[0].contiguous()
         if not ctx.shapes:
             (weight,) = ctx.saved_tensors
             return grad.mm(weight), None, None, None, None, None, None
-        weight, source, mask, hidden, down, up = ctx.saved_tensors
-        grad_x = grad.mm(weight) if ctx.needs_input_grad[0] else None
-        if ctx.spans.is_joint:
-            grad_hidden = ctx.spans.product(grad, up)
-            grad_down, grad_up = ctx.spans.outer(grad_hidden, source), ctx.spans.outer(grad, hidden)
-            if grad_x is not None:
-                _add_(grad_x, ctx.spans.product(grad_hidden, down), mask)
-        else:
-            grad_down, grad_up = torch.empty_like(down), torch.empty_like(up)
-            for k, part in _parts(ctx.spans.known):
-                grad_hidden = grad[part].mm(up[k])  # (rows, R_all)
-                torch.mm(grad_hidden.t(), source[part], out=grad_down[k])
-                torch.mm(grad[part].t(), hidden[part], out=grad_up[k])
-                if grad_x is None:
-                    continue
-                if mask is None:
-                    grad_x[part].addmm_(grad_hidden, down[k])
-                else:
-                    _add_(grad_x[part], grad_hidden.mm(down[k]), mask[part])
+        grad_x, grad_down, grad_up = _low_rank_gradients(grad, ctx.spans, ctx.saved_tensors, needs_x=ctx.needs_input_grad[0])
         return grad_x, None, None, None, None, None, None, *_split(ctx, grad_down, grad_up)
+
+
+def _with_low_rank(x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, spans: Spans, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The product (N, D_out), what the low-rank path read (N, D_in), and what lies between its two factors (N, R)."""
+    y = torch.addmm(bias, x, weight.t())
+    source = x if mask is None else x * mask
+    if spans.is_joint:
+        hidden = spans.product(source, down.transpose(1, 2))
+        y += spans.product(hidden, up.transpose(1, 2))
+        return y, source, hidden
+    hidden = x.new_empty(x.shape[0], down.shape[1])
+    for k, part in _parts(spans.known):
+        torch.mm(source[part], down[k].t(), out=hidden[part])
+        y[part].addmm_(hidden[part], up[k].t())
+    return y, source, hidden
+
+
+def _low_rank_gradients(grad: Tensor, spans: Spans, saved: Sequence[Any], *, needs_x: bool) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Gradients of the input (N, D_in), if needed, and of both factors; `grad` is contiguous."""
+    weight, source, mask, hidden, down, up = saved
+    grad_x = grad.mm(weight) if needs_x else None
+    if spans.is_joint:
+        grad_hidden = spans.product(grad, up)
+        if grad_x is not None:
+            _add_(grad_x, spans.product(grad_hidden, down), mask)
+        return grad_x, spans.outer(grad_hidden, source), spans.outer(grad, hidden)
+    grad_down, grad_up = down.new_empty(down.shape), up.new_empty(up.shape)
+    for k, part in _parts(spans.known):
+        grad_hidden = grad[part].mm(up[k])  # (rows, R_all)
+        torch.mm(grad_hidden.t(), source[part], out=grad_down[k])
+        torch.mm(grad[part].t(), hidden[part], out=grad_up[k])
+        if grad_x is None:
+            continue
+        if mask is None:
+            grad_x[part].addmm_(grad_hidden, down[k])
+        else:
+            _add_(grad_x[part], grad_hidden.mm(down[k]), mask[part])
+    return grad_x, grad_down, grad_up
 
 
 def _add_(total: Tensor, part: Tensor, mask: Tensor | None) -> None:

@@ -13,17 +13,22 @@ from torch import Tensor
 from lorabel.data.types import PackedBatch
 
 
+_TAIL_PIECE = 128
+
+
 @dataclass(frozen=True)
 class Segments:
-    """Where the sequences of a batch lie, as the kernels want it. The tail is one more sequence, so that every row is somebody's and none is left undefined.
+    """Where the sequences of a batch lie, as the kernels want it. The tail is cut into sequences too, so that every row is somebody's and none is left undefined.
 
     Attributes:
-        cu_seqlens: (B + 2,) int32, on the device.
+        cu_seqlens: (B + 1 + pieces of the tail,) int32, on the device.
+        own: (B + 1,) the same without the tail.
         longest: No sequence is longer.
         one_each: (B + 1,) int32: one query row per sequence, the tail left out.
     """
 
     cu_seqlens: Tensor
+    own: Tensor
     longest: int
     one_each: Tensor
 
@@ -45,10 +50,14 @@ def _is_recent(device: torch.device) -> bool:
 
 
 def segments_of(batch: PackedBatch) -> Segments:
-    """The segments of a batch; nothing waits for the device."""
-    bounds = torch.cat([batch.cu_seqlens, batch.cu_seqlens.new_full((1,), len(batch.position_ids))]).to(torch.int32)
-    one_each = torch.arange(len(batch.cu_seqlens), dtype=torch.int32, device=batch.cu_seqlens.device)
-    return Segments(bounds, batch.longest, one_each)
+    """The segments of a batch; nothing waits for the device, and their number depends on the numbers of rows and tokens alone."""
+    tokens, own = len(batch.position_ids), batch.cu_seqlens.to(torch.int32)
+    # A tail is at most as long as tokens are rounded up by.
+    pieces = 1 + (tokens // 16 + 8) // _TAIL_PIECE
+    cuts = torch.arange(1, pieces + 1, dtype=torch.int32, device=own.device) * _TAIL_PIECE
+    bounds = torch.cat([own, (own[-1] + cuts).clamp(max=tokens)])
+    one_each = torch.arange(len(own), dtype=torch.int32, device=own.device)
+    return Segments(bounds, own, max(batch.longest, min(tokens, _TAIL_PIECE)), one_each)
 
 
 def kernel_self_attention(qkv: Tensor, segments: Segments, num_heads: int) -> Tensor:
@@ -86,11 +95,10 @@ def kernel_pooled_attention(query: Tensor, key_value: Tensor, segments: Segments
     from torch.nn.attention.varlen import varlen_attn
 
     width = query.shape[1]
-    bounds = segments.cu_seqlens[:-1]
-    key_value = _TailWithoutGradient.apply(key_value, bounds[-1])  # type: ignore[no-untyped-call]
+    key_value = _TailWithoutGradient.apply(key_value, segments.own[-1])  # type: ignore[no-untyped-call]
     key, value = key_value.view(len(key_value), 2, num_heads, width // num_heads).unbind(1)
     rows = query.view(len(query), num_heads, width // num_heads)
-    out = varlen_attn(rows, key, value, segments.one_each, bounds, 1, segments.longest)
+    out = varlen_attn(rows, key, value, segments.one_each, segments.own, 1, segments.longest)
     assert isinstance(out, Tensor)
     return out.reshape(len(query), width)
 

@@ -36,7 +36,7 @@ from lorabel.models.crew import Crew, crew_for_rows
 from lorabel.models.states import FrozenStates, with_states
 from lorabel.training.graphs import GraphRunner, why_not
 from lorabel.training.objective import in_passes
-from lorabel.training.passes import Share, run_share
+from lorabel.training.passes import Passes, Share
 from lorabel.training.precision import LossScale
 from lorabel.training.randomness import numpy_generator
 from lorabel.training.schedules import learning_rate_factor
@@ -155,7 +155,8 @@ class _Run:
         # Steps that may be under way after one was begun.
         self._ahead = 1 if task.device.type == "cuda" else 0
         can_capture = why_not(task.bank, task.plans, has_states=task.states is not None) is None
-        self._graphs = GraphRunner(task.bank, task.updater, on_event) if can_capture else None
+        self._passes = Passes(task.bank, task.updater)
+        self._graphs = GraphRunner(self._passes, on_event) if can_capture else None
 
     def to_the_end(self) -> list[Position]:
         """All steps still to be done."""
@@ -262,7 +263,7 @@ class _Run:
             for share, (found, grads) in zip(shares, run(lambda share: self._run_share(share, steps, normalisers), shares), strict=True):
                 members = [chunk.member for chunk in share]
                 if grads is not None:
-                    task.updater.add_grads(members[0], members[-1] + 1, grads)
+                    self._passes.add(members[0], members[-1] + 1, grads)
                 if members == list(range(members[0], members[-1] + 1)):
                     losses[members[0] : members[-1] + 1] += found
                 else:
@@ -274,9 +275,9 @@ class _Run:
         self, chunks: Sequence[Chunk], steps: Mapping[int, _MemberStep], normalisers: Mapping[int, float]
     ) -> tuple[Tensor, Sequence[Tensor | None] | None]:
         """Losses (n,) and gradients of one share, rows of n members in their order; None for gradients that are with the updater already."""
-        task, share = self.task, self._share(chunks, steps, normalisers)
+        share = self._share(chunks, steps, normalisers)
         losses = None if self._graphs is None else self._graphs.run(share)
-        return (losses, None) if losses is not None else run_share(task.bank, task.updater.leaves(share.first, share.last), share)
+        return (losses, None) if losses is not None else self._passes.run(share)
 
     def _share(self, chunks: Sequence[Chunk], steps: Mapping[int, _MemberStep], normalisers: Mapping[int, float]) -> Share:
         """The rows of some members, laid out."""
@@ -306,10 +307,12 @@ class _Run:
             plan, done = task.plans[k], self.positions[k].step
             factor = learning_rate_factor(plan.schedule, done, plan.total_steps, plan.steps_per_epoch)
             updates[k] = MemberUpdate(factor, plan.max_grad_norm, 1.0 / self.scales[k].value, step=done + 1)
-        norms = task.updater.update([updates.get(k) for k in range(len(task.plans))], losses)
-        results, event = torch.stack([losses, norms.to(losses)]), None
+        members, event = [updates.get(k) for k in range(len(task.plans))], None
+        results = None if self._graphs is None else self._graphs.update(members, losses)
+        if results is None:
+            results = torch.stack([losses, task.updater.update(members, losses).to(losses)])
         if task.device.type == "cuda":
-            results, event = results.to("cpu", non_blocking=True), torch.cuda.Event()
+            results, event = results.to("cpu", non_blocking=True), torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
         return _Begun(steps, updates, tokens, results, event)
 

@@ -58,12 +58,13 @@ class Arena:
         self.has_decay = torch.zeros(width, device=device, dtype=dtype)
         self.is_head = torch.zeros(width, device=device, dtype=torch.bool)
         self.tensors: dict[str, Tensor] = {}
+        self.starts: dict[str, int] = {}
         start = 0
         for block in blocks:
             span = slice(start, start + block.size)
             leaf = self.values[:, span].view(members, *block.shape).requires_grad_()
             leaf.grad = self.grads[:, span].view(members, *block.shape)
-            self.tensors[block.name] = leaf
+            self.tensors[block.name], self.starts[block.name] = leaf, start
             self.has_decay[span] = float(block.has_decay)
             self.is_head[span] = block.group == "head"
             start += block.size

@@ -7,7 +7,7 @@ otherwise wait for the host to launch one small kernel after another. Both run t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,9 +15,13 @@ from torch import Tensor
 from lorabel.data.types import PackedBatch, to_device
 from lorabel.models.bank import Bank
 from lorabel.models.encoder import MaskSource
+from lorabel.models.joined import join
 from lorabel.training.objective import Objectives
 from lorabel.training.randomness import StepMasks
 from lorabel.training.state import MemberPlan
+from lorabel.training.updates import ArenaUpdater, Updater
+
+_PACKED = "packed factors"
 
 
 @dataclass(frozen=True)
@@ -50,22 +54,70 @@ class Share:
         return [plan.seed for plan in self.plans]
 
 
-def run_share(bank: Bank, leaves: Mapping[str, Tensor], share: Share) -> tuple[Tensor, Sequence[Tensor | None]]:
-    """Losses and gradients of one share.
+class Passes:
+    """Runs shares of one bank, one kernel after the other.
 
     Args:
         bank: All members.
-        leaves: Values of the share's members, to take gradients of.
-        share: The rows.
-
-    Returns:
-        (n,) the members' losses, and one gradient per leaf; None where the loss does not reach it.
+        updater: Theirs.
     """
-    batch = share.batch.to(bank.encoder.device)
-    factors = to_device(torch.tensor([share.normalisers, share.scales], dtype=torch.promote_types(bank.encoder.dtype, torch.float32)), bank.encoder.device)
-    objectives = Objectives(share.plans, share.steps, batch)
-    masks = StepMasks(batch, share.seeds, share.steps)
-    return losses_and_gradients(bank.select(share.first, share.last, leaves), leaves, batch, masks, objectives, factors)
+
+    def __init__(self, bank: Bank, updater: Updater) -> None:
+        self.bank, self.updater = bank, updater
+        self._joined, self._arena = None, None
+        if launches_cost(bank.encoder.device) and isinstance(updater, ArenaUpdater):
+            self._arena = updater.arena
+            self._joined = join(bank.methods, bank.encoder, bank.head.pooling, bank.tensors, updater.arena.starts, bank.constants)
+
+    def begin(self, first: int, last: int) -> tuple[Bank, dict[str, Tensor]]:
+        """Some members, and what to take gradients of.
+
+        Args:
+            first: First member.
+            last: One after the last.
+        """
+        leaves = self.updater.leaves(first, last)
+        if self._joined is None or self._arena is None:
+            return self.bank.select(first, last, leaves), leaves
+        packed = self._joined.pack(self._arena.values, first, last)
+        members = replace(self.bank.select(first, last, leaves), joined=self._joined.products(packed))
+        return members, {**{name: leaf for name, leaf in leaves.items() if name.startswith("head.")}, _PACKED: packed}
+
+    def run(self, share: Share) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """Losses and gradients of one share.
+
+        Args:
+            share: The rows.
+
+        Returns:
+            (n,) the members' losses, and gradients for `add`.
+        """
+        device = self.bank.encoder.device
+        batch = share.batch.to(device)
+        factors = to_device(torch.tensor([share.normalisers, share.scales], dtype=torch.promote_types(self.bank.encoder.dtype, torch.float32)), device)
+        objectives = Objectives(share.plans, share.steps, batch)
+        members, leaves = self.begin(share.first, share.last)
+        return losses_and_gradients(members, leaves, batch, StepMasks(batch, share.seeds, share.steps), objectives, factors)
+
+    def add(self, first: int, last: int, grads: Sequence[Tensor | None]) -> None:
+        """Add gradients to those gathered so far.
+
+        Args:
+            first: First member.
+            last: One after the last.
+            grads: As `run` gave them.
+        """
+        if self._joined is not None and self._arena is not None:
+            *grads, packed = grads
+            assert packed is not None
+            self._joined.add_gradients(self._arena.grads, packed, first, last)
+            grads = [None] * (len(self._arena.tensors) - len(grads)) + grads
+        self.updater.add_grads(first, last, grads)
+
+
+def launches_cost(device: torch.device) -> bool:
+    """Whether starting an operation takes longer than a small one itself; on a CPU the matrices of a product are made in less time than it takes to gather them all."""
+    return device.type == "cuda"
 
 
 def losses_and_gradients(
@@ -82,7 +134,7 @@ def losses_and_gradients(
         factors: (2, n) normalisers and loss scales.
 
     Returns:
-        See `run_share`.
+        See `Passes.run`.
     """
     assert batch.labels is not None
     between: Callable[[Tensor], Tensor] | None = objectives.between

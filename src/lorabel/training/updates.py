@@ -76,9 +76,6 @@ class Updater(Protocol):
         """Take values and optimiser state from `state()`."""
 
 
-_REST = MemberUpdate(0.0, 0.0, 1.0)
-
-
 class ArenaUpdater:
     """Adapters and heads of K members in one arena.
 
@@ -92,35 +89,55 @@ class ArenaUpdater:
     def __init__(
         self, arena: Arena, configs: Sequence[OptimizerConfig], learning_rates: Sequence[float], rate_factors: Sequence[Mapping[str, float]] = ()
     ) -> None:
-        self._arena = arena
+        self.arena = arena
         self._optimizer = _arena_optimizer(arena, configs, learning_rates, _factors(arena, rate_factors))
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
         """Trained tensors by name, each with the leading K."""
-        return self._arena.tensors
+        return self.arena.tensors
 
     def leaves(self, first: int, last: int) -> dict[str, Tensor]:
         """Views of the members' values; see `Updater.leaves`."""
-        return {name: tensor.detach()[first:last].requires_grad_() for name, tensor in self._arena.tensors.items()}
+        return {name: tensor.detach()[first:last].requires_grad_() for name, tensor in self.arena.tensors.items()}
 
     def zero_grad(self) -> None:
         """Set all gradients to zero."""
-        self._arena.zero_grad()
+        self.arena.zero_grad()
 
     def add_grads(self, first: int, last: int, grads: Sequence[Tensor | None]) -> None:
         """Add gradients; see `Updater.add_grads`."""
-        for leaf, grad in zip(self._arena.tensors.values(), grads, strict=True):
+        gathered, found = [], []
+        for leaf, grad in zip(self.arena.tensors.values(), grads, strict=True):
             if grad is not None:
                 assert leaf.grad is not None
-                leaf.grad[first:last].add_(grad)
+                gathered.append(leaf.grad[first:last])
+                found.append(grad)
+        torch._foreach_add_(gathered, found)
 
     def update(self, members: Sequence[MemberUpdate | None], losses: Tensor) -> Tensor:
         """Clip and update; see `Updater.update`."""
-        arena, chosen = self._arena, [member or _REST for member in members]
-        columns = [(one.factor, one.max_grad_norm, one.unscale, float(member is not None)) for one, member in zip(chosen, members, strict=True)]
-        factor, max_norm, unscale, takes_part = to_device(torch.tensor(columns, dtype=arena.values.dtype), arena.values.device).t()
-        if any(member.unscale != 1.0 for member in chosen):
+        is_scaled = any(member is not None and member.unscale != 1.0 for member in members)
+        return self.apply(to_device(self.columns(members), losses.device), losses, is_scaled=is_scaled)
+
+    def columns(self, members: Sequence[MemberUpdate | None]) -> Tensor:
+        """What `apply` reads, (4, K) on the host: factor of the rate, clipping norm, inverse of the loss scale, and 1 for each member that takes part."""
+        chosen = [(one.factor, one.max_grad_norm, one.unscale, 1.0) if one is not None else (0.0, 0.0, 1.0, 0.0) for one in members]
+        return torch.tensor(chosen, dtype=self.arena.values.dtype).t().contiguous()
+
+    def apply(self, columns: Tensor, losses: Tensor, *, is_scaled: bool) -> Tensor:
+        """Clip and update, on the device alone.
+
+        Args:
+            columns: See `columns`, on the device.
+            losses: (K,).
+            is_scaled: Whether some loss scale is not 1.
+
+        Returns:
+            (K,) gradient norms before clipping.
+        """
+        arena, (factor, max_norm, unscale, takes_part) = self.arena, columns
+        if is_scaled:
             arena.grads.mul_(unscale[:, None])
         norms = arena.clip(max_norm)
         is_active = losses.isfinite() & norms.isfinite() & (takes_part > 0)
@@ -130,11 +147,11 @@ class ArenaUpdater:
 
     def state(self) -> dict[str, Tensor]:
         """Values and optimiser state; copies."""
-        return {"values": self._arena.values.clone(), **{f"optimizer.{name}": tensor for name, tensor in self._optimizer.state_dict().items()}}
+        return {"values": self.arena.values.clone(), **{f"optimizer.{name}": tensor for name, tensor in self._optimizer.state_dict().items()}}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take values and optimiser state from `state()`."""
-        self._arena.values.copy_(state["values"])
+        self.arena.values.copy_(state["values"])
         self._optimizer.load_state_dict({name.removeprefix("optimizer."): tensor for name, tensor in state.items() if name.startswith("optimizer.")})
 
 

@@ -60,20 +60,20 @@ class Hooks:
         return False
 
 
-def make_task(folder, method, dtype=torch.float64, *, dropout=0.0, plan=PLAN):
+def make_task(folder, method, dtype=torch.float64, *, dropout=0.0, plan=PLAN, device=CPU):
     source = resolve_encoder(EncoderConfig(name=str(folder)))
     head = make_head(source.shape, "native", "cls", 3)
-    encoder = PackedEncoder(source.shape, load_weights(source), dtype=dtype, device=CPU, dropout=dropout > 0)
+    encoder = PackedEncoder(source.shape, load_weights(source), dtype=dtype, device=device, dropout=dropout > 0)
     blocks = [Block(spec.name, spec.shape, spec.has_decay) for spec in method.parameters(source.shape)]
     blocks += [Block(name, size, takes_decay(name), "head") for name, size in head_shapes(head).items()]
-    arena = Arena(blocks, 1, CPU, torch.promote_types(dtype, torch.float32))
+    arena = Arena(blocks, 1, device, torch.promote_types(dtype, torch.float32))
     with torch.no_grad():
         for spec in method.parameters(source.shape):
             arena.tensors[spec.name][0] = initial_tensor(spec, 0)
         for name, size in head_shapes(head).items():
             arena.tensors[name][0] = initial_head_tensor(name, size, 0, 0.2)
     updater = ArenaUpdater(arena, [OPTIMIZER], [5e-3])
-    return Task(Bank(encoder, (method,), head, arena.tensors, (dropout,)), updater, (plan,), LABELS, CPU), arena
+    return Task(Bank(encoder, (method,), head, arena.tensors, (dropout,)), updater, (plan,), LABELS, device), arena
 
 
 def run(task, settings=SETTINGS):
