@@ -1,4 +1,4 @@
-"""Our cells of gpu_train.py, one after the other in one process; prints one JSON object: cell name -> what was measured. Called by gpu_train.py."""
+"""Our cells of gpu_train.py, one after the other in one process; each result in a file of its own. Called by gpu_train.py."""
 
 import gc
 import json
@@ -8,13 +8,14 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Read the cells from the command line, run them, print the results."""
-    jobs = json.loads(sys.argv[1])
-    found = {}
+    """Read the cells and where to keep them from the command line, and run those that are not there."""
+    jobs, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
     for name, job in jobs.items():
-        found[name] = run(job)
-        print(f"{name}: {found[name]['samples_per_second']:,.0f} samples/s", file=sys.stderr, flush=True)
-    print(json.dumps(found))
+        path = folder / f"{name}.json"
+        if not path.exists():
+            found = run(job)
+            print(f"{name}: {found['samples_per_second']:,.0f} samples/s, {1e3 * found['seconds_per_step']:.1f} ms a step", flush=True)
+            path.write_text(json.dumps(found))
 
 
 def run(job: dict) -> dict:

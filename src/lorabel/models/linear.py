@@ -314,12 +314,15 @@ def _with_low_rank(x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None,
 def _low_rank_gradients(grad: Tensor, spans: Spans, saved: Sequence[Any], *, needs_x: bool) -> tuple[Tensor | None, Tensor, Tensor]:
     """Gradients of the input (N, D_in), if needed, and of both factors; `grad` is contiguous."""
     weight, source, mask, hidden, down, up = saved
-    grad_x = grad.mm(weight) if needs_x else None
     if spans.is_joint:
         grad_hidden = spans.product(grad, up)
-        if grad_x is not None:
-            _add_(grad_x, spans.product(grad_hidden, down), mask)
+        part = spans.product(grad_hidden, down) if needs_x else None
+        if part is not None and mask is not None:
+            part = part * mask
+        # The large product adds the small one's result as it goes.
+        grad_x = None if part is None else torch.addmm(part, grad, weight)
         return grad_x, spans.outer(grad_hidden, source), spans.outer(grad, hidden)
+    grad_x = grad.mm(weight) if needs_x else None
     grad_down, grad_up = down.new_empty(down.shape), up.new_empty(up.shape)
     for k, part in _parts(spans.known):
         grad_hidden = grad[part].mm(up[k])  # (rows, R_all)
@@ -330,16 +333,8 @@ def _low_rank_gradients(grad: Tensor, spans: Spans, saved: Sequence[Any], *, nee
         if mask is None:
             grad_x[part].addmm_(grad_hidden, down[k])
         else:
-            _add_(grad_x[part], grad_hidden.mm(down[k]), mask[part])
+            grad_x[part].addcmul_(grad_hidden.mm(down[k]), mask[part])
     return grad_x, grad_down, grad_up
-
-
-def _add_(total: Tensor, part: Tensor, mask: Tensor | None) -> None:
-    """Add a part of a gradient, through its mask, in place."""
-    if mask is None:
-        total.add_(part)
-    else:
-        total.addcmul_(part, mask)
 
 
 def _split(ctx: Any, grad_down: Tensor, grad_up: Tensor) -> list[Tensor]:

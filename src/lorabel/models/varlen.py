@@ -12,7 +12,6 @@ from torch import Tensor
 
 from lorabel.data.types import PackedBatch
 
-
 _TAIL_PIECE = 128
 
 

@@ -51,3 +51,31 @@ def test_values_and_gradients_equal_the_formula(sites, has_mask, needs_input):
         results.append((y, *grads))
     for ours, wanted in zip(*results, strict=True):
         assert (ours - wanted).abs().max() <= 1e-12
+
+
+JOINT = {
+    "grouped float32": (Spans(None, torch.tensor([5, 8], dtype=torch.int32)), (5, 3), torch.float32, 1e-5),
+    "grouped, one member without rows": (Spans(None, torch.tensor([0, 8], dtype=torch.int32)), (0, 8), torch.float32, 1e-5),
+    "batched": (Spans((4, 4), is_batched=True), (4, 4), torch.float64, 1e-12),
+}
+
+
+@pytest.mark.parametrize(("spans", "rows", "dtype", "tolerance"), JOINT.values(), ids=JOINT)
+@pytest.mark.parametrize("has_mask", [True, False])
+@pytest.mark.parametrize("needs_input", [True, False])
+def test_one_product_for_all_members_equals_one_for_each(spans, rows, dtype, tolerance, has_mask, needs_input):
+    width, site = 16, 8
+    weight, bias = draw(2 * site, width, seed=1).to(dtype), draw(2 * site, seed=2).to(dtype)
+    mask = (draw(sum(rows), width, seed=3) > 0).to(dtype) * 2 if has_mask else None
+    results = []
+    for how in (spans, Spans(rows)):
+        x = draw(sum(rows), width, seed=4).to(dtype).requires_grad_(needs_input)
+        sites = []
+        for place, rank in enumerate((2, 3)):
+            a, b = (draw(*size, seed=10 * place + one).to(dtype).requires_grad_() for one, size in enumerate(((2, rank, width), (2, site, rank))))
+            sites.append(Site(LinearSlots(added=LowRank(a, b, (0.5, 3.0), (0.0, 0.0))), place * site, site))
+        y = adapted_linear(x, weight, bias, sites, how, mask)
+        leaves = [x] * needs_input + [factor for one in sites for factor in (one.slots.added.lora_A, one.slots.added.lora_B)]
+        results.append((y, *torch.autograd.grad((y * draw(*y.shape, seed=5).to(dtype)).sum(), leaves)))
+    for ours, wanted in zip(*results, strict=True):
+        assert (ours - wanted).abs().max() <= tolerance * max(1.0, float(wanted.abs().max()))
