@@ -7,13 +7,15 @@ the data set come up again, so that P7 has 120,000. Last, sixteen members of the
 
 Cells are kept in benchmarks/results/gpu_train/ until the table is written; a stopped run goes on.
 
-    python benchmarks/gpu_train.py [--encoder FOLDER] [--data FOLDER]     # about 6 minutes on one H100; FOLDER of the embedded encoder, where its package is not installed
+    python benchmarks/gpu_train.py [--encoder FOLDER] [--data FOLDER]     # about 6 minutes on one H100
+    # FOLDER of the embedded encoder, or $LORABEL_ENCODER, where its package is not installed
     python benchmarks/gpu_train.py --table-only                            # the table of what is there
     python benchmarks/gpu_train.py --smoke                                 # the same on a CPU with few rows: does it run at all
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -46,7 +48,7 @@ SETTINGS = {
 def main() -> None:
     """Measure everything in turn and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--encoder", default="minilm")
+    parser.add_argument("--encoder", default=os.environ.get("LORABEL_ENCODER", "minilm"))
     parser.add_argument("--data")
     parser.add_argument("--repetitions", type=int, default=2)
     parser.add_argument("--steps", type=int, default=100, help="of the usual stack")
