@@ -13,7 +13,8 @@ from lorabel.heads import make_head
 from lorabel.methods.base import make_method
 from lorabel.models.bank import Bank
 from lorabel.models.checkpoint import load_tokenizer, load_weights, resolve_encoder, weights_digest
-from lorabel.models.encoder import Adapters, PackedEncoder, split_queries_keys_values
+from lorabel.models.encoder import Adapters, PackedEncoder
+from lorabel.models.joint_sites import split_queries_keys_values
 from tests.conftest import FAMILIES, reference_model
 from tests.contracts.batches import packed, padded, sequences
 

@@ -12,7 +12,8 @@ from lorabel.heads import make_head
 from lorabel.methods.base import make_method
 from lorabel.models.bank import Bank
 from lorabel.models.checkpoint import canonical_tensors, load_weights, resolve_encoder
-from lorabel.models.encoder import PackedEncoder, split_queries_keys_values
+from lorabel.models.encoder import PackedEncoder
+from lorabel.models.joint_sites import split_queries_keys_values
 from tests.conftest import FAMILIES, reference_model
 from tests.contracts.batches import packed, padded, sequences
 

@@ -23,13 +23,13 @@ from lorabel.families import LINEAR_SITES, EncoderShape
 from lorabel.heads import Pooling
 from lorabel.methods.base import Method
 from lorabel.models.attention import LengthGroup, group_by_length, pooled_attention, self_attention
+from lorabel.models.joint_sites import JOINT_SITES, join_queries_keys_values
 from lorabel.models.linear import Site, adapted_linear, joined_linear, per_member_affine, per_member_linear
 from lorabel.models.prompt import with_prompt
 from lorabel.models.spans import Spans, grouped_is_available, spans_of
 from lorabel.models.varlen import Segments, kernel_pooled_attention, kernel_self_attention, kernels_are_available, segments_of
 from lorabel.slots import EMBEDDING_NORM, NORM_SITES, STREAM_PLACES, Prompt, StreamMap, StreamPlace
 
-JOINT_SITES = ("query", "key", "value")
 _NORM_OF: dict[StreamPlace, str] = {"after_attention": "attention_norm", "after_ffn": "ffn_norm"}
 
 
@@ -336,43 +336,6 @@ class PackedEncoder:
         name, length = f"layers.{layer}.attention", 0 if prefix is None else prefix.shape[2]
         masks = step.masks.attention(name, step.groups, self.shape.num_heads, self.shape.attention_dropout, pooled=pooled, prefix=length)
         return None if masks is None else [mask.to(self.dtype) for mask in masks]
-
-
-def product_groups(shape: EncoderShape, pooling: Pooling) -> list[tuple[int, tuple[str, ...]]]:
-    """The products of the encoder: a layer, and the sites that share one.
-
-    Args:
-        shape: The encoder.
-        pooling: Where only first tokens are read, queries of the last layer have a product of their own.
-    """
-    groups = []
-    for layer in range(shape.num_layers):
-        is_split = pooling == "cls" and layer == shape.num_layers - 1
-        joint = [("query",), ("key", "value")] if is_split else [JOINT_SITES]
-        groups += [(layer, names) for names in (*joint, ("attention_output",), ("ffn_up",), ("ffn_down",))]
-    return groups
-
-
-def join_queries_keys_values(weights: Mapping[str, Tensor], shape: EncoderShape) -> dict[str, Tensor]:
-    """Lay each layer's query, key and value tensors under each other as `layers.i.qkv`; everything else is passed on."""
-    joint = {name: tensor for name, tensor in weights.items() if name.rsplit(".", 2)[-2] not in JOINT_SITES}
-    for layer in range(shape.num_layers):
-        for part in ("weight", "bias"):
-            joint[f"layers.{layer}.qkv.{part}"] = torch.cat([weights[f"layers.{layer}.{site}.{part}"] for site in JOINT_SITES])
-    return joint
-
-
-def split_queries_keys_values(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `join_queries_keys_values`: canonical names again."""
-    apart: dict[str, Tensor] = {}
-    for name, tensor in weights.items():
-        head, _, part = name.rpartition(".qkv.")
-        if not head:
-            apart[name] = tensor
-            continue
-        for site, piece in zip(JOINT_SITES, tensor.chunk(3), strict=True):
-            apart[f"{head}.{site}.{part}"] = piece.contiguous()
-    return apart
 
 
 def _drop(x: Tensor, masks: MaskSource | None, name: str, probability: float, *, pooled: bool = False) -> Tensor:

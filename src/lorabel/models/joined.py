@@ -17,7 +17,8 @@ from torch import Tensor
 
 from lorabel.heads import Pooling
 from lorabel.methods.base import Method
-from lorabel.models.encoder import Adapters, PackedEncoder, product_groups
+from lorabel.models.encoder import Adapters, PackedEncoder
+from lorabel.models.joint_sites import product_groups
 from lorabel.models.linear import Site
 from lorabel.models.spans import GROUPED_MULTIPLE
 

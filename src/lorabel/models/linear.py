@@ -316,11 +316,11 @@ def _low_rank_gradients(grad: Tensor, spans: Spans, saved: Sequence[Any], *, nee
     weight, source, mask, hidden, down, up = saved
     if spans.is_joint:
         grad_hidden = spans.product(grad, up)
-        part = spans.product(grad_hidden, down) if needs_x else None
-        if part is not None and mask is not None:
-            part = part * mask
-        # The large product adds the small one's result as it goes.
-        grad_x = None if part is None else torch.addmm(part, grad, weight)
+        grad_x = None
+        if needs_x:
+            added = spans.product(grad_hidden, down)
+            # The large product adds the small one's result as it goes.
+            grad_x = torch.addmm(added if mask is None else added * mask, grad, weight)
         return grad_x, spans.outer(grad_hidden, source), spans.outer(grad, hidden)
     grad_x = grad.mm(weight) if needs_x else None
     grad_down, grad_up = down.new_empty(down.shape), up.new_empty(up.shape)

@@ -18,9 +18,8 @@ Decisions:
 
 import math
 import time
-from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -29,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorabel.data.packing import MemberRows, pack_members, plan_batches
-from lorabel.data.types import LabelArray, TokenTable
+from lorabel.data.types import LabelArray
 from lorabel.events import Evaluated, EventSink, Note, StepDone
 from lorabel.models.bank import Bank
 from lorabel.models.crew import Crew, crew_for_rows
@@ -42,6 +41,7 @@ from lorabel.training.randomness import numpy_generator
 from lorabel.training.schedules import learning_rate_factor
 from lorabel.training.shares import ROWS_PER_WORKER, TOKENS_PER_GPU_SHARE, TOKENS_PER_JOINT_SHARE, Chunk, make_shares
 from lorabel.training.state import LoopSettings, MemberPlan, Position, Scores
+from lorabel.training.under_way import BegunStep, MemberStep, Meter, StepsUnderWay
 from lorabel.training.updates import MemberUpdate, Updater
 
 
@@ -99,35 +99,6 @@ def train(task: Task, settings: LoopSettings, positions: Sequence[Position], hoo
 
 
 @dataclass(frozen=True)
-class _MemberStep:
-    """The rows of one member in one step."""
-
-    rows: NDArray[np.int64]
-    table: TokenTable
-
-
-@dataclass(frozen=True)
-class _Begun:
-    """A step that was handed to the device.
-
-    Attributes:
-        steps: The rows of each member that takes part.
-        updates: How each of them moves.
-        tokens: Tokens of each.
-        results: (2, K) losses and gradient norms; on the host once `event` is reached.
-        event: Reached when they are; None where they are at hand.
-        after: Where each member is after the step; filled in as soon as its time is known.
-    """
-
-    steps: Mapping[int, _MemberStep]
-    updates: Mapping[int, MemberUpdate]
-    tokens: Mapping[int, int]
-    results: Tensor
-    event: torch.cuda.Event | None
-    after: dict[int, Position] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class _Outcome:
     """What came of one member's step."""
 
@@ -149,11 +120,9 @@ class _Run:
         for scale, position in zip(self.scales, positions, strict=True):
             if position.loss_scale:
                 scale.restore(position.loss_scale)
-        self.meter = _Meter()
+        self.meter = Meter()
         self._is_saved = True
-        self._under_way: deque[_Begun] = deque()
-        # Steps that may be under way after one was begun.
-        self._ahead = 1 if task.device.type == "cuda" else 0
+        self._under_way = StepsUnderWay(task.device)
         can_capture = why_not(task.bank, task.plans, has_states=task.states is not None) is None
         self._passes = Passes(task.bank, task.updater)
         self._graphs = GraphRunner(self._passes, on_event) if can_capture else None
@@ -187,37 +156,25 @@ class _Run:
         position, plan = self.positions[k], self.task.plans[k]
         return not position.is_finished and (position.step == plan.total_steps or position.step % plan.evaluate_every_steps == 0)
 
-    def _step(self, steps: Mapping[int, _MemberStep], crew: Crew) -> None:
+    def _step(self, steps: Mapping[int, MemberStep], crew: Crew) -> None:
         """One optimiser step of every active member; what came of steps is booked and told when it is known."""
         started = time.perf_counter()
         begun = self._optimise(steps, crew)
-        self._under_way.append(begun)
-        known = self._known(self._ahead)
+        known = self._under_way.add(begun)
         self._move(begun, time.perf_counter() - started)
         for one, results in known:
             self._settle(one, results)
 
     def _wait(self) -> None:
         """Wait for all steps under way; the time counts as the last one's."""
-        if not self._under_way:
-            return
-        started, last = time.perf_counter(), self._under_way[-1]
-        known = self._known(0)
-        self._spend(last, time.perf_counter() - started)
+        started = time.perf_counter()
+        known = self._under_way.finish()
+        if known:
+            self._spend(known[-1][0], time.perf_counter() - started)
         for one, results in known:
             self._settle(one, results)
 
-    def _known(self, ahead: int) -> list[tuple[_Begun, list[list[float]]]]:
-        """The oldest steps under way and their results, down to a number of steps that may still be: this waits for the device."""
-        known = []
-        while len(self._under_way) > ahead:
-            begun = self._under_way.popleft()
-            if begun.event is not None:
-                begun.event.synchronize()
-            known.append((begun, begun.results.tolist()))
-        return known
-
-    def _move(self, begun: _Begun, seconds: float) -> None:
+    def _move(self, begun: BegunStep, seconds: float) -> None:
         """Move the members of a step on by one."""
         self.meter.add(sum(len(step.rows) for step in begun.steps.values()), 0.0)
         for k, step in begun.steps.items():
@@ -226,14 +183,14 @@ class _Run:
         self._spend(begun, seconds)
         begun.after.update({k: self.positions[k] for k in begun.steps})
 
-    def _spend(self, begun: _Begun, seconds: float) -> None:
+    def _spend(self, begun: BegunStep, seconds: float) -> None:
         """Time of a step: members share it by their tokens."""
         self.meter.add(0, seconds)
         tokens = sum(begun.tokens.values())
         for k in begun.steps:
             self.positions[k] = replace(self.positions[k], seconds=self.positions[k].seconds + seconds * begun.tokens[k] / tokens)
 
-    def _settle(self, begun: _Begun, results: Sequence[Sequence[float]]) -> None:
+    def _settle(self, begun: BegunStep, results: Sequence[Sequence[float]]) -> None:
         """Book what came of a step, and tell it where its turn is."""
         losses, norms = results
         turns = {k: after.step % self.settings.log_every_steps == 0 or after.step == self.task.plans[k].total_steps for k, after in begun.after.items()}
@@ -246,7 +203,7 @@ class _Run:
             if turns[k]:
                 self.on_event(self._step_event(k, begun.after[k], outcome, rate))
 
-    def _optimise(self, steps: Mapping[int, _MemberStep], crew: Crew) -> _Begun:
+    def _optimise(self, steps: Mapping[int, MemberStep], crew: Crew) -> BegunStep:
         """Forward and backward of all shares of one step, then the update; on a GPU none of it is waited for."""
         task, settings = self.task, self.settings
         task.updater.zero_grad()
@@ -272,14 +229,14 @@ class _Run:
         return self._update(steps, losses, {k: int(of_member.sum()) for k, of_member in lengths.items()})
 
     def _run_share(
-        self, chunks: Sequence[Chunk], steps: Mapping[int, _MemberStep], normalisers: Mapping[int, float]
+        self, chunks: Sequence[Chunk], steps: Mapping[int, MemberStep], normalisers: Mapping[int, float]
     ) -> tuple[Tensor, Sequence[Tensor | None] | None]:
         """Losses (n,) and gradients of one share, rows of n members in their order; None for gradients that are with the updater already."""
         share = self._share(chunks, steps, normalisers)
         losses = None if self._graphs is None else self._graphs.run(share)
         return (losses, None) if losses is not None else self._passes.run(share)
 
-    def _share(self, chunks: Sequence[Chunk], steps: Mapping[int, _MemberStep], normalisers: Mapping[int, float]) -> Share:
+    def _share(self, chunks: Sequence[Chunk], steps: Mapping[int, MemberStep], normalisers: Mapping[int, float]) -> Share:
         """The rows of some members, laid out."""
         task, first, last = self.task, chunks[0].member, chunks[-1].member + 1
         places = {chunk.member: chunk.places for chunk in chunks}
@@ -299,7 +256,7 @@ class _Run:
             scales=[self.scales[chunk.member].value for chunk in chunks],
         )
 
-    def _update(self, steps: Mapping[int, _MemberStep], losses: Tensor, tokens: Mapping[int, int]) -> _Begun:
+    def _update(self, steps: Mapping[int, MemberStep], losses: Tensor, tokens: Mapping[int, int]) -> BegunStep:
         """Clip and update every member that took part."""
         task = self.task
         updates: dict[int, MemberUpdate] = {}
@@ -307,14 +264,11 @@ class _Run:
             plan, done = task.plans[k], self.positions[k].step
             factor = learning_rate_factor(plan.schedule, done, plan.total_steps, plan.steps_per_epoch)
             updates[k] = MemberUpdate(factor, plan.max_grad_norm, 1.0 / self.scales[k].value, step=done + 1)
-        members, event = [updates.get(k) for k in range(len(task.plans))], None
+        members = [updates.get(k) for k in range(len(task.plans))]
         results = None if self._graphs is None else self._graphs.update(members, losses)
         if results is None:
             results = torch.stack([losses, task.updater.update(members, losses).to(losses)])
-        if task.device.type == "cuda":
-            results, event = results.to("cpu", non_blocking=True), torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record()
-        return _Begun(steps, updates, tokens, results, event)
+        return BegunStep.of(steps, updates, tokens, results)
 
     def _book(self, k: int, step: int, outcome: _Outcome) -> None:
         """Book one member's step; stop the member where too many in a row were not finite."""
@@ -394,7 +348,7 @@ class _Run:
         return StepDone(after.step, plan.total_steps, epoch, outcome.loss, outcome.learning_rate, outcome.grad_norm, samples_per_second, after.seconds, k)
 
 
-def _rows_from(plan: MemberPlan, task: Task, settings: LoopSettings, step: int) -> Iterator[_MemberStep]:
+def _rows_from(plan: MemberPlan, task: Task, settings: LoopSettings, step: int) -> Iterator[MemberStep]:
     """The rows of each optimiser step that a member has still to do, with the epoch's token table."""
     first_epoch, done = divmod(step, plan.steps_per_epoch)
     for epoch in range(first_epoch, plan.num_epochs):
@@ -402,21 +356,5 @@ def _rows_from(plan: MemberPlan, task: Task, settings: LoopSettings, step: int) 
         order = numpy_generator(plan.seed, "order", epoch)
         batches = plan_batches(table.lengths[plan.rows], settings.step_rows, order, settings.group_by_length)
         for places in batches[done:]:
-            yield _MemberStep(plan.rows[places], table)
+            yield MemberStep(plan.rows[places], table)
         done = 0
-
-
-class _Meter:
-    """Samples per second since the last reading."""
-
-    def __init__(self) -> None:
-        self._samples, self._seconds = 0, 0.0
-
-    def add(self, samples: int, seconds: float) -> None:
-        self._samples += samples
-        self._seconds += seconds
-
-    def read(self) -> float:
-        rate = self._samples / self._seconds if self._seconds else 0.0
-        self._samples, self._seconds = 0, 0.0
-        return rate

@@ -26,8 +26,9 @@ from lorabel.losses.weights import balanced_weights, effective_weights, positive
 from lorabel.methods.base import Method, ParameterSpec, make_method
 from lorabel.models.bank import ENCODER_PREFIX, Bank, corner, stacked_constants, stacked_parameters
 from lorabel.models.checkpoint import EncoderSource, load_tokenizer, load_weights, resolve_encoder, weights_digest
-from lorabel.models.encoder import PackedEncoder, split_queries_keys_values
+from lorabel.models.encoder import PackedEncoder
 from lorabel.models.heads import INITIAL_STD, head_shapes
+from lorabel.models.joint_sites import split_queries_keys_values
 from lorabel.registry import LOSSES
 from lorabel.slots import Start
 from lorabel.training.optim import Arena, Block
