@@ -13,6 +13,7 @@ from lorabel.config import load_config
 from lorabel.data.load import load_data
 from lorabel.errors import DataError
 from lorabel.workflows import bank
+from lorabel.workflows.ablate import run_ablate
 from lorabel.workflows.compare import CompareRequest, run_compare
 from lorabel.workflows.predict import load
 from lorabel.workflows.repeats import run_repeats
@@ -188,6 +189,21 @@ def test_a_comparison_tests_exact_answers_and_keeps_thresholds(layers, tmp_path)
     first = read_record(RunLayout(tmp_path / "cmp" / rows["lora"].probabilities[0]).root.parent.parent / "record.json")
     assert rows["lora"].validation.macro_f1.low <= rows["lora"].validation.macro_f1.mean <= rows["lora"].validation.macro_f1.high
     assert first.thresholds is not None
+
+
+def test_a_bank_calls_accuracy_what_it_is(layers, labelled, tiny_encoder, run_cli, tmp_path):
+    words = ("--encoder", tiny_encoder("bert"), "--epochs", "1", "--batch-size", "8", "--threads", "1")
+    done = run_cli("train", labelled, "--out", tmp_path / "seeds", "--seeds", "2", *words)
+    assert done.code == 0, done.err
+    assert done.out.count("subset accuracy") == 2
+    assert "subset accuracy" in (tmp_path / "seeds" / "report.html").read_text()
+
+
+def test_the_paper_s_claims_are_not_held_against_several_labels(layers, tmp_path):
+    short = {"recipe": "paper", "training": {"num_epochs": 1}, "encoder": {"dropout": False}}
+    record = run_ablate([short, *layers, {"training": {"num_epochs": 1}}], tmp_path / "ablation", seeds=1, techniques=("smoothing",)).record
+    assert record.task == "multi_label"
+    assert [row.claim for row in record.rows] == [None, None]
 
 
 def test_zero_shot_and_label_errors_say_that_they_give_one_label(labelled, tiny_encoder, run_cli, tmp_path):

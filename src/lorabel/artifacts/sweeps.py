@@ -7,6 +7,7 @@ from typing import Any, Literal
 from lorabel.artifacts.layout import RunLayout
 from lorabel.artifacts.records import Plain, read_versioned
 from lorabel.artifacts.store import write_json
+from lorabel.data.types import TaskKind, accuracy_name
 from lorabel.training.state import Scores
 
 SWEEP_VERSION = 1
@@ -66,6 +67,7 @@ class SweepRecord(Plain):
         source: What fills it: the grid's combinations or the search's space, trials, sampler, seed; compared on resume.
         base: Settings below all assignments; compared on resume.
         metric: What is maximised on the validation split.
+        task: `single_label` or `multi_label`, known once the data were read.
         bank_size: Most members of a bank, where that was chosen by free memory.
         seconds: Wall-clock seconds of training so far.
         members: In the order of their numbers.
@@ -75,6 +77,7 @@ class SweepRecord(Plain):
     source: dict[str, Any]
     base: dict[str, Any]
     metric: str
+    task: TaskKind = "single_label"
     bank_size: int | None = None
     seconds: float = 0.0
     members: list[SweepMember] = []
@@ -83,6 +86,11 @@ class SweepRecord(Plain):
         """Members with scores, best first; of equals the one with fewer parameters, then the earlier."""
         scored = [member for member in self.members if member.has_scores]
         return sorted(scored, key=lambda member: (-member.value_of(self.metric), member.trainable or 0, member.number))
+
+    @property
+    def accuracy_name(self) -> str:
+        """What accuracy is in words."""
+        return accuracy_name(self.task)
 
     @property
     def banks(self) -> int:

@@ -103,7 +103,7 @@ def print_sweep(record: SweepRecord) -> None:
     table.add_column("member", justify="right")
     for name in names:
         table.add_column(name.rpartition(".")[2])
-    for name in ("accuracy", "macro-F1", "trainable", "outcome"):
+    for name in (record.accuracy_name, "macro-F1", "trainable", "outcome"):
         table.add_column(name, justify="left" if name == "outcome" else "right")
     for member in record.ranked():
         values = [shown(member.assignment.get(name)) for name in names]
@@ -115,7 +115,8 @@ def print_sweep(record: SweepRecord) -> None:
     out.print(table)
 
 
-def print_spread(split: str, scores: Mapping[str, Spread]) -> None:
+def print_spread(split: str, scores: Mapping[str, Spread], accuracy_name: str) -> None:
     """Mean and deviation of a split's scores over members."""
-    parts = [f"{name.replace('macro_f1', 'macro-F1')} {percent(score.mean)} ± {100 * score.deviation:.2f}" for name, score in scores.items()]
+    names = {"accuracy": accuracy_name, "macro_f1": "macro-F1"}
+    parts = [f"{names[name]} {percent(score.mean)} ± {100 * score.deviation:.2f}" for name, score in scores.items()]
     out.print(f"{split}  {', '.join(parts)}  over {len(scores['accuracy'].values)} members")

@@ -67,13 +67,13 @@ def _repeat(layers: list[dict[str, Any]], out: Path, *, seeds: int | None, folds
     print_sweep(result.record)
     for name, scores in (("validation", result.validation), ("test", result.test)):
         if scores is not None:
-            print_spread(name, scores)
+            print_spread(name, scores, result.record.accuracy_name)
     if result.out_of_fold is not None:
         from lorabel.cli.output import out as printer
         from lorabel.reports.tables import with_interval
 
         printer.print(
-            f"out of fold  accuracy {with_interval(result.out_of_fold, 'accuracy')}, {result.out_of_fold.n:,} rows, each judged by the member that did not see it"
+            f"out of fold  {result.record.accuracy_name} {with_interval(result.out_of_fold, 'accuracy')}, {result.out_of_fold.n:,} rows, each judged by the member that did not see it"
         )
     if not quiet:
         err.print(f"Report   {out / 'report.html'}\nMembers  {out / 'members'}")

@@ -24,6 +24,11 @@ LabelArray = NDArray[np.int64] | NDArray[np.uint8]
 SplitName = Literal["train", "validation", "test"]
 
 
+def accuracy_name(task: TaskKind) -> str:
+    """What accuracy is in words: with several labels per text, that all of them were found exactly."""
+    return "accuracy" if task == "single_label" else "subset accuracy"
+
+
 @dataclass(frozen=True)
 class LabelMap:
     """Class names in order; the index of a name is its class id.

@@ -13,10 +13,10 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,6 +26,8 @@ from torch import Tensor
 from lorabel.config import EncoderConfig
 from lorabel.errors import ArtifactError, ConfigError, MissingExtraError
 from lorabel.families import KNOWN_ENCODERS, LINEAR_SITES, NORM_SITES, EncoderShape, KnownEncoder, known_encoder, shape_from_config
+
+Made = TypeVar("Made")
 
 HUB_TIMEOUT_S = 5.0
 _HUB_FILES = [
@@ -160,7 +162,27 @@ def weight_files(folder: Path) -> list[Path]:
     )
 
 
-def load_weights(source: EncoderSource) -> dict[str, Tensor]:
+class EncoderWeights(dict[str, Tensor]):
+    """Canonical tensors of an encoder, and what was made of them: a sweep asks for the same again for every member. They are never changed once they are loaded."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(tensors)
+        self._made: dict[str, Any] = {}
+
+    def once(self, name: str, make: Callable[[], Made]) -> Made:
+        """What `make` gives, made at the first asking.
+
+        Args:
+            name: Of the thing.
+            make: Makes it from these weights alone.
+        """
+        if name not in self._made:
+            self._made[name] = make()
+        made: Made = self._made[name]
+        return made
+
+
+def load_weights(source: EncoderSource) -> EncoderWeights:
     """Read an encoder's canonical tensors.
 
     Args:
@@ -190,7 +212,7 @@ def load_weights(source: EncoderSource) -> dict[str, Tensor]:
             raise ArtifactError(
                 f"{source.folder}: {key}: holds values that are not finite, got NaN or infinity; expected numbers. Download the checkpoint again."
             )
-    return weights
+    return EncoderWeights(weights)
 
 
 def canonical_tensors(shape: EncoderShape) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -239,6 +261,10 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     Args:
         weights: From `load_weights`.
     """
+    return weights.once("digest", lambda: _digest(weights)) if isinstance(weights, EncoderWeights) else _digest(weights)
+
+
+def _digest(weights: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(weights):
         tensor = weights[name].contiguous()

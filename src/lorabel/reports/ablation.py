@@ -8,6 +8,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from lorabel.artifacts.compares import CompareRecord, CompareRow, Gap
+from lorabel.data.types import accuracy_name
 from lorabel.reports.compare_figures import curves_figure
 from lorabel.reports.compare_tables import LEVEL, p_value
 from lorabel.reports.figures import BLUE, GREY, ORANGE, STYLE, new_axes, short
@@ -53,11 +54,12 @@ def sentences(record: CompareRecord) -> list[str]:
         record: The ablation.
     """
     found = []
+    of = "" if record.task == "single_label" else f" of {accuracy_name(record.task)}"
     for row in record.rows:
         one, said = gain(row), verdict(row)
         if one is None or said is None:
             continue
-        text = f"{record.reference} over {row.method}: {_points(one.mean)} points ({_points(one.low)} to {_points(one.high)}), p {p_value(row.p_value)}: {_WORDS[said]}"
+        text = f"{record.reference} over {row.method}: {_points(one.mean)} points{of} ({_points(one.low)} to {_points(one.high)}), p {p_value(row.p_value)}: {_WORDS[said]}"
         found.append(text + (f"; the paper claims {_points(row.claim, 1)}." if row.claim is not None else "."))
     return found
 
@@ -85,7 +87,9 @@ def draw_ablation_figures(record: CompareRecord) -> dict[str, Figure]:
 def gains_figure(record: CompareRecord) -> Figure:
     """Gain of the whole recipe over each row, 95 % intervals; grey where it is inside the noise, a cross where the paper claims a gain."""
     rows = [(row, one) for row in record.rows if (one := gain(row)) is not None]
-    figure, axes = new_axes(f"Gain of the whole recipe ({record.judged})", "points of accuracy, 95 % intervals", "", height=0.42 * len(rows) + 1.7)
+    figure, axes = new_axes(
+        f"Gain of the whole recipe ({record.judged})", f"points of {accuracy_name(record.task)}, 95 % intervals", "", height=0.42 * len(rows) + 1.7
+    )
     axes.axvline(0, color=GREY, linewidth=1)
     for place, (row, one) in enumerate(rows):
         colour = GREY if verdict(row) == "noise" else BLUE

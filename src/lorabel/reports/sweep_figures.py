@@ -24,6 +24,7 @@ _LOG_SPAN = 20
 def draw_sweep_figures(
     ranked: Sequence[SweepMember],
     metric: str,
+    accuracy: str,
     varied: Sequence[str],
     importances: Mapping[str, float] | None,
     histories: Mapping[int, Sequence[Mapping[str, Any]]],
@@ -33,6 +34,7 @@ def draw_sweep_figures(
     Args:
         ranked: Members with scores, best first.
         metric: What was maximised.
+        accuracy: What accuracy is in words.
         varied: Settings that differ between members.
         importances: Setting -> share of the differences it explains, or None.
         histories: Member -> rows of its `metrics.jsonl`.
@@ -41,9 +43,9 @@ def draw_sweep_figures(
         File stem -> figure.
     """
     with mpl.rc_context(STYLE):
-        figures = {"pareto": pareto_figure(ranked, metric)}
+        figures = {"pareto": pareto_figure(ranked, metric, accuracy)}
         if varied and len(ranked) > 1:
-            figures["settings"] = parallel_figure(ranked, metric, varied)
+            figures["settings"] = parallel_figure(ranked, metric, accuracy, varied)
         if importances:
             figures["importances"] = importance_figure(importances)
         figures["curves"] = curves_figure([member for member in ranked if member.number in histories][:_CURVES], varied, histories)
@@ -59,9 +61,9 @@ def pareto_front(members: Sequence[SweepMember], metric: str) -> list[SweepMembe
     return front
 
 
-def pareto_figure(members: Sequence[SweepMember], metric: str) -> Figure:
+def pareto_figure(members: Sequence[SweepMember], metric: str, accuracy: str) -> Figure:
     """Validation score over trainable parameters; the members that nothing smaller beats are joined."""
-    figure, axes = new_axes("Score against size", "trainable parameters", _axis_name(metric))
+    figure, axes = new_axes("Score against size", "trainable parameters", _axis_name(metric, accuracy))
     axes.plot(
         [float(member.trainable or 0) for member in members], [_display(member, metric) for member in members], "o", color=GREY, alpha=0.55, label="member"
     )
@@ -78,7 +80,7 @@ def pareto_figure(members: Sequence[SweepMember], metric: str) -> Figure:
     return figure
 
 
-def parallel_figure(members: Sequence[SweepMember], metric: str, varied: Sequence[str]) -> Figure:
+def parallel_figure(members: Sequence[SweepMember], metric: str, accuracy: str, varied: Sequence[str]) -> Figure:
     """A line per member through its settings to its score; colour is the score."""
     names = [*varied, metric]
     figure = Figure(figsize=(max(6.4, 1.45 * len(names) + 1.5), 4.2), dpi=150, layout="tight")
@@ -103,7 +105,7 @@ def parallel_figure(members: Sequence[SweepMember], metric: str, varied: Sequenc
     axes.grid(visible=False)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
-    axes.set_title(f"Settings and {_axis_name(metric)}", fontsize=11)
+    axes.set_title(f"Settings and {_axis_name(metric, accuracy)}", fontsize=11)
     return figure
 
 
@@ -167,5 +169,5 @@ def _display(member: SweepMember, metric: str) -> float:
     return -value if metric == "loss" else 100 * value
 
 
-def _axis_name(metric: str) -> str:
-    return {"accuracy": "validation accuracy, percent", "macro_f1": "validation macro-F1, percent", "loss": "validation loss"}[metric]
+def _axis_name(metric: str, accuracy: str) -> str:
+    return {"accuracy": f"validation {accuracy}, percent", "macro_f1": "validation macro-F1, percent", "loss": "validation loss"}[metric]

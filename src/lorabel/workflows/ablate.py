@@ -240,11 +240,13 @@ def _train(
     if sources[0].row.status == "failed":
         raise DataError(f"ablate: the whole recipe could not be trained, got {sources[0].row.reason}; expected a finite loss. Lower --learning-rate.")
     scored = score_rows(sources, WHOLE, record.judged, layout.root)
+    # The paper's claims are about texts with one label each.
+    has_claims = prepared.data.task == "single_label"
     test = prepared.data.splits.get("test")
     record = record.model_copy(
         update={
             "status": "finished",
-            "rows": [found.model_copy(update={"claim": row.claim}) for found, row in zip(scored, rows, strict=True)],
+            "rows": [found.model_copy(update={"claim": row.claim if has_claims else None}) for found, row in zip(scored, rows, strict=True)],
             "test_openings": TestLedger(ledger).count(test.digest) if test is not None else 0,
         }
     )

@@ -16,7 +16,7 @@ from lorabel.artifacts.adapter import AdapterBundle, AdapterManifest, load_adapt
 from lorabel.artifacts.canary import CANARY_SENTENCES
 from lorabel.config import EncoderConfig, Precision, RunConfig
 from lorabel.data.packing import tokenise
-from lorabel.data.types import LabelArray, LabelMap, class_counts
+from lorabel.data.types import LabelArray, LabelMap, TokenTable, class_counts
 from lorabel.errors import ArtifactError, ConfigError
 from lorabel.families import EncoderShape
 from lorabel.heads import HeadSpec, make_head
@@ -25,7 +25,7 @@ from lorabel.losses.base import Loss
 from lorabel.losses.weights import balanced_weights, effective_weights, positive_weights
 from lorabel.methods.base import Method, ParameterSpec, make_method
 from lorabel.models.bank import ENCODER_PREFIX, Bank, corner, stacked_constants, stacked_parameters
-from lorabel.models.checkpoint import EncoderSource, load_tokenizer, load_weights, resolve_encoder, weights_digest
+from lorabel.models.checkpoint import EncoderSource, EncoderWeights, load_tokenizer, load_weights, resolve_encoder, weights_digest
 from lorabel.models.encoder import PackedEncoder
 from lorabel.models.heads import INITIAL_STD, head_shapes
 from lorabel.models.joint_sites import split_queries_keys_values
@@ -212,7 +212,11 @@ def bank_from_tensors(
         device: Where.
     """
     trained = {name.removeprefix(ENCODER_PREFIX): tensor for name, tensor in tensors.items() if Bank.is_shared(name)}
-    encoder = PackedEncoder(source.shape, {**weights, **trained}, dtype=dtype, device=device)
+
+    def make() -> PackedEncoder:
+        return PackedEncoder(source.shape, {**weights, **trained}, dtype=dtype, device=device)
+
+    encoder = weights.once(f"encoder|{dtype}|{device}", make) if isinstance(weights, EncoderWeights) and not trained else make()
     stacked = {name: tensor[None].to(device) for name, tensor in tensors.items() if not Bank.is_shared(name)}
     return Bank(encoder, (method,), head, stacked)
 
@@ -266,8 +270,11 @@ def canary_logits(
 ) -> list[list[float]]:
     """Float32 logits of the shipped canary sentences on the CPU, one list per sentence."""
     bank = bank_from_tensors(source, weights, method, head, tensors, torch.float32, torch.device("cpu"))
-    tokenizer, digest = load_tokenizer(source.folder)
-    found = table_logits(bank, tokenise(CANARY_SENTENCES, tokenizer, digest, max_length_tokens))
+
+    def table() -> TokenTable:
+        return tokenise(CANARY_SENTENCES, *load_tokenizer(source.folder), max_length_tokens)
+
+    found = table_logits(bank, weights.once(f"canary|{max_length_tokens}", table) if isinstance(weights, EncoderWeights) else table())
     return [[float(value) for value in row] for row in found]
 
 

@@ -222,7 +222,7 @@ class _Sweep:
         config = self._config(assignment)
         if self.shared is None:
             self.shared = prepare(config, self.on_event)
-            self.record = self.record.model_copy(update={"metric": best_metric(config, self.shared.data.task)})
+            self.record = self.record.model_copy(update={"metric": best_metric(config, self.shared.data.task), "task": self.shared.data.task})
         return prepare_like(self.shared, config)
 
     def _draw(self) -> bool:

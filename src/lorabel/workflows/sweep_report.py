@@ -27,7 +27,7 @@ def write_sweep_report(layout: SweepLayout, record: SweepRecord) -> None:
     everywhere = [name for name in names if all(name in member.assignment for member in ranked)]
     shares = importances([member.assignment for member in ranked], [member.value_of(record.metric) for member in ranked], everywhere) if everywhere else None
     histories = {member.number: read_history(layout.member(member.number).history) for member in ranked}
-    figures = draw_sweep_figures(ranked, record.metric, names, shares, histories)
+    figures = draw_sweep_figures(ranked, record.metric, record.accuracy_name, names, shares, histories)
     for name, figure in figures.items():
         write_bytes(layout.figures / f"{name}.png", png_bytes(figure))
         write_bytes(layout.figures / f"{name}.svg", svg_bytes(figure))

@@ -48,6 +48,11 @@ def test_sentences_put_the_claim_beside(record):
     ]
 
 
+def test_with_several_labels_it_is_said_that_all_must_be_found(record):
+    said = sentences(record.model_copy(update={"task": "multi_label"}))
+    assert said[2] == "whole recipe over no warm-up: −2.00 points of subset accuracy (−3.00 to −1.00), p 0.010: a loss."
+
+
 def test_the_figure_shows_gains_claims_and_noise(record):
     figures = draw_ablation_figures(record)
     assert set(figures) == {"gains"}
