@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lorabel.config import DataConfig
-from lorabel.data.audit_table import AuditTables
+from lorabel.data.audit_table import read_audit_table
 from lorabel.families import known_encoder
 from lorabel.models.checkpoint import load_tokenizer
 from lorabel.workflows.audit import too_long
@@ -140,8 +140,7 @@ def test_truncation_is_counted_as_if_all_were_tokenised(tmp_path, tiny_encoder):
     path = tmp_path / "x.jsonl"
     path.write_text("".join(json.dumps({"text": text, "label": "ab"[row % 2]}) + "\n" for row, text in enumerate(texts)))
     tokenizer, _ = load_tokenizer(tiny_encoder("bert"))
-    with AuditTables() as tables:
-        found = too_long(tables.read(DataConfig(source=str(path))), tokenizer, 9)
+    found = too_long(read_audit_table(DataConfig(source=str(path))), tokenizer, 9)
     expected = [len(tokenizer.encode(text).ids) > 9 for text in texts]
     assert found.tolist() == expected
     assert 30 < sum(expected) < 270

@@ -3,17 +3,14 @@
 Decisions:
 - Nothing is refused but what cannot be read at all: a row without text or label is a finding of the audit, not its end.
 - Splits are those of the files; none is made. What training would carve out of a single table is grouped by text and says nothing about the table.
-- Texts go to a temporary Arrow file that is mapped into memory, so that ten million rows cost disk and not memory; all else is a few bytes per row.
+- Many texts go to disk and are mapped from there (`text_column.py`), so that ten million rows cost disk and not memory; all else is a few bytes per row.
 """
 
 from __future__ import annotations
 
-import tempfile
 from array import array
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -23,7 +20,7 @@ from lorabel.config import DataConfig
 from lorabel.data.columns import Columns, choose_columns
 from lorabel.data.load import find_files, read_blocks
 from lorabel.data.rows import Row, RowFault, read_rows, require_columns
-from lorabel.data.texts import TextColumn
+from lorabel.data.text_column import TextColumn, TextSpool
 from lorabel.data.types import SplitName
 from lorabel.errors import DataError
 from lorabel.events import EventSink, Progress, ignore
@@ -95,45 +92,26 @@ class AuditTable:
         return " | ".join(self.label_names[index] for index in members)
 
 
-class AuditTables:
-    """Reads tables and keeps their texts on disk until it is closed."""
+def read_audit_table(config: DataConfig, *, on_event: EventSink = ignore) -> AuditTable:
+    """Read all splits of a source.
 
-    def __init__(self) -> None:
-        self._open = ExitStack()
+    Args:
+        config: Source and columns; rows to draw or to carve are not heeded.
+        on_event: Receives progress.
 
-    def __enter__(self) -> AuditTables:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._open.close()
-
-    def read(self, config: DataConfig, *, on_event: EventSink = ignore) -> AuditTable:
-        """Read all splits of a source.
-
-        Args:
-            config: Source and columns; rows to draw or to carve are not heeded.
-            on_event: Receives progress.
-
-        Raises:
-            DataError: Files or columns cannot be found or read, or there is no row.
-        """
-        import pyarrow
-        import pyarrow.ipc
-
-        found, _ = find_files(config.source)
-        split_names = tuple(name for name in ("train", "validation", "test") if name in found)
-        folder = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="lorabel-audit-")))
-        collected = _Collected()
-        schema = pyarrow.schema([("text", pyarrow.large_string())])
-        with pyarrow.OSFile(str(folder / "texts.arrow"), "wb") as sink, pyarrow.ipc.new_file(sink, schema) as writer:
-            for split, name in enumerate(split_names):
-                for path in found[name]:
-                    for texts in collected.read(path, split, config, on_event):
-                        writer.write_batch(pyarrow.record_batch([pyarrow.array(texts, type=pyarrow.large_string())], schema=schema))
-        if not len(collected.lines):
-            raise DataError(f"{found['train'][0]}: no rows, got an empty table; expected labelled texts. Check the file.")
-        mapped = self._open.enter_context(pyarrow.memory_map(str(folder / "texts.arrow")))
-        return collected.table(TextColumn(pyarrow.ipc.open_file(mapped).read_all()["text"]), split_names)
+    Raises:
+        DataError: Files or columns cannot be found or read, or there is no row.
+    """
+    found, _ = find_files(config.source)
+    split_names = tuple(name for name in ("train", "validation", "test") if name in found)
+    collected, spool = _Collected(), TextSpool()
+    for split, name in enumerate(split_names):
+        for path in found[name]:
+            for texts in collected.read(path, split, config, on_event):
+                spool.add(texts)
+    if not len(collected.lines):
+        raise DataError(f"{found['train'][0]}: no rows, got an empty table; expected labelled texts. Check the file.")
+    return collected.table(spool.column(), split_names)
 
 
 class _Collected:

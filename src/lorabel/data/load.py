@@ -27,7 +27,8 @@ from lorabel.data.readers.parquet import read_parquet
 from lorabel.data.readers.sample import sample_files
 from lorabel.data.rows import EXPECTED, MISSING_PARTS, Row, read_rows, require_columns
 from lorabel.data.splits import carve, draw, draw_within
-from lorabel.data.texts import TextColumn, text_keys
+from lorabel.data.text_column import TextColumn, TextSpool
+from lorabel.data.texts import text_keys
 from lorabel.data.types import LabelArray, LabelledData, LabelMap, Split, SplitName, TaskKind, class_counts, strata
 from lorabel.errors import DataError, first_of
 from lorabel.events import EventSink, Note, Progress, ignore
@@ -246,10 +247,7 @@ def _read_split(
     paths: Sequence[Path], config: DataConfig, coder: _Coder, columns: Columns | None, on_event: EventSink, task: TaskKind | None = None
 ) -> tuple[_Table, Columns]:
     """Read and check all rows of one split; of another kind of task than asked for none is read."""
-    import pyarrow
-
-    faults = Faults("Fix these rows.")
-    chunks: list[Any] = []
+    faults, spool = Faults("Fix these rows."), TextSpool()
     codes, labels_of_row, rows = array("q"), array("q"), 0
     first_seen: dict[str, str] = {}
     for path in paths:
@@ -269,14 +267,14 @@ def _read_split(
                 for label in row.labels:
                     first_seen.setdefault(label, f"{path}:{row.line}")
                     codes.append(coder.code(label))
-            chunks.append(pyarrow.array(texts, type=pyarrow.large_string()))
+            spool.add(texts)
             rows += len(block)
             on_event(Progress("reading", rows, None))
     faults.raise_if_any()
     if columns is None or not labels_of_row:
         raise DataError(f"{paths[0]}: no rows, got an empty table; expected labelled texts. Check the file.")
     flat, per_row = (np.array(one, dtype=np.int64) for one in (codes, labels_of_row))
-    return _Table(TextColumn(pyarrow.chunked_array(chunks)), flat, per_row, first_seen, rows - len(per_row)), columns
+    return _Table(spool.column(), flat, per_row, first_seen, rows - len(per_row)), columns
 
 
 def _usable(block: Block, path: Path, columns: Columns, config: DataConfig, faults: Faults) -> Iterator[Row]:

@@ -1,9 +1,9 @@
-"""What makes two texts the same, and columns of texts that stay small in memory."""
+"""What makes two texts the same, and what is a text at all."""
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, overload
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,38 +51,3 @@ def checked_texts(texts: Sequence[Any], where: str) -> list[str]:
     if bad:
         raise DataError(f"{where}: not a text, got {first_of(bad)}; expected strings. Remove or convert these rows.")
     return [str(text) for text in found]
-
-
-class TextColumn(Sequence[str]):
-    """Texts in Arrow memory: an eighth of the objects' size, and read on access.
-
-    Args:
-        array: A pyarrow chunked array or array of strings.
-    """
-
-    def __init__(self, array: Any) -> None:
-        self._array = array
-
-    def __len__(self) -> int:
-        return len(self._array)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        """One text, or a list of texts."""
-        if isinstance(index, slice):
-            start, stop, step = index.indices(len(self))
-            if step == 1:
-                return list(self._array.slice(start, max(0, stop - start)).to_pylist())
-            return [self[i] for i in range(start, stop, step)]
-        return str(self._array[index].as_py())
-
-    def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self), 4096):
-            yield from self._array.slice(start, 4096).to_pylist()
-
-    def take(self, rows: NDArray[np.int64]) -> "TextColumn":
-        """The texts of some rows, as a column."""
-        return TextColumn(self._array.take(rows))

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from lorabel.artifacts.store import write_chunks, write_json, write_text
 from lorabel.config import EncoderConfig, RunConfig
 from lorabel.data.audit import KINDS, Audit, examine
-from lorabel.data.audit_table import AuditTable, AuditTables
+from lorabel.data.audit_table import AuditTable, read_audit_table
 from lorabel.errors import ConfigError, MissingExtraError
 from lorabel.events import EventSink, Note, ignore
 from lorabel.models.checkpoint import load_tokenizer, resolve_encoder
@@ -95,14 +95,13 @@ def run_audit(config: RunConfig, out: Path | None = None, *, fail_on: Sequence[s
     if out is not None:
         _check_folder(out, overwrite=overwrite)
     reader = _reader(config, on_event)
-    with AuditTables() as tables:
-        table = tables.read(config.data, on_event=on_event)
-        on_event(Note(f"Text from {' + '.join(table.columns.texts)}, labels from {table.columns.label}."))
-        audit = examine(table, is_too_long=reader.cuts if reader else None, on_event=on_event)
-        found = tuple(finding.kind for finding in audit.findings if finding.kind in wanted)
-        encoder, limit = (config.encoder.name, reader.max_length_tokens) if reader else (None, None)
-        result = AuditResult(config.data.source, audit, encoder, limit, None, found)
-        return result if out is None else _write(result, table, out)
+    table = read_audit_table(config.data, on_event=on_event)
+    on_event(Note(f"Text from {' + '.join(table.columns.texts)}, labels from {table.columns.label}."))
+    audit = examine(table, is_too_long=reader.cuts if reader else None, on_event=on_event)
+    found = tuple(finding.kind for finding in audit.findings if finding.kind in wanted)
+    encoder, limit = (config.encoder.name, reader.max_length_tokens) if reader else (None, None)
+    result = AuditResult(config.data.source, audit, encoder, limit, None, found)
+    return result if out is None else _write(result, table, out)
 
 
 @dataclass(frozen=True)

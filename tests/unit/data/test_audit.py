@@ -7,7 +7,7 @@ import pytest
 
 from lorabel.config import DataConfig
 from lorabel.data.audit import Duplicates, examine
-from lorabel.data.audit_table import AuditTables
+from lorabel.data.audit_table import read_audit_table
 from lorabel.data.duplicates import conflicting_rows, first_of_equal, rare_classes
 from lorabel.data.odd_characters import ODD_KINDS, odd_characters
 from lorabel.errors import DataError
@@ -16,9 +16,8 @@ LONG = " ".join(f"word{i}" for i in range(30))
 
 
 def audit(source):
-    with AuditTables() as tables:
-        table = tables.read(DataConfig(source=str(source)))
-        return examine(table), table
+    table = read_audit_table(DataConfig(source=str(source)))
+    return examine(table), table
 
 
 def write(folder, **splits):

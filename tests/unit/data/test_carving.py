@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from lorabel.data.augmentations.sentence_shuffle import sentence_shuffle
 from lorabel.data.splits import carve, draw
-from lorabel.data.texts import TextColumn, normalise, text_keys
+from lorabel.data.text_column import TextColumn
+from lorabel.data.texts import normalise, text_keys
 from lorabel.errors import DataError
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from lorabel.config import DataConfig
 from lorabel.data.audit import examine
-from lorabel.data.audit_table import AuditTables
+from lorabel.data.audit_table import read_audit_table
 from lorabel.data.load import load_data, load_split
 from lorabel.data.splits import carve, draw, draw_within
 from lorabel.data.types import LabelMap, class_counts, label_sets, strata, task_of
@@ -172,11 +172,10 @@ def test_the_audit_counts_every_label_and_compares_sets(tmp_path):
     labels = [["a", "b"], ["b"]] * 20
     write(tmp_path / "train.jsonl", [*labels, ["b", "a"], []], [*texts, texts[0], texts[1]])
     write(tmp_path / "test.jsonl", [["a", "z"]], ["something else"])
-    with AuditTables() as tables:
-        table = tables.read(DataConfig(source=str(tmp_path)))
-        found = examine(table, is_too_long=None)
-        assert table.labels_of(0) == "a | b"
-        assert table.labels_of(41) == ""
+    table = read_audit_table(DataConfig(source=str(tmp_path)))
+    found = examine(table, is_too_long=None)
+    assert table.labels_of(0) == "a | b"
+    assert table.labels_of(41) == ""
     assert found.classes == {"a": 22, "b": 41, "z": 1}
     assert found.conflicting_labels == 1
     assert found.concerned["conflicting_labels"].tolist() == [1, 41]
