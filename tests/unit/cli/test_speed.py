@@ -1,6 +1,7 @@
 """Help, `import lorabel` and `plan` are quick and load nothing heavy.
 
 Measured in fresh processes, the best of three, in processor time: on a machine that does other things as well, waiting is not ours. benchmarks/cli_speed.py reads the clock.
+On a slow machine the limits stretch with what it takes to import some modules of the standard library: a tenth of a second where the limits were set.
 """
 
 import resource
@@ -33,6 +34,14 @@ PLAN = (
 )
 
 
+STANDARD = "import asyncio, argparse, decimal, email.message, http.client, logging.config, pydoc, unittest.mock, xml.dom.minidom"
+
+
+@pytest.fixture(scope="session")
+def slowness():
+    return max(1.0, seconds("-c", STANDARD) / 0.1)
+
+
 def processor_seconds():
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
@@ -55,16 +64,16 @@ def modules_after(*words):
 
 
 @pytest.mark.parametrize("words", HELPS, ids=" ".join)
-def test_help_takes_less_than_half_a_second(words):
-    assert seconds("-m", "lorabel", *words) < 0.5
+def test_help_takes_less_than_half_a_second(words, slowness):
+    assert seconds("-m", "lorabel", *words) < 0.5 * slowness
 
 
-def test_import_takes_less_than_a_fifth_of_a_second():
-    assert seconds("-c", "import lorabel") < 0.2
+def test_import_takes_less_than_a_fifth_of_a_second(slowness):
+    assert seconds("-c", "import lorabel") < 0.2 * slowness
 
 
-def test_plan_takes_less_than_a_second():
-    assert seconds("-m", "lorabel", *PLAN) < 1.0
+def test_plan_takes_less_than_a_second(slowness):
+    assert seconds("-m", "lorabel", *PLAN) < slowness
 
 
 @pytest.mark.parametrize("words", [*HELPS, PLAN, PLAN[:-1], ("methods",), ("methods", "lora"), ("plan", "--rank", "0"), ("nonsense",)], ids=" ".join)
