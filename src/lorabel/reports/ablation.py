@@ -65,7 +65,8 @@ def sentences(record: CompareRecord) -> list[str]:
 
 
 def _points(value: float, digits: int = 2) -> str:
-    return f"{100 * value:+.{digits}f}".replace("-", "−")
+    # Rounded first: a negative zero would keep its sign.
+    return f"{round(100 * value, digits) + 0.0:+.{digits}f}".replace("-", "−")
 
 
 def draw_ablation_figures(record: CompareRecord) -> dict[str, Figure]:

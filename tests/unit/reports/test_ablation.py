@@ -48,6 +48,11 @@ def test_sentences_put_the_claim_beside(record):
     ]
 
 
+def test_no_difference_has_no_minus_sign(record):
+    rows = [ROWS[0], row("no smoothing", (0.0, 0.0, 0.00001), 1.0)]
+    assert sentences(record.model_copy(update={"rows": rows})) == ["whole recipe over no smoothing: +0.00 points (+0.00 to +0.00), p 1.000: inside the noise."]
+
+
 def test_with_several_labels_it_is_said_that_all_must_be_found(record):
     said = sentences(record.model_copy(update={"task": "multi_label"}))
     assert said[2] == "whole recipe over no warm-up: −2.00 points of subset accuracy (−3.00 to −1.00), p 0.010: a loss."
