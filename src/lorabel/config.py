@@ -178,6 +178,7 @@ class TrainingConfig(Section):
         default=True,
         description="Fit a temperature on the validation split after training: probabilities come closer to the share of right answers, no answer changes.",
     )
+    cuda_graphs: bool = Field(default=True, description="On a GPU, capture the steps of each shape and replay them.")
     state_cache_gb: float = Field(
         default=4.0, ge=0, description="Most gigabytes on disk for the states of frozen layers, computed once where no adapter lies below; 0 turns it off."
     )

@@ -147,7 +147,12 @@ class GraphRunner:
             self._graphs.clear()
             torch.cuda.empty_cache()
             reason = "memory ran out" if isinstance(error, torch.OutOfMemoryError) else str(error).splitlines()[0]
-            self._on_event(Note(f"Steps are launched kernel by kernel, which is slower: capturing them failed ({reason}).", is_warning=True))
+            self._on_event(
+                Note(
+                    f"Steps are launched kernel by kernel, which is slower: capturing them failed ({reason}). --set training.cuda_graphs=false leaves it out.",
+                    is_warning=True,
+                )
+            )
             return False
         return True
 

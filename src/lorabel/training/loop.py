@@ -123,7 +123,7 @@ class _Run:
         self.meter = Meter()
         self._is_saved = True
         self._under_way = StepsUnderWay(task.device)
-        can_capture = why_not(task.bank, task.plans, has_states=task.states is not None) is None
+        can_capture = settings.has_graphs and why_not(task.bank, task.plans, has_states=task.states is not None) is None
         self._passes = Passes(task.bank, task.updater)
         self._graphs = GraphRunner(self._passes, on_event) if can_capture else None
 

@@ -73,6 +73,7 @@ class LoopSettings:
         group_by_length: Batches of similar length.
         max_nonfinite_steps: Skipped steps in a row before a member stops.
         log_every_steps: Steps between two `StepDone` events of a member.
+        has_graphs: On a GPU, steps are captured and replayed where they can be.
     """
 
     batch_size: int
@@ -81,6 +82,7 @@ class LoopSettings:
     group_by_length: bool
     max_nonfinite_steps: int
     log_every_steps: int = 1
+    has_graphs: bool = True
 
     @property
     def step_rows(self) -> int:

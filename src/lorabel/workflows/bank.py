@@ -111,6 +111,7 @@ def _loop_settings(prepared: Prepared, plans: Sequence[MemberPlan]) -> LoopSetti
         group_by_length=config.group_by_length,
         max_nonfinite_steps=config.max_nonfinite_steps,
         log_every_steps=max(1, max(plan.total_steps for plan in plans) // _LOG_EVENTS_PER_RUN),
+        has_graphs=config.cuda_graphs,
     )
 
 

@@ -32,7 +32,7 @@ def bank_key(prepared: Prepared, number: int) -> str:
         "optimizer": config.optimizer.name,
         "loop": [config.training.batch_size, config.training.gradient_accumulation_steps, config.training.best_metric],
         "max_length_tokens": prepared.max_length_tokens,
-        "rest": [config.training.group_by_length, config.training.max_nonfinite_steps],
+        "rest": [config.training.group_by_length, config.training.max_nonfinite_steps, config.training.cuda_graphs],
     }
     if method.trains_encoder:
         shared["alone"] = number

@@ -7,16 +7,19 @@ import pytest
 import torch
 from tests.contracts.test_bank_training import make_bank, member
 from tests.unit.models.test_varlen import plain_kernel
-from tests.unit.training.test_loop import CPU, LABELS, PLAN, TABLE, make_task
+from tests.unit.training.test_loop import CPU, LABELS, PLAN, SETTINGS, TABLE, Hooks, make_task
 
 from lorabel.data.packing import MemberRows, pack_members
 from lorabel.losses.cross_entropy import CrossEntropy
 from lorabel.methods.base import make_method
 from lorabel.models import encoder as encoder_module
+from lorabel.training import loop
 from lorabel.training import passes as passes_module
 from lorabel.training.graphs import Buffers, Shape, why_not
+from lorabel.training.loop import train
 from lorabel.training.objective import Objectives
 from lorabel.training.passes import Passes, Share, losses_and_gradients
+from lorabel.training.state import Position
 
 MEMBERS = (
     member({"rank": 2, "alpha": 4, "targets": "query,value", "dropout": 0.25}, 5e-3, 0.05),
@@ -104,3 +107,13 @@ def test_contents_read_from_buffers_give_the_same_pass(count, head_dropout, tiny
 def test_what_cannot_be_captured_is_said(tiny_encoder):
     task, _ = make_task(tiny_encoder("bert"), make_method({"name": "lora", "rank": 2}))
     assert why_not(task.bank, [PLAN], has_states=False) == "there is no GPU"
+
+
+def test_graphs_are_used_where_they_can_be_and_are_wanted(tiny_encoder, monkeypatch):
+    made = []
+    monkeypatch.setattr(loop, "why_not", lambda *_arguments, **_options: None)
+    monkeypatch.setattr(loop, "GraphRunner", lambda *_arguments: made.append(1))
+    task, _ = make_task(tiny_encoder("bert"), make_method({"name": "lora", "rank": 2}))
+    for settings, count in ((dataclasses.replace(SETTINGS, has_graphs=False), 0), (SETTINGS, 1)):
+        train(task, settings, [Position(is_finished=True)], Hooks(), lambda _event: None)
+        assert len(made) == count
