@@ -24,7 +24,7 @@ from pathlib import Path
 
 from harness import RESULTS, data_folder, environment, environment_lines, markdown, once
 from roberta_speed import make_encoder
-from train_speed import measure
+from train_speed import make_rows, measure
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 GRID = {"optimizer.learning_rate": [2e-4, 5e-4, 1e-3, 2e-3], "optimizer.weight_decay": [0.0, 0.01], "training.seed": [0, 1]}
@@ -97,19 +97,6 @@ def gpu_name() -> str:
     import torch
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-
-
-def make_rows(source: Path, folder: Path, rows: int) -> Path:
-    """Rows of a seeded shuffle of the training split, again from the start where it has too few, as a folder both sides read."""
-    import numpy as np
-    import pyarrow.parquet as parquet
-
-    folder.mkdir()
-    table = parquet.read_table(source / "train.parquet")
-    parquet.write_table(table.take(np.resize(np.random.default_rng(0).permutation(len(table)), rows)), folder / "train.parquet")
-    for split in ("validation", "test"):
-        parquet.write_table(parquet.read_table(source / f"{split}.parquet").slice(0, 40), folder / f"{split}.parquet")
-    return folder
 
 
 def our_cells(arguments: argparse.Namespace, scratch: str, encoder: str, folders: list[str], real: str) -> dict[str, dict]:

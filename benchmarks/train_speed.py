@@ -74,13 +74,13 @@ def main() -> None:
 
 
 def make_rows(source: Path, folder: Path, rows: int) -> Path:
-    """The first rows of a seeded shuffle of the training split, as a folder both sides read."""
+    """The first rows of a seeded shuffle of the training split, again from the start where it has too few, as a folder both sides read."""
     import numpy as np
     import pyarrow.parquet as parquet
 
     folder.mkdir()
     table = parquet.read_table(source / "train.parquet")
-    parquet.write_table(table.take(np.random.default_rng(0).permutation(len(table))[:rows]), folder / "train.parquet")
+    parquet.write_table(table.take(np.resize(np.random.default_rng(0).permutation(len(table)), rows)), folder / "train.parquet")
     for split in ("validation", "test"):
         parquet.write_table(parquet.read_table(source / f"{split}.parquet").slice(0, 40), folder / f"{split}.parquet")
     return folder

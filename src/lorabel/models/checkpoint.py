@@ -182,6 +182,11 @@ class EncoderWeights(dict[str, Tensor]):
         return made
 
 
+def made_once(weights: Mapping[str, Tensor], name: str, make: Callable[[], Made]) -> Made:
+    """What `make` gives; at the first asking alone where the weights keep it, see `EncoderWeights.once`."""
+    return weights.once(name, make) if isinstance(weights, EncoderWeights) else make()
+
+
 def load_weights(source: EncoderSource) -> EncoderWeights:
     """Read an encoder's canonical tensors.
 
@@ -261,7 +266,7 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     Args:
         weights: From `load_weights`.
     """
-    return weights.once("digest", lambda: _digest(weights)) if isinstance(weights, EncoderWeights) else _digest(weights)
+    return made_once(weights, "digest", lambda: _digest(weights))
 
 
 def _digest(weights: Mapping[str, Tensor]) -> str:

@@ -25,7 +25,7 @@ from lorabel.losses.base import Loss
 from lorabel.losses.weights import balanced_weights, effective_weights, positive_weights
 from lorabel.methods.base import Method, ParameterSpec, make_method
 from lorabel.models.bank import ENCODER_PREFIX, Bank, corner, stacked_constants, stacked_parameters
-from lorabel.models.checkpoint import EncoderSource, EncoderWeights, load_tokenizer, load_weights, resolve_encoder, weights_digest
+from lorabel.models.checkpoint import EncoderSource, load_tokenizer, load_weights, made_once, resolve_encoder, weights_digest
 from lorabel.models.encoder import PackedEncoder
 from lorabel.models.heads import INITIAL_STD, head_shapes
 from lorabel.models.joint_sites import split_queries_keys_values
@@ -216,7 +216,7 @@ def bank_from_tensors(
     def make() -> PackedEncoder:
         return PackedEncoder(source.shape, {**weights, **trained}, dtype=dtype, device=device)
 
-    encoder = weights.once(f"encoder|{dtype}|{device}", make) if isinstance(weights, EncoderWeights) and not trained else make()
+    encoder = make() if trained else made_once(weights, f"encoder|{dtype}|{device}", make)
     stacked = {name: tensor[None].to(device) for name, tensor in tensors.items() if not Bank.is_shared(name)}
     return Bank(encoder, (method,), head, stacked)
 
@@ -274,7 +274,7 @@ def canary_logits(
     def table() -> TokenTable:
         return tokenise(CANARY_SENTENCES, *load_tokenizer(source.folder), max_length_tokens)
 
-    found = table_logits(bank, weights.once(f"canary|{max_length_tokens}", table) if isinstance(weights, EncoderWeights) else table())
+    found = table_logits(bank, made_once(weights, f"canary|{max_length_tokens}", table))
     return [[float(value) for value in row] for row in found]
 
 
