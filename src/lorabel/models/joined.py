@@ -1,7 +1,7 @@
 """All low-rank factors of a bank laid out for its products at once, where every kernel launch counts.
 
-A product of several sites reads their stacked `lora_A` and a block-diagonal matrix of their `lora_B` (`linear.py`). Making these for each product of each layer takes some
-four hundred kernels a step, about as long as the products themselves on a small batch. Which value goes where never changes, so one gather makes them all, and one more
+A product of several sites reads their stacked `lora_A` and a block-diagonal matrix of their `lora_B` (`linear.py`). Making these for each product of each layer takes several small
+kernels every time, which on a small batch costs about as much as the products themselves. Which value goes where never changes, so one gather makes them all, and one more
 brings the gradients back. Values and gradients are the same to the bit.
 """
 

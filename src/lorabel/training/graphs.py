@@ -34,7 +34,7 @@ from lorabel.training.randomness import StepMasks, sequence_keys, stream_seed
 from lorabel.training.state import MemberPlan
 from lorabel.training.updates import ArenaUpdater, MemberUpdate
 
-# A shape is captured when it comes up again: capturing costs about as much as a step that is launched one kernel at a time, and a step that is replayed a tenth of it.
+# A shape is captured when it comes up again: capturing costs about as much as a step that is launched one kernel at a time, and a step that is replayed far less.
 _SIGHTS = 1
 # Share of the GPU's memory that is left to everything else: there are no more graphs when less is free.
 _LEAST_FREE = 0.25
