@@ -1,13 +1,15 @@
 """Every method under one budget on the same rows: at most 5,000 training rows of AG News, TREC-6 and SST-2, three seeds, embedded encoder.
 
 First each method's learning rate is chosen once: three rates around its default, 1,500 training rows of TREC-6 and of SST-2, mean validation accuracy. Then each
-(data set, method, seed) is a cell that reads the test split once. Trials and cells are kept in benchmarks/results/methods/; a stopped run goes on.
+(data set, method, seed) is a cell that reads the test split once. The rates of a method on a data set fill one bank, and so do its seeds. Trials and cells are kept in
+benchmarks/results/methods/; a stopped run goes on, a bank from its checkpoint.
 
-    python benchmarks/methods.py [--methods …] [--sets …] [--seeds N] [--threads N] [--max-minutes N] [--data FOLDER] [--table-only]
+    python benchmarks/methods.py [--methods …] [--sets …] [--seeds N] [--threads N] [--max-minutes N] [--data FOLDER] [--work FOLDER] [--table-only]
 """
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,7 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_json
-from quality import paired, tfidf_cell, train_and_test
+from lorabel.artifacts.layout import RunLayout
+from lorabel.artifacts.sweeps import SweepMember
+from quality import facts_of, paired, test_adapter, tfidf_cell
 
 SETS = ("ag_news", "trec6", "sst2_sentences")
 TUNED_ON = ("trec6", "sst2_sentences")
@@ -55,20 +59,26 @@ def cell_path(name: str, method: str, seed: int) -> Path:
     return CELLS / f"{name}-{method}-{seed}.json"
 
 
-def run_trial(folder: Path, method: str, name: str, rate: float, threads: int | None) -> dict:
-    """Validation accuracy of one rate on one data set."""
-    from lorabel.config import load_config
-    from lorabel.errors import DataError
-    from lorabel.workflows.train import run_train
+def train_bank(work: Path, data: dict, settings: dict, name: str, values: list) -> list[tuple[SweepMember, RunLayout]]:
+    """One setting at several values, side by side; gone on with where the work folder holds its beginning."""
+    from lorabel.artifacts.sweeps import SweepLayout
+    from lorabel.workflows.sweep import run_sweep
 
-    data = {"source": str(folder / name), "limit_rows": TUNING_ROWS}
-    config = load_config({"method": {"name": method}, "optimizer": {"learning_rate": rate}, "data": data, "training": {"seed": 0, "threads": threads}})
-    with tempfile.TemporaryDirectory() as out:
-        try:
-            record = run_train(config, Path(out) / "run").record
-        except DataError as error:  # Training diverged: that is what the trial found.
-            return {"accuracy": 0.0, "failure": str(error)}
-    return {"accuracy": record.metrics.validation.accuracy, "seconds": record.training.seconds}
+    layout = SweepLayout(work)
+    found = run_sweep([settings, {"data": data}], [{name: value} for value in values], work, resume=layout.record.exists()).record
+    return [(member, layout.member(member.number)) for member in found.members]
+
+
+def run_trials(arguments: argparse.Namespace, method: str, name: str) -> None:
+    """Validation accuracy of each rate that is missing on one data set; 0 where training diverged."""
+    rates = [rate for rate in rates_of(method) if not trial_path(method, name, rate).exists()]
+    data = {"source": str(data_folder(arguments.data) / name), "limit_rows": TUNING_ROWS}
+    settings = {"method": {"name": method}, "training": {"seed": 0, "threads": arguments.threads}}
+    work = Path(arguments.work) / f"rates-{method}-{name}"
+    for rate, (member, _) in zip(rates, train_bank(work, data, settings, "optimizer.learning_rate", rates), strict=True):
+        found = {"accuracy": 0.0, "failure": member.reason} if member.accuracy is None else {"accuracy": member.accuracy, "seconds": member.seconds}
+        save_json(trial_path(method, name, rate), found)
+    shutil.rmtree(work)
 
 
 def chosen_rate(method: str) -> tuple[float | None, dict[float, float]]:
@@ -82,14 +92,24 @@ def chosen_rate(method: str) -> tuple[float | None, dict[float, float]]:
     return max(means, key=lambda rate: (means[rate], -rate)), means
 
 
-def run_cell(folder: Path, name: str, method: str, seed: int, threads: int | None) -> dict:
-    """Train and test one cell."""
-    data = {"source": str(folder / name), "limit_rows": ROWS}
+def run_cells(arguments: argparse.Namespace, method: str, name: str) -> None:
+    """Train and test the seeds that are missing of one method on one data set."""
+    from lorabel.artifacts.records import read_record
+    from lorabel.config import DataConfig
+
+    data = {"source": str(data_folder(arguments.data) / name), "limit_rows": ROWS}
     if method == "tfidf":
-        return tfidf_cell(data)
+        save_json(cell_path(name, method, 0), tfidf_cell(data))
+        return
     rate, _ = chosen_rate(method)
-    assert rate is not None
-    return {**train_and_test({"method": {"name": method}, "optimizer": {"learning_rate": rate}}, data, seed, threads), "learning_rate": rate}
+    seeds = [seed for seed in range(arguments.seeds) if not cell_path(name, method, seed).exists()]
+    settings = {"method": {"name": method}, "optimizer": {"learning_rate": rate}, "training": {"threads": arguments.threads}}
+    work = Path(arguments.work) / f"cells-{method}-{name}"
+    for seed, (member, run) in zip(seeds, train_bank(work, data, settings, "training.seed", seeds), strict=True):
+        assert member.has_scores, member.reason
+        scores = test_adapter(run.adapter, DataConfig(**data))
+        save_json(cell_path(name, method, seed), {**scores, **facts_of(read_record(run.record)), "learning_rate": rate, "bank": len(seeds)})
+    shutil.rmtree(work)
 
 
 def write_table() -> None:
@@ -110,9 +130,8 @@ def write_table() -> None:
             scores.append("—" if not of_set else f"{100 * mean:.2f}" + (f" ± {100 * deviation:.2f}" if len(of_set) > 1 else ""))
         mean = f"{100 * np.mean([np.mean([cell['accuracy'] for cell in of_set]) for of_set in found]):.2f}" if all(found) else "—"
         trainable = next((f"{cell['trainable']:,}" for of_set in found for cell in of_set if "trainable" in cell), "—")
-        speed = f"{found[0][0]['samples_per_second']:.0f}" if found[0] and "samples_per_second" in found[0][0] else "—"
         seeds = "/".join(str(len(of_set)) for of_set in found)
-        rows.append([method, trainable, "—" if rate is None else f"{rate:g}", *scores, mean, seeds, speed])
+        rows.append([method, trainable, "—" if rate is None else f"{rate:g}", *scores, mean, seeds])
         for name in SETS:
             both = cells[name, method], cells[name, "lora"]
             shared = min(map(len, both))
@@ -126,8 +145,8 @@ def write_table() -> None:
     tried = [[method, *(f"{rate:g}: {100 * mean:.2f}" for rate, mean in chosen_rate(method)[1].items())] for method in method_names() if chosen_rate(method)[1]]
     missing = [f"{name}/{method} ({len(of_set)} of {wanted(method)})" for (name, method), of_set in cells.items() if len(of_set) < wanted(method)]
     text = "# Every method, at most 5,000 training rows, embedded encoder, fewer than a million trained parameters (but for full)\n\n"
-    text += "Test accuracy in percent, mean ± deviation over seeds; samples/s of training on AG News with one thread beside another process, for orientation alone.\n\n"
-    text += markdown(["method", "trainable", "rate", *SETS, "mean", "seeds", "samples/s"], rows)
+    text += "Test accuracy in percent, mean ± deviation over seeds.\n\n"
+    text += markdown(["method", "trainable", "rate", *SETS, "mean", "seeds"], rows)
     text += "\n## Minus LoRA, the same seeds and test rows (paired bootstrap, points; p after Holm's correction)\n\n"
     text += markdown(["data", "method", "seeds", "difference", "95 % interval", "p"], differences)
     text += f"\n## Learning rates tried: mean validation accuracy on {' and '.join(TUNED_ON)}, {TUNING_ROWS:,} training rows, one seed\n\n"
@@ -144,26 +163,19 @@ def wanted(method: str) -> int:
     return 1 if method == "tfidf" else SEEDS
 
 
-def in_own_process(arguments: argparse.Namespace, *words: str) -> None:
-    """One trial or cell, so that memory and threads of one do not reach the next."""
-    command = [sys.executable, __file__, "--data", str(data_folder(arguments.data)), *words]
-    subprocess.run([*command, *(["--threads", str(arguments.threads)] if arguments.threads else [])], check=True)
-
-
 def run_missing(arguments: argparse.Namespace) -> None:
-    """Rates first, then the cells of one seed after the other."""
+    """Rates first, then the cells, each bank in its own process, so that memory and threads of one do not reach the next."""
     deadline = time.monotonic() + 60 * arguments.max_minutes
-    todo = [(trial_path(m, n, r), ("--trial", m, n, f"{r:g}")) for m in arguments.methods if m != "tfidf" for n in TUNED_ON for r in rates_of(m)]
-    cells = [(s, m, n) for s in range(arguments.seeds) for m in arguments.methods for n in arguments.sets if s < wanted(m)]
-    todo += [(cell_path(n, m, s), ("--cell", n, m, str(s))) for s, m, n in cells]
-    for path, words in todo:
-        if path.exists():
+    trials = [("trials", m, n, [trial_path(m, n, rate) for rate in rates_of(m)]) for m in arguments.methods if m != "tfidf" for n in TUNED_ON]
+    cells = [("cells", m, n, [cell_path(n, m, seed) for seed in range(min(arguments.seeds, wanted(m)))]) for n in arguments.sets for m in arguments.methods]
+    for kind, method, name, paths in trials + cells:
+        if all(path.exists() for path in paths) or time.monotonic() > deadline:
             continue
-        if time.monotonic() > deadline:
-            return
         started = time.monotonic()
-        in_own_process(arguments, *words)
-        print(f"{' '.join(words[1:])}: {100 * json.loads(path.read_text())['accuracy']:.2f} %, {time.monotonic() - started:.0f} s", flush=True)
+        words = ["--bank", kind, method, name, "--data", str(data_folder(arguments.data)), "--seeds", str(arguments.seeds), "--work", arguments.work]
+        subprocess.run([sys.executable, __file__, *words, *(["--threads", str(arguments.threads)] if arguments.threads else [])], check=True)
+        scores = " ".join(f"{100 * json.loads(path.read_text())['accuracy']:.2f}" for path in paths)
+        print(f"{kind} of {method} on {name}: {scores} %, {time.monotonic() - started:.0f} s", flush=True)
 
 
 def main() -> None:
@@ -176,20 +188,16 @@ def main() -> None:
     parser.add_argument("--max-minutes", type=float, default=1e9)
     parser.add_argument("--data")
     parser.add_argument("--table-only", action="store_true")
-    parser.add_argument("--trial", nargs=3, help=argparse.SUPPRESS)
-    parser.add_argument("--cell", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--work", default=str(Path(tempfile.gettempdir()) / "lorabel-methods"), help="folder of banks under way")
+    parser.add_argument("--bank", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    folder = data_folder(arguments.data)
-    if arguments.trial:
-        method, name, rate = arguments.trial
-        save_json(trial_path(method, name, float(rate)), run_trial(folder, method, name, float(rate), arguments.threads))
-    elif arguments.cell:
-        name, method, seed = arguments.cell
-        save_json(cell_path(name, method, int(seed)), run_cell(folder, name, method, int(seed), arguments.threads))
-    else:
-        if not arguments.table_only:
-            run_missing(arguments)
-        write_table()
+    if arguments.bank:
+        kind, method, name = arguments.bank
+        (run_trials if kind == "trials" else run_cells)(arguments, method, name)
+        return
+    if not arguments.table_only:
+        run_missing(arguments)
+    write_table()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_json
+from lorabel.artifacts.records import RunRecord
+from lorabel.config import DataConfig
 
 SETS = {"trec6": 3, "sst2_sentences": 3, "banking77": 3, "ag_news": 1, "imdb_10k": 1, "dbpedia14": 1, "goemotions": 1}
 # The sets that the default recipe was judged on first, and those that the solver's default is.
@@ -38,20 +40,31 @@ def run_cell(folder: Path, name: str, method: str, seed: int, threads: int | Non
 def train_and_test(settings: dict, data_settings: dict, seed: int, threads: int | None) -> dict:
     """Train with some settings, read the test split once; keeps what was right, or which labels were given and true, as hexadecimal bits for paired comparisons."""
     from lorabel.config import load_config
-    from lorabel.data.load import load_data
-    from lorabel.data.packing import tokenise
-    from lorabel.inference.predictor import table_logits
-    from lorabel.workflows.building import load_predictor
     from lorabel.workflows.train import run_train
 
     config = load_config(settings, {"data": data_settings, "training": {"seed": seed, "threads": threads}})
     with tempfile.TemporaryDirectory() as out:
         record = run_train(config, Path(out) / "run").record
-        predictor, _ = load_predictor(Path(out) / "run" / "adapter")
-    data = load_data(config.data)
+        return {**test_adapter(Path(out) / "run" / "adapter", config.data), **facts_of(record)}
+
+
+def test_adapter(adapter: Path, data_config: DataConfig) -> dict:
+    """Scores of an adapter on the test split, and the bits they can be compared by."""
+    from lorabel.data.load import load_data
+    from lorabel.data.packing import tokenise
+    from lorabel.inference.predictor import table_logits
+    from lorabel.workflows.building import load_predictor
+
+    predictor, _ = load_predictor(adapter)
+    data = load_data(data_config)
     table = tokenise(data.splits["test"].texts, predictor.tokenizer, predictor.tokenizer_digest, predictor.max_length_tokens)
     found = predictor.rule.probabilities(table_logits(predictor.bank, table))
-    facts = {
+    return scores_of(data, found, predictor.rule.answers(found), predictor.rule.thresholds)
+
+
+def facts_of(record: RunRecord) -> dict:
+    """What a cell keeps of how it was trained."""
+    return {
         "validation": record.metrics.validation.accuracy,
         "trainable": record.parameters.trainable,
         "bytes": record.bytes.adapter_file,
@@ -62,7 +75,6 @@ def train_and_test(settings: dict, data_settings: dict, seed: int, threads: int 
         "epochs": record.training.epochs,
         "versions": record.versions,
     }
-    return {**scores_of(data, found, predictor.rule.answers(found), predictor.rule.thresholds), **facts}
 
 
 def tfidf_cell(data_settings: dict) -> dict:

@@ -27,7 +27,8 @@ AveragingFactor = Annotated[float, Field(ge=0, lt=1)]
 class Section(BaseModel):
     """Base of all sections: frozen, no unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Validators are built when first needed: help needs none of them.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class DataConfig(Section):

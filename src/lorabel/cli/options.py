@@ -1,17 +1,17 @@
 """Flags that several verbs share: one table from flag to setting, help taken from the setting itself."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from functools import cache, reduce
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from cyclopts import Group, Parameter
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from lorabel.cli.flags import OUTPUT
-from lorabel.config import SHORT_NAMES, Device, Precision, RunConfig, load_config, merge, parse_assignment, read_config_file
+from lorabel.config import SHORT_NAMES, Device, Precision, RunConfig, flatten, merge, parse_assignment, read_config_file, read_recipe
 from lorabel.registry import AUGMENTATIONS, METHODS
 
 # Settings that name a registered thing: their help lists what there is.
@@ -31,40 +31,35 @@ def flag(name: str, group: Group, **options: Any) -> Parameter:
 
 
 @cache
-def _defaults() -> RunConfig:
-    return load_config()
+def _recipe() -> dict[str, Any]:
+    return flatten(read_recipe("default"))
 
 
 def _default_of(path: str) -> str:
     """What a setting is when nothing is said, as one types it; empty where that is nothing or derived."""
-    section, _, option = path.rpartition(".")
-    if section == "method":
-        given = _defaults().method
-        value = given.get(option) or cast(type[BaseModel], METHODS.get(str(given["name"]))).model_fields[option].default
-    else:
-        value = reduce(getattr, path.split("."), cast(Any, _defaults()))
+    value = _recipe().get(path) or _field_of(path).default
     if value is None or isinstance(value, bool):
         return ""
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _help_of(path: str) -> str:
-    model: Any = RunConfig
-    *sections, last = path.split(".")
-    if sections == ["method"]:
-        return _method_help(last)
-    for section in sections:
-        model = model.model_fields[section].annotation
-    sentence = str(model.model_fields[last].description)
+    if path == "method.name":
+        return f"One of {', '.join(METHODS.names())}; explained by lorabel methods."
+    sentence = str(_field_of(path).description)
     return f"{sentence.removesuffix('.')} ({', '.join(_NAMES[path]())})." if path in _NAMES else sentence
 
 
-def _method_help(option: str) -> str:
-    """Each method brings its own options: the sentence is that of the default recipe's method, else of the first one that has it."""
-    if option == "name":
-        return f"One of {', '.join(METHODS.names())}; explained by lorabel methods."
-    kinds = [METHODS.get(str(_defaults().method["name"])), *(kind for _, kind in METHODS.items())]
-    return next(str(fields[option].description) for kind in kinds if option in (fields := cast(type[BaseModel], kind).model_fields))
+def _field_of(path: str) -> FieldInfo:
+    """A setting as its section declares it. Each method brings its own options: the default recipe's method's, else those of the first one that has it."""
+    section, _, option = path.rpartition(".")
+    if section == "method":
+        kinds = chain([METHODS.get(str(_recipe()["method.name"]))], (kind for _, kind in METHODS.items()))
+        return next(fields[option] for kind in kinds if option in (fields := cast(type[BaseModel], kind).model_fields))
+    model: Any = RunConfig
+    for name in section.split(".") if section else []:
+        model = model.model_fields[name].annotation
+    return cast(FieldInfo, model.model_fields[option])
 
 
 @Parameter(name="*")

@@ -110,7 +110,7 @@ class Method(BaseModel):
         paper: Where the method comes from.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, defer_build=True)
 
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""

@@ -1,7 +1,8 @@
 """Help, `import lorabel` and `plan` are quick and load nothing heavy.
 
-Measured in fresh processes, the best of three, in processor time: on a machine that does other things as well, waiting is not ours. benchmarks/cli_speed.py reads the clock.
-On a slow machine the limits stretch with what it takes to import some modules of the standard library: a tenth of a second where the limits were set.
+Measured in fresh processes, in processor time: on a machine that does other things as well, waiting is not ours. benchmarks/cli_speed.py reads the clock. On a slow machine the
+limits stretch with what it takes, at the same moment, to import some modules of the standard library: a tenth of a second where the limits were set. Other work on the machine
+only ever makes a command slower, so that one try of ten within the limit is enough; a command that has become slow fails all ten.
 """
 
 import resource
@@ -37,24 +38,23 @@ PLAN = (
 STANDARD = "import asyncio, argparse, decimal, email.message, http.client, logging.config, pydoc, unittest.mock, xml.dom.minidom"
 
 
-@pytest.fixture(scope="session")
-def slowness():
-    return max(1.0, seconds("-c", STANDARD) / 0.1)
-
-
 def processor_seconds():
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def seconds(*words):
-    command = [sys.executable, *words]
-    taken = []
-    for _ in range(3):
-        before = processor_seconds()
-        subprocess.run(command, check=True, capture_output=True)
-        taken.append(processor_seconds() - before)
-    return min(taken)
+    before = processor_seconds()
+    subprocess.run([sys.executable, *words], check=True, capture_output=True)
+    return processor_seconds() - before
+
+
+def assert_takes_less_than(limit, *words):
+    tries = []
+    while len(tries) < 10 and (not tries or tries[-1] >= limit):
+        taken = seconds(*words)
+        tries.append(taken / max(1.0, seconds("-c", STANDARD) / 0.1))
+    assert tries[-1] < limit, tries
 
 
 def modules_after(*words):
@@ -64,16 +64,16 @@ def modules_after(*words):
 
 
 @pytest.mark.parametrize("words", HELPS, ids=" ".join)
-def test_help_takes_less_than_half_a_second(words, slowness):
-    assert seconds("-m", "lorabel", *words) < 0.5 * slowness
+def test_help_takes_less_than_half_a_second(words):
+    assert_takes_less_than(0.5, "-m", "lorabel", *words)
 
 
-def test_import_takes_less_than_a_fifth_of_a_second(slowness):
-    assert seconds("-c", "import lorabel") < 0.2 * slowness
+def test_import_takes_less_than_a_fifth_of_a_second():
+    assert_takes_less_than(0.2, "-c", "import lorabel")
 
 
-def test_plan_takes_less_than_a_second(slowness):
-    assert seconds("-m", "lorabel", *PLAN) < slowness
+def test_plan_takes_less_than_a_second():
+    assert_takes_less_than(1.0, "-m", "lorabel", *PLAN)
 
 
 @pytest.mark.parametrize("words", [*HELPS, PLAN, PLAN[:-1], ("methods",), ("methods", "lora"), ("plan", "--rank", "0"), ("nonsense",)], ids=" ".join)
