@@ -224,6 +224,7 @@ def reliability_figure(result: EvalResult, split: str) -> Figure:
 def png_bytes(figure: Figure) -> bytes:
     """The figure as PNG, without a date."""
     buffer = io.BytesIO()
+    _settle(figure)
     with _missing_glyphs():
         FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
     return buffer.getvalue()
@@ -231,10 +232,22 @@ def png_bytes(figure: Figure) -> bytes:
 
 def svg_bytes(figure: Figure) -> bytes:
     """The figure as SVG, without a date or random ids."""
-    buffer = io.BytesIO()
+    buffer, dots_per_inch = io.BytesIO(), figure.dpi
+    _settle(figure)
     with mpl.rc_context(STYLE), _missing_glyphs():
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})  # type: ignore[no-untyped-call]
+    figure.dpi = dots_per_inch  # SVG counts in points, and leaves the figure so.
     return buffer.getvalue()
+
+
+def _settle(figure: Figure) -> None:
+    """Lay the figure out once for all its forms; each would do it anew, which takes as long as drawing it."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        FigureCanvasAgg(figure)
+        with mpl.rc_context(STYLE), _missing_glyphs():
+            engine.execute(figure)
+        figure.set_layout_engine("none")
 
 
 @contextlib.contextmanager

@@ -1,14 +1,14 @@
 """The report as one HTML file: no request leaves it, everything in it is escaped."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from lorabel.config import flatten
-from lorabel.reports.figures import MANY_CLASSES, svg_bytes
+from lorabel.reports.figures import MANY_CLASSES
 from lorabel.reports.tables import (
     COLUMNS,
     MISSING,
@@ -29,13 +29,13 @@ from lorabel.reports.tables import (
 _UNBROKEN_DASH = "\u2060–\u2060"
 
 
-def render_report(runs: Sequence[NamedRun], figures: Sequence[Mapping[str, Figure]], together: Mapping[str, Figure]) -> str:
+def render_report(runs: Sequence[NamedRun], figures: Sequence[Mapping[str, bytes]], together: Mapping[str, bytes]) -> str:
     """The report of one run, or of several side by side and then one by one.
 
     Args:
         runs: The runs.
-        figures: Of each run, by file stem.
-        together: Of several runs, by file stem; empty where there is one.
+        figures: Of each run, by file stem, as SVG.
+        together: Of several runs, by file stem, as SVG; empty where there is one.
 
     Returns:
         HTML.
@@ -65,11 +65,16 @@ def template(name: str) -> Template:
     Args:
         name: Of its file.
     """
+    return _environment().get_template(name)
+
+
+@cache
+def _environment() -> Environment:
     loader = PackageLoader("lorabel", "reports/templates")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).get_template(name)
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
-def _item(run: NamedRun, figures: Mapping[str, Figure]) -> dict[str, Any]:
+def _item(run: NamedRun, figures: Mapping[str, bytes]) -> dict[str, Any]:
     record = run.record
     return {
         "name": run.name,
@@ -84,9 +89,9 @@ def _item(run: NamedRun, figures: Mapping[str, Figure]) -> dict[str, Any]:
     }
 
 
-def pictures(figures: Mapping[str, Figure]) -> dict[str, Markup]:
+def pictures(figures: Mapping[str, bytes]) -> dict[str, Markup]:
     """Our own SVG, made from numbers and escaped labels; without the XML header it can stand in the page."""
-    return {name: Markup(_inline(svg_bytes(figure))) for name, figure in figures.items()}
+    return {name: Markup(_inline(svg)) for name, svg in figures.items()}
 
 
 def _inline(svg: bytes) -> str:

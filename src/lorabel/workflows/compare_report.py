@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from lorabel.artifacts.compares import CompareLayout, CompareRecord
-from lorabel.artifacts.store import write_bytes, write_text
+from lorabel.artifacts.store import write_text
 from lorabel.config import flatten
 from lorabel.reports.compare_tables import COLUMNS, as_csv, as_latex, as_markdown, caption, compare_rows
-from lorabel.reports.figures import png_bytes, svg_bytes
 from lorabel.reports.html import pictures, template
 from lorabel.reports.tables import MISSING
 from lorabel.search.space import shown
+from lorabel.workflows.figure_files import write_figures
 
 
 def write_compare_report(layout: CompareLayout, record: CompareRecord, figures: Mapping[str, Figure], verdicts: Sequence[str] = ()) -> None:
@@ -27,9 +27,7 @@ def write_compare_report(layout: CompareLayout, record: CompareRecord, figures: 
     """
     for kind, text in (("csv", as_csv(record)), ("md", as_markdown(record)), ("tex", as_latex(record))):
         write_text(layout.table(kind), text)
-    for name, figure in figures.items():
-        write_bytes(layout.figures / f"{name}.png", png_bytes(figure))
-        write_bytes(layout.figures / f"{name}.svg", svg_bytes(figure))
+    drawn = write_figures(layout.figures, figures)
     page = template("compare.html.j2").render(
         name=layout.root.resolve().name,
         verb=layout.verb,
@@ -38,7 +36,7 @@ def write_compare_report(layout: CompareLayout, record: CompareRecord, figures: 
         rows=compare_rows(record),
         caption=caption(record),
         verdicts=verdicts,
-        figures=pictures(figures),
+        figures=pictures(drawn),
         trials=[(row.method, trial) for row in record.rows for trial in row.trials if len(row.trials) > 1],
         flatten=flatten,
         shown=shown,

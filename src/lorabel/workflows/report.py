@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from lorabel.artifacts.history import read_history
 from lorabel.artifacts.layout import RunLayout
 from lorabel.artifacts.records import RunRecord, read_record
-from lorabel.artifacts.store import write_bytes, write_text
+from lorabel.artifacts.store import write_text
 from lorabel.errors import ArtifactError
-from lorabel.reports.figures import draw_comparison_figures, draw_run_figures, png_bytes, svg_bytes
+from lorabel.reports.figures import draw_comparison_figures, draw_run_figures, svg_bytes
 from lorabel.reports.html import render_report
 from lorabel.reports.tables import COLUMNS, NamedRun, comparison_rows, markdown_table
+from lorabel.workflows.figure_files import write_figures
 
 History = Sequence[Mapping[str, Any]]
 
@@ -57,8 +58,8 @@ def run_report(runs: Sequence[Path], out: Path | None = None) -> ReportResult:
     if out is None:
         out = RunLayout(runs[0]).report if len(runs) == 1 else Path("report.html")
     histories = [read_history(RunLayout(path).history) for path in runs]
-    figures = [_figures(run.record, history) for run, history in zip(named, histories, strict=True)]
-    write_text(out, render_report(named, figures, _together(named, histories) if len(named) > 1 else {}))
+    figures = [_as_svg(_figures(run.record, history)) for run, history in zip(named, histories, strict=True)]
+    write_text(out, render_report(named, figures, _as_svg(_together(named, histories)) if len(named) > 1 else {}))
     rows = comparison_rows(named)
     return ReportResult(out, COLUMNS, rows, markdown_table(COLUMNS, rows), named)
 
@@ -70,11 +71,12 @@ def write_run_report(layout: RunLayout) -> None:
         layout: A run whose record and history are written.
     """
     record = read_record(layout.record)
-    figures = _figures(record, read_history(layout.history))
-    for name, figure in figures.items():
-        write_bytes(layout.figures / f"{name}.png", png_bytes(figure))
-        write_bytes(layout.figures / f"{name}.svg", svg_bytes(figure))
-    write_text(layout.report, render_report([NamedRun(layout.root.name, record)], [figures], {}))
+    drawn = write_figures(layout.figures, _figures(record, read_history(layout.history)))
+    write_text(layout.report, render_report([NamedRun(layout.root.name, record)], [drawn], {}))
+
+
+def _as_svg(figures: Mapping[str, Figure]) -> dict[str, bytes]:
+    return {name: svg_bytes(figure) for name, figure in figures.items()}
 
 
 def _figures(record: RunRecord, history: History) -> dict[str, Figure]:

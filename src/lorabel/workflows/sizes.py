@@ -16,14 +16,14 @@ from typing import Any, Literal
 
 from lorabel.artifacts.lock import RunLock
 from lorabel.artifacts.sizes import SizeRow, SizesLayout, SizesRecord, read_sizes, write_sizes
-from lorabel.artifacts.store import write_bytes, write_text
+from lorabel.artifacts.store import write_text
 from lorabel.config import load_config
 from lorabel.data.load import load_data
 from lorabel.errors import ConfigError
 from lorabel.events import EventSink, Note, ignore
-from lorabel.reports.figures import png_bytes, svg_bytes
 from lorabel.reports.sizes import draw_sizes_figures, sizes_csv, sizes_markdown
 from lorabel.workflows.compare import CompareRequest, run_compare
+from lorabel.workflows.figure_files import write_figures
 from lorabel.workflows.out_folder import check_out_folder, clear_folder
 
 
@@ -173,6 +173,4 @@ def _open(layout: SizesLayout, fresh: SizesRecord, *, resume: bool) -> SizesReco
 def _write_report(layout: SizesLayout, record: SizesRecord) -> None:
     write_text(layout.table("csv"), sizes_csv(record))
     write_text(layout.table("md"), sizes_markdown(record))
-    for name, figure in draw_sizes_figures(record).items():
-        write_bytes(layout.figures / f"{name}.png", png_bytes(figure))
-        write_bytes(layout.figures / f"{name}.svg", svg_bytes(figure))
+    write_figures(layout.figures, draw_sizes_figures(record))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 
 from lorabel.artifacts.history import read_history
-from lorabel.artifacts.store import write_bytes, write_text
+from lorabel.artifacts.store import write_text
 from lorabel.artifacts.sweeps import SweepLayout, SweepRecord
-from lorabel.reports.figures import png_bytes, svg_bytes
 from lorabel.reports.html import pictures, template
 from lorabel.reports.sweep_figures import draw_sweep_figures
 from lorabel.reports.tables import duration, percent
 from lorabel.search.space import describe, shown, varied
 from lorabel.search.study import importances
+from lorabel.workflows.figure_files import write_figures
 
 
 def write_sweep_report(layout: SweepLayout, record: SweepRecord) -> None:
@@ -27,10 +27,7 @@ def write_sweep_report(layout: SweepLayout, record: SweepRecord) -> None:
     everywhere = [name for name in names if all(name in member.assignment for member in ranked)]
     shares = importances([member.assignment for member in ranked], [member.value_of(record.metric) for member in ranked], everywhere) if everywhere else None
     histories = {member.number: read_history(layout.member(member.number).history) for member in ranked}
-    figures = draw_sweep_figures(ranked, record.metric, record.accuracy_name, names, shares, histories)
-    for name, figure in figures.items():
-        write_bytes(layout.figures / f"{name}.png", png_bytes(figure))
-        write_bytes(layout.figures / f"{name}.svg", svg_bytes(figure))
+    figures = write_figures(layout.figures, draw_sweep_figures(ranked, record.metric, record.accuracy_name, names, shares, histories))
     page = template("sweep.html.j2").render(
         name=layout.root.resolve().name,
         record=record,
