@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 IS_FULL = os.environ.get("LORABEL_FAULTS") == "full"
 KILLED_RUNS = 40 if IS_FULL else 2
 KILLS_PER_RUN = 5 if IS_FULL else 3
-FAILING_CALLS = 100 if IS_FULL else 12
+FAILING_CALLS = 100 if IS_FULL else 15
 
 
 def command(encoder, table, out, *more):
@@ -29,7 +29,7 @@ def command(encoder, table, out, *more):
         "--out",
         str(out),
         "--epochs",
-        "30",
+        "30" if IS_FULL else "12",
         "--batch-size",
         "4",
         "--quiet",
@@ -89,37 +89,36 @@ def test_of_racing_writers_exactly_one_runs(straight, tiny_encoder, tmp_path):
     assert all(np.array_equal(weights(tmp_path / "run")[name], wanted[name]) for name in wanted)
 
 
-SHIM = """
-import os, sys
-left = int(sys.argv.pop(1))
-def failing(name):
-    real = getattr(os, name)
-    def call(*a, **k):
-        global left
-        left -= 1
-        if left < 0:
-            raise OSError(28, "No space left on device")
-        return real(*a, **k)
-    setattr(os, name, call)
-for name in ("fsync", "replace", "rename"):
-    failing(name)
-from lorabel.cli.main import main
-main()
-"""
+def fill_the_disk(monkeypatch, call):
+    """The system calls that make a file last fail from that one on."""
+    left = [call]
+
+    def failing(real):
+        def fail_later(*arguments, **options):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(28, "No space left on device")
+            return real(*arguments, **options)
+
+        return fail_later
+
+    for name in ("fsync", "replace", "rename"):
+        monkeypatch.setattr(os, name, failing(getattr(os, name)))
 
 
 @pytest.mark.parametrize("call", [round(index * 60 / FAILING_CALLS) for index in range(FAILING_CALLS)])
-def test_a_disk_that_fills_up_exits_74_and_resume_ends_at_the_same_bits(call, straight, tiny_encoder, tmp_path):
+def test_a_disk_that_fills_up_exits_74_and_resume_ends_at_the_same_bits(call, straight, tiny_encoder, tmp_path, run_cli):
     table, wanted, _ = straight
     run = tmp_path / "run"
     words = command(tiny_encoder("bert"), table, run)[3:]
-    done = subprocess.run([sys.executable, "-c", SHIM, str(call), *words], capture_output=True, text=True, timeout=180)
-    assert done.returncode == 74, done.stderr
-    assert "No space left" in done.stderr
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        fill_the_disk(monkeypatch, call)
+        done = run_cli(*words)
+    assert done.code == 74, done.err
+    assert "No space left" in done.err
     assert not (run / "record.json").exists()
     if not (run / "config.yaml").exists():
         shutil.rmtree(run, ignore_errors=True)
-    more = ["--resume"] if run.exists() else []
-    again = subprocess.run(command(tiny_encoder("bert"), table, run, *more), capture_output=True, text=True, timeout=180)
-    assert again.returncode == 0, again.stderr
+    again = run_cli(*words, *(["--resume"] if run.exists() else []))
+    assert again.code == 0, again.err
     assert all(np.array_equal(weights(run)[name], wanted[name]) for name in wanted)
