@@ -8,6 +8,12 @@ from pathlib import Path
 
 import pytest
 import pytest_socket
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+
+# How long an example takes to draw says something of the machine, nothing of the code.
+hypothesis_settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("any machine")
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("LORABEL_DATA", ROOT.parent / "shared" / "data"))

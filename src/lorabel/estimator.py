@@ -13,19 +13,16 @@ from __future__ import annotations
 
 import re
 import tempfile
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import DataConversionWarning
 from sklearn.exceptions import NotFittedError as _NotFittedError
 from sklearn.metrics import accuracy_score
 
-from lorabel.data.texts import checked_texts
+from lorabel.data.containers import check_columns, check_lengths, given_labels, given_texts, is_matrix, label_sets
 from lorabel.errors import ConfigError, DataError, first_of
 
 if TYPE_CHECKING:
@@ -120,11 +117,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         from lorabel.config import load_config
         from lorabel.workflows.train import run_train
 
-        texts, sets = _checked_texts(X, "fit"), _label_sets(y, "fit")
-        labels = _checked_labels(y if sets is None else [label for some in sets for label in some], "fit")
-        _check_lengths(texts, labels if sets is None else sets, "fit")
+        texts, sets = given_texts(X, "fit"), label_sets(y, "fit")
+        labels = given_labels(y if sets is None else [label for some in sets for label in some], "fit")
+        check_lengths(texts, labels if sets is None else sets, "fit")
         if sets is not None:
-            _check_columns(y)
+            check_columns(y)
         names = [str(label) for label in labels.tolist()] if sets is None else [[str(label) for label in some] for some in sets]
         with tempfile.TemporaryDirectory(prefix="lorabel-") as folder:
             data = Path(folder) / "data.parquet"
@@ -245,7 +242,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             DataError: Not texts.
         """
         self._check_fitted("predict")
-        return self.predictor_.predict_proba(_checked_texts(X, "predict"))[:, self._columns]
+        return self.predictor_.predict_proba(given_texts(X, "predict"))[:, self._columns]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803
         """Accuracy on labelled texts; where they have several labels, the share of texts whose labels are found exactly.
@@ -260,13 +257,13 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             DataError: Lengths differ, or not texts and labels.
         """
         self._check_fitted("score")
-        texts = _checked_texts(X, "score")
+        texts = given_texts(X, "score")
         if self._has_several:
             wanted = self._indicators(y, "score")
-            _check_lengths(texts, wanted, "score")
+            check_lengths(texts, wanted, "score")
             return float(accuracy_score(wanted, self.predict(texts), sample_weight=sample_weight))
-        labels = _checked_labels(y, "score")
-        _check_lengths(texts, labels, "score")
+        labels = given_labels(y, "score")
+        check_lengths(texts, labels, "score")
         found = self.predict(texts)
         if (found.dtype.kind == "U") != (labels.dtype.kind == "U"):
             found, labels = found.astype(str), labels.astype(str)
@@ -274,14 +271,14 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
 
     def _indicators(self, y: Any, where: str) -> NDArray[np.int64]:
         """Labels of texts that may have several, as indicators with columns as in `classes_`."""
-        sets = _label_sets(y, where)
+        sets = label_sets(y, where)
         if sets is None:
             raise DataError(f"{where}: one label per text, got {type(y).__name__}; expected a list of labels per text, or indicators (N, C). Convert them.")
-        if _is_matrix(y) and np.shape(y)[1] != len(self.classes_):
+        if is_matrix(y) and np.shape(y)[1] != len(self.classes_):
             raise DataError(
                 f"{where}: another number of labels, got {np.shape(y)[1]} columns; expected {len(self.classes_)}, in the order of classes_. Add or drop columns."
             )
-        known = np.arange(len(self.classes_)) if _is_matrix(y) else self.classes_
+        known = np.arange(len(self.classes_)) if is_matrix(y) else self.classes_
         places = {str(label): place for place, label in enumerate(known.tolist())}
         found = np.zeros((len(sets), len(places)), dtype=np.int64)
         for row, some in enumerate(sets):
@@ -332,109 +329,3 @@ def _in_words_of_fit(message: str, file: Path) -> str:
     for theirs, ours in words.items():
         message = message.replace(theirs, ours)
     return message
-
-
-def _column(given: Any, where: str, what: str) -> list[Any]:
-    """N values of any container as a list.
-
-    Raises:
-        DataError: Not a sequence, or a table of several columns.
-    """
-    shape = getattr(given, "shape", None)
-    if shape is None and hasattr(given, "__array__"):
-        given = np.asarray(given)
-        shape = given.shape
-    if shape is not None and len(shape) != 1:
-        if len(shape) != 2 or shape[1] != 1:
-            kind = f"{type(given).__module__}.{type(given).__name__}"
-            raise DataError(
-                f"{where}: not one column of {what}, got {kind} of shape {tuple(shape)}; expected one value per row, shape (N,) or (N, 1). Choose a column, such as table['{what}']."
-            )
-        given = np.asarray(given).reshape(-1)
-    try:
-        return list(given.tolist() if hasattr(given, "tolist") else given)
-    except TypeError as error:
-        raise DataError(f"{where}: not a sequence of {what}, got {given!r}; expected one value per row. Pass a list, an array or a series.") from error
-
-
-def _checked_texts(given: Any, where: str) -> list[str]:
-    return checked_texts(given if isinstance(given, str) else _column(given, where, "texts"), where)
-
-
-def _checked_labels(given: Any, where: str) -> NDArray[Any]:
-    """Labels (N,) of one kind.
-
-    Raises:
-        DataError: None, missing ones, kinds that are mixed or no labels of classes.
-    """
-    if given is None:
-        raise DataError(f"{where}: it requires y to be passed, but the target y is None; expected one label per text. Pass them as y.")
-    if len(getattr(given, "shape", ())) == 2 and given.shape[1] == 1:
-        warnings.warn("A column-vector y was passed when a 1d array was expected. Its only column is taken.", DataConversionWarning, stacklevel=3)
-    found = _column(given, where, "labels")
-    bad = [f"row {index} {label!r}" for index, label in enumerate(found) if _is_missing(label)]
-    if bad:
-        raise DataError(f"{where}: a missing label, got {first_of(bad)}; expected a string or a number. Remove these rows.")
-    if len({isinstance(label, str) for label in found}) > 1:
-        raise DataError(
-            f"{where}: text and other values mixed, got labels such as {first_of([repr(label) for label in found])}; expected one kind. Convert them."
-        )
-    _check_kind(labels := np.array(found), where)
-    padded = [repr(label) for label in np.unique(labels).tolist() if isinstance(label, str) and label != label.strip()]
-    if padded:
-        raise DataError(f"{where}: white space around a label, got {first_of(padded)}; expected none, because names are kept without. Strip the labels.")
-    dtype = getattr(given, "dtype", None)
-    return labels.astype(dtype) if isinstance(dtype, np.dtype) and dtype.kind in "iuf" else labels
-
-
-def _label_sets(given: Any, where: str) -> list[list[Any]] | None:
-    """Labels of texts that may have several, one list for each; None where each text has one."""
-    if _is_matrix(given):
-        matrix = np.asarray(given)
-        if matrix.dtype.kind not in "biuf" or not np.isin(matrix, (0, 1)).all():
-            raise DataError(
-                f"{where}: not one column of labels, got a table of shape {matrix.shape}; expected one label per row, or an indicator matrix of zeros and ones. Choose a column."
-            )
-        return [np.flatnonzero(row).tolist() for row in matrix]
-    values = _column(given, where, "labels") if given is not None else []
-    if not any(isinstance(one, list | tuple | set | frozenset | np.ndarray) for one in values):
-        return None
-    bad = [f"row {row} {one!r}" for row, one in enumerate(values) if not isinstance(one, list | tuple | set | frozenset | np.ndarray)]
-    if bad:
-        raise DataError(f"{where}: lists of labels and single ones mixed, got {first_of(bad)}; expected a list for each text. Put single labels into lists.")
-    return [list(one) for one in values]
-
-
-def _is_matrix(given: Any) -> bool:
-    shape = tuple(getattr(given, "shape", ()))
-    return len(shape) == 2 and int(shape[1]) > 1
-
-
-def _check_columns(given: Any) -> None:
-    """Columns of an indicator matrix are labels, and a label that no text has cannot be learned."""
-    if _is_matrix(given) and not (has_text := np.asarray(given).any(axis=0)).all():
-        empty = np.flatnonzero(~has_text)
-        raise DataError(f"fit: labels without a text, got {len(empty)} columns of zeros, the first {empty[0]}; expected a one in each. Leave them out.")
-
-
-def _is_missing(label: Any) -> bool:
-    # pandas' own marks of missing values refuse to be compared.
-    return label is None or type(label).__name__ in ("NAType", "NaTType") or bool(np.any(label != label))
-
-
-def _check_kind(labels: NDArray[Any], where: str) -> None:
-    if labels.dtype.kind == "c":
-        raise DataError(f"{where}: Complex data not supported, got {labels[0]!r}; expected strings or whole numbers. Convert the labels.")
-    if labels.ndim != 1 or (labels.dtype.kind not in "Uiuf" and labels.dtype.kind != "b"):
-        raise DataError(
-            f"{where}: Unknown label type: {labels.dtype}, got {labels[:1].tolist()!r}; expected strings, integers or booleans. Convert the labels."
-        )
-    if labels.dtype.kind == "f":
-        bad = [f"row {index} {label!r}" for index, label in enumerate(labels.tolist()) if not float(label).is_integer()]
-        if bad:
-            raise DataError(f"{where}: a continuous target, got {first_of(bad)}; expected labels of classes: strings or whole numbers. Bin the values first.")
-
-
-def _check_lengths(texts: Sequence[str], labels: Sequence[Any] | NDArray[Any], where: str) -> None:
-    if len(texts) != len(labels):
-        raise DataError(f"{where}: lengths differ, got {len(texts)} texts and {len(labels)} labels; expected one label per text. Check the arguments.")

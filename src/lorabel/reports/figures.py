@@ -99,6 +99,7 @@ def curves_figure(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figur
         colour = COLOURS[place % len(COLOURS)]
         axes.plot([row["epoch"] for row in scored], [100 * row["accuracy"] for row in scored], color=colour, marker="o", linewidth=1.8, label=short(name))
     epoch_axis(axes)
+    percent_axis(axes)
     axes.legend(frameon=False, fontsize=8.5)
     return figure
 
@@ -273,6 +274,14 @@ def new_axes(title: str, x: str, y: str, height: float = 3.8) -> tuple[Figure, A
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     return figure, axes
+
+
+def percent_axis(axes: Axes) -> None:
+    """No mark above 100: where all scores are equal, the space around them would hold some."""
+    low, high = axes.get_ylim()
+    if high > 100:
+        axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= 100])
+        axes.set_ylim(low, min(high, 101.0))
 
 
 def epoch_axis(axes: Axes) -> None:

@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from lorabel.artifacts.sweeps import SweepMember
-from lorabel.reports.figures import BLUE, COLOURS, GREY, ORANGE, STYLE, epoch_axis, new_axes, short
+from lorabel.reports.figures import BLUE, COLOURS, GREY, ORANGE, STYLE, epoch_axis, new_axes, percent_axis, short
 from lorabel.search.space import shown
 
 _CURVES = 8
@@ -76,6 +76,8 @@ def pareto_figure(members: Sequence[SweepMember], metric: str, accuracy: str) ->
     if max(sizes) > 3 * min(sizes):
         axes.set_xscale("log")
     axes.margins(0.08, 0.14)
+    if metric != "loss":
+        percent_axis(axes)
     axes.legend(frameon=False, fontsize=8.5)
     return figure
 
@@ -90,7 +92,7 @@ def parallel_figure(members: Sequence[SweepMember], metric: str, accuracy: str, 
     colours = mpl.colormaps["viridis"]
     columns = [_heights([member.assignment.get(name) for member in members], axes, place) for place, name in enumerate(varied)]
     columns.append([float(norm(score)) for score in scores])
-    for tick in (0.0, 0.5, 1.0):
+    for tick in (0.0, 0.5, 1.0) if len(set(scores)) > 1 else (0.0,):
         axes.text(len(varied) + 0.05, tick, f"{norm.inverse(tick):.1f}" if metric != "loss" else f"{norm.inverse(tick):.3f}", fontsize=7.5, va="center")
     for index in reversed(range(len(members))):  # The best on top.
         axes.plot(
@@ -153,6 +155,7 @@ def curves_figure(members: Sequence[SweepMember], varied: Sequence[str], histori
         epochs, accuracies = [row["epoch"] for row in scored], [100 * row["accuracy"] for row in scored]
         axes.plot(epochs, accuracies, marker="o", linewidth=1.6, color=COLOURS[place % len(COLOURS)], label=_values_of(member, varied))
     epoch_axis(axes)
+    percent_axis(axes)
     names = ", ".join(name.rpartition(".")[2] for name in varied)
     axes.legend(frameon=False, fontsize=7.5, title=f"member: {names}" if names else None, title_fontsize=7.5)
     return figure

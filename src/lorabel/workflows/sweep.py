@@ -26,7 +26,7 @@ from lorabel.artifacts.store import write_text
 from lorabel.artifacts.sweeps import SweepLayout, SweepMember, SweepRecord, read_sweep, write_sweep
 from lorabel.config import RunConfig, load_config
 from lorabel.errors import ConfigError, DataError, StoppedError, first_of
-from lorabel.events import Evaluated, Event, EventSink, Note, StepDone, ignore
+from lorabel.events import EventSink, Note, ignore
 from lorabel.losses.base import Loss
 from lorabel.models.checkpoint import load_weights
 from lorabel.search.space import Assignment, Distribution, describe, nested
@@ -38,6 +38,7 @@ from lorabel.workflows.bank_planning import bank_key, halving, is_out_of_memory,
 from lorabel.workflows.building import Trainee
 from lorabel.workflows.finishing import Ending, finish, forget_peak_memory
 from lorabel.workflows.held_out import write_held_out
+from lorabel.workflows.member_log import MemberLog, only_notes
 from lorabel.workflows.out_folder import check_out_folder, clear_folder
 from lorabel.workflows.preparation import Prepared, prepare, prepare_like
 from lorabel.workflows.stopping import StopRequest, stop_on_signals
@@ -310,9 +311,9 @@ class _Sweep:
         started = time.perf_counter()
         forget_peak_memory(self._device())
         with ExitStack() as stack:
-            log = _MemberLog(self.on_event, [member.number for member in members])
+            log = MemberLog(self.on_event, [member.number for member in members])
             for member, one in zip(members, prepared, strict=True):
-                tracking = Tracking(one.config, self.layout.member(member.number).root, _only_notes(self.on_event))
+                tracking = Tracking(one.config, self.layout.member(member.number).root, only_notes(self.on_event))
                 log.trackings.append(stack.enter_context(tracking))
 
             def open_histories(positions: Sequence[Position]) -> None:
@@ -381,25 +382,3 @@ def _scored(member: SweepMember, record: RunRecord, *, is_pruned: bool) -> Sweep
             "seconds": record.training.seconds,
         }
     )
-
-
-class _MemberLog:
-    """Sends each member's steps and evaluations to its own history, and to the caller under its number in the sweep."""
-
-    def __init__(self, on_event: EventSink, numbers: Sequence[int]) -> None:
-        self._on_event = on_event
-        self._numbers = numbers
-        self.histories: list[History] = []
-        self.trackings: list[Tracking] = []
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, StepDone | Evaluated):
-            self.histories[event.member].append(replace(event, member=0))
-            self.trackings[event.member](event)
-            event = replace(event, member=self._numbers[event.member])
-        self._on_event(event)
-
-
-def _only_notes(on_event: EventSink) -> EventSink:
-    """What a member's trackers tell: the rest reaches the caller anyway."""
-    return lambda event: on_event(event) if isinstance(event, Note) else None

@@ -80,6 +80,12 @@ def test_names_in_any_script_are_kept_and_cause_no_warning():
     assert "日本語" in figures.svg_bytes(drawn["confusion_matrix"]).decode()
 
 
+def test_no_mark_stands_above_one_hundred_percent():
+    perfect = [{"kind": "evaluation", "epoch": epoch, "accuracy": 1.0} for epoch in (1.0, 2.0)]
+    (axes,) = figures.curves_figure({"lora": perfect, "full": perfect}).axes
+    assert max(tick for tick in axes.get_yticks() if tick <= axes.get_ylim()[1]) <= 100
+
+
 def test_every_png_has_150_dots_per_inch_and_the_same_bytes_again():
     first, second = (figures.draw_run_figures(history(), scores("abc"), "test") for _ in range(2))
     for name, figure in first.items():
