@@ -62,7 +62,7 @@ def cell_path(name: str, method: str, seed: int) -> Path:
 
 
 def train_bank(work: Path, data: dict, settings: dict, name: str, values: list) -> list[tuple[SweepMember, RunLayout]]:
-    """One setting at several values, side by side; gone on with where the work folder holds its beginning."""
+    """One setting at several values, side by side; gone on with where the work folder, which is of these values alone, holds its beginning."""
     from lorabel.artifacts.sweeps import SweepLayout
     from lorabel.workflows.sweep import run_sweep
 
@@ -76,7 +76,7 @@ def run_trials(arguments: argparse.Namespace, method: str, name: str) -> None:
     rates = [rate for rate in rates_of(method) if not trial_path(method, name, rate).exists()]
     data = {"source": str(data_folder(arguments.data) / name), "limit_rows": TUNING_ROWS}
     settings = {"method": {"name": method}, "training": {"seed": 0, "threads": arguments.threads}}
-    work = Path(arguments.work) / f"rates-{method}-{name}"
+    work = Path(arguments.work) / "-".join(["rates", method, name, *(f"{rate:g}" for rate in rates)])
     for rate, (member, _) in zip(rates, train_bank(work, data, settings, "optimizer.learning_rate", rates), strict=True):
         found = {"accuracy": 0.0, "failure": member.reason} if member.accuracy is None else {"accuracy": member.accuracy, "seconds": member.seconds}
         save_json(trial_path(method, name, rate), found)
@@ -106,7 +106,7 @@ def run_cells(arguments: argparse.Namespace, method: str, name: str) -> None:
     rate, _ = chosen_rate(method)
     seeds = [seed for seed in range(arguments.seeds) if not cell_path(name, method, seed).exists()]
     settings = {"method": {"name": method}, "optimizer": {"learning_rate": rate}, "training": {"threads": arguments.threads}}
-    work = Path(arguments.work) / f"cells-{method}-{name}"
+    work = Path(arguments.work) / "-".join(["cells", method, name, *map(str, seeds)])
     for seed, (member, run) in zip(seeds, train_bank(work, data, settings, "training.seed", seeds), strict=True):
         assert member.has_scores, member.reason
         scores = test_adapter(run.adapter, DataConfig(**data))
