@@ -1,7 +1,8 @@
 """Every method under one budget on the same rows: 2,000 training rows of AG News, TREC-6 and SST-2, three seeds, embedded encoder.
 
-First each method's learning rate is chosen once: three rates around its default, 1,500 training rows of TREC-6 and of SST-2, mean validation accuracy. Then each
-(data set, method, seed) is a cell that reads the test split once. The rates of a method on a data set fill one bank, and so do its seeds. Trials and cells are kept in
+First each method's learning rate is chosen once: three rates around a first guess, 1,500 training rows of TREC-6 and of SST-2, mean validation accuracy; where the best is the
+highest or the lowest, three times as much or a third is tried too, until it is neither. The methods' defaults were chosen from what came of it. Then each (data set, method,
+seed) is a cell that reads the test split once. The rates of a method on a data set fill one bank, and so do its seeds. Trials and cells are kept in
 benchmarks/results/methods/; a stopped run goes on, a bank from its checkpoint.
 
     python benchmarks/methods.py [--methods …] [--sets …] [--seeds N] [--threads N] [--max-minutes N] [--data FOLDER] [--work FOLDER] [--table-only]
@@ -28,7 +29,10 @@ TUNED_ON = ("trec6", "sst2_sentences")
 ROWS, TUNING_ROWS, SEEDS = 2000, 1500, 3
 # AG News has none of its own; 2,000 rows, the default, would take longer to score after each epoch than to train.
 VALIDATION_ROWS = {"ag_news": 1000}
-FACTORS = (1 / 3, 1.0, 3.0)
+# Where the search for each method's rate begins; elsewhere at its default.
+FIRST_GUESS = {"full": 1e-4, "head_only": 5e-3, "bitfit": 2e-3, "ia3": 1e-2, "vera": 1e-2, "prompt": 3e-2, "prefix": 3e-2}
+FIRST_GUESS |= dict.fromkeys(("lora", "dora", "adalora", "lora_prefix", "bottleneck"), 1e-3)
+FACTOR = 3.0
 CELLS = RESULTS / "methods"
 
 
@@ -39,16 +43,36 @@ def method_names() -> list[str]:
     return sorted(METHODS.names(), key=lambda name: (name != "lora", name != "full", name))
 
 
-def rates_of(method: str) -> list[float]:
-    """Learning rates that are tried: the method's own, a third of it and three times it."""
-    from lorabel.budget import DEFAULT_LIMIT, settle
-    from lorabel.config import EncoderConfig, load_config
-    from lorabel.methods.base import make_method
-    from lorabel.models.checkpoint import resolve_encoder
+def tried(method: str) -> dict[float, float]:
+    """Rate -> mean validation accuracy, ascending, of the rates that were tried on all the sets they are chosen on."""
+    found: dict[float, list[float]] = {}
+    for name in TUNED_ON:
+        for path in CELLS.glob(f"rate-{method}-{name}-*.json"):
+            rate = float(path.stem.removeprefix(f"rate-{method}-{name}-"))
+            found.setdefault(rate, []).append(json.loads(path.read_text())["accuracy"])
+    return {rate: float(np.mean(found[rate])) for rate in sorted(found) if len(found[rate]) == len(TUNED_ON)}
 
-    shape = resolve_encoder(EncoderConfig(name="minilm")).shape
-    own = make_method(settle(load_config({"method": {"name": method}}).method, shape, DEFAULT_LIMIT)).default_learning_rate
-    return [float(f"{own * factor:.2g}") for factor in FACTORS]
+
+def chosen_rate(method: str) -> float | None:
+    """The rate with the best mean validation accuracy, of equals the lowest; None while it may lie elsewhere."""
+    means = tried(method)
+    return None if rates_to_try(method) else max(means, key=lambda rate: (means[rate], -rate))
+
+
+def rates_to_try(method: str) -> list[float]:
+    """Rates that are to be tried next: the first three, then beyond the end at which the best one lies."""
+    from lorabel.registry import METHODS
+
+    guess, means = FIRST_GUESS.get(method) or METHODS.get(method).default_learning_rate, tried(method)
+    first = [_rounded(guess * factor) for factor in (1 / FACTOR, 1.0, FACTOR)]
+    if not set(first) <= set(means):
+        return [rate for rate in first if rate not in means]
+    best = max(means, key=lambda rate: (means[rate], -rate))
+    return [_rounded(best * FACTOR)] if best == max(means) else [_rounded(best / FACTOR)] if best == min(means) else []
+
+
+def _rounded(rate: float) -> float:
+    return float(f"{rate:.2g}")
 
 
 def trial_path(method: str, name: str, rate: float) -> Path:
@@ -73,7 +97,7 @@ def train_bank(work: Path, data: dict, settings: dict, name: str, values: list) 
 
 def run_trials(arguments: argparse.Namespace, method: str, name: str) -> None:
     """Validation accuracy of each rate that is missing on one data set; 0 where training diverged."""
-    rates = [rate for rate in rates_of(method) if not trial_path(method, name, rate).exists()]
+    rates = [rate for rate in rates_to_try(method) if not trial_path(method, name, rate).exists()]
     data = {"source": str(data_folder(arguments.data) / name), "limit_rows": TUNING_ROWS}
     settings = {"method": {"name": method}, "training": {"seed": 0, "threads": arguments.threads}}
     work = Path(arguments.work) / "-".join(["rates", method, name, *(f"{rate:g}" for rate in rates)])
@@ -81,17 +105,6 @@ def run_trials(arguments: argparse.Namespace, method: str, name: str) -> None:
         found = {"accuracy": 0.0, "failure": member.reason} if member.accuracy is None else {"accuracy": member.accuracy, "seconds": member.seconds}
         save_json(trial_path(method, name, rate), found)
     shutil.rmtree(work)
-
-
-def chosen_rate(method: str) -> tuple[float | None, dict[float, float]]:
-    """The rate with the best mean validation accuracy (of equals the lower), None while trials are missing; and the means."""
-    means = {}
-    for rate in rates_of(method):
-        paths = [trial_path(method, name, rate) for name in TUNED_ON]
-        if not all(path.exists() for path in paths):
-            return None, means
-        means[rate] = float(np.mean([json.loads(path.read_text())["accuracy"] for path in paths]))
-    return max(means, key=lambda rate: (means[rate], -rate)), means
 
 
 def run_cells(arguments: argparse.Namespace, method: str, name: str) -> None:
@@ -103,14 +116,15 @@ def run_cells(arguments: argparse.Namespace, method: str, name: str) -> None:
     if method == "tfidf":
         save_json(cell_path(name, method, 0), tfidf_cell(data))
         return
-    rate, _ = chosen_rate(method)
+    rate = chosen_rate(method)
+    assert rate is not None
     seeds = [seed for seed in range(arguments.seeds) if not cell_path(name, method, seed).exists()]
     settings = {"method": {"name": method}, "optimizer": {"learning_rate": rate}, "training": {"threads": arguments.threads}}
     work = Path(arguments.work) / "-".join(["cells", method, name, *map(str, seeds)])
     for seed, (member, run) in zip(seeds, train_bank(work, data, settings, "training.seed", seeds), strict=True):
         assert member.has_scores, member.reason
         scores = test_adapter(run.adapter, DataConfig(**data))
-        save_json(cell_path(name, method, seed), {**scores, **facts_of(read_record(run.record)), "learning_rate": rate, "bank": len(seeds)})
+        save_json(cell_path(name, method, seed), {**scores, **facts_of(read_record(run.record)), "bank": len(seeds)})
     shutil.rmtree(work)
 
 
@@ -125,7 +139,7 @@ def write_table() -> None:
         found = [cells[name, method] for name in SETS]
         if not any(found):
             continue
-        rate, _ = chosen_rate(method) if method != "tfidf" else (None, {})
+        rate = None if method == "tfidf" else chosen_rate(method)
         scores = []
         for of_set in found:
             mean, deviation = mean_and_spread([cell["accuracy"] for cell in of_set]) if of_set else (float("nan"), 0.0)
@@ -144,7 +158,7 @@ def write_table() -> None:
         [name, method, str(seeds), f"{100 * mean:+.2f}", f"{100 * low:+.2f} … {100 * high:+.2f}", f"{p:.3f}"]
         for (name, method, seeds, mean, low, high, _), p in zip(tests, corrected, strict=True)
     ]
-    tried = [[method, *(f"{rate:g}: {100 * mean:.2f}" for rate, mean in chosen_rate(method)[1].items())] for method in method_names() if chosen_rate(method)[1]]
+    trials = [[name, ", ".join(f"{rate:g}: {100 * mean:.2f}" for rate, mean in tried(name).items())] for name in method_names() if tried(name)]
     missing = [f"{name}/{method} ({len(of_set)} of {wanted(method)})" for (name, method), of_set in cells.items() if len(of_set) < wanted(method)]
     text = f"# Every method, {ROWS:,} training rows, embedded encoder, fewer than a million trained parameters (but for full)\n\n"
     text += "Test accuracy in percent, mean ± deviation over seeds.\n\n"
@@ -152,7 +166,7 @@ def write_table() -> None:
     text += "\n## Minus LoRA, the same seeds and test rows (paired bootstrap, points; p after Holm's correction)\n\n"
     text += markdown(["data", "method", "seeds", "difference", "95 % interval", "p"], differences)
     text += f"\n## Learning rates tried: mean validation accuracy on {' and '.join(TUNED_ON)}, {TUNING_ROWS:,} training rows, one seed\n\n"
-    text += markdown(["method", "low", "own", "high"], [[*row, *["—"] * (4 - len(row))] for row in tried])
+    text += markdown(["method", "rate: accuracy"], trials)
     text += f"\nNot run yet: {', '.join(missing) if missing else 'nothing'}.\n"
     env = environment(1)
     (RESULTS / "methods.md").write_text(text + "\n" + environment_lines(env))
@@ -168,16 +182,23 @@ def wanted(method: str) -> int:
 def run_missing(arguments: argparse.Namespace) -> None:
     """Rates first, then the cells, each bank in its own process, so that memory and threads of one do not reach the next."""
     deadline = time.monotonic() + 60 * arguments.max_minutes
-    trials = [("trials", m, n, [trial_path(m, n, rate) for rate in rates_of(m)]) for m in arguments.methods if m != "tfidf" for n in TUNED_ON]
-    cells = [("cells", m, n, [cell_path(n, m, seed) for seed in range(min(arguments.seeds, wanted(m)))]) for n in arguments.sets for m in arguments.methods]
-    for kind, method, name, paths in trials + cells:
+
+    def run(kind: str, method: str, name: str, paths: list[Path]) -> None:
         if all(path.exists() for path in paths) or time.monotonic() > deadline:
-            continue
+            return
         started = time.monotonic()
         words = ["--bank", kind, method, name, "--data", str(data_folder(arguments.data)), "--seeds", str(arguments.seeds), "--work", arguments.work]
         subprocess.run([sys.executable, __file__, *words, *(["--threads", str(arguments.threads)] if arguments.threads else [])], check=True)
         scores = " ".join(f"{100 * json.loads(path.read_text())['accuracy']:.2f}" for path in paths)
         print(f"{kind} of {method} on {name}: {scores} %, {time.monotonic() - started:.0f} s", flush=True)
+
+    for method in arguments.methods:
+        while method != "tfidf" and (rates := rates_to_try(method)) and time.monotonic() < deadline:
+            for name in TUNED_ON:
+                run("trials", method, name, [trial_path(method, name, rate) for rate in rates])
+    for name in arguments.sets:
+        for method in arguments.methods:
+            run("cells", method, name, [cell_path(name, method, seed) for seed in range(min(arguments.seeds, wanted(method)))])
 
 
 def main() -> None:
