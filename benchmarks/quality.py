@@ -187,7 +187,7 @@ def is_of_todays_default(cell: dict) -> bool:
 
     default, name = load_config().method, cell.get("method", {}).get("name")
     if name != default["name"]:
-        return name is None or cell.get("learning_rate", EARLIER_RATES[name]) == METHODS.get(name).default_learning_rate
+        return name is None or cell.get("learning_rate", EARLIER_RATES[name]) == METHODS.get(name)().learning_rate_for(1)
     settled = {option: cell["method"][option] for option in ("rank", "alpha", "targets")}
     now, then = (make_method({**options, **settled}) for options in (default, cell["method"]))
     return now == then

@@ -49,7 +49,7 @@ class AdaLora(LowRankMethod):
 
     name: ClassVar[str] = "adalora"
     paper: ClassVar[str] = "Zhang et al. 2023, arXiv:2303.10512"
-    default_learning_rate: ClassVar[float] = 1e-3
+    default_learning_rate: ClassVar[float] = 3e-3
     folds_by_value: ClassVar[bool] = True
     shared_options: ClassVar[tuple[str, ...]] = ("has_ranks",)
 

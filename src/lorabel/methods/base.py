@@ -124,6 +124,14 @@ class Method(BaseModel):
     has_prefix: ClassVar[bool] = False
     can_merge: ClassVar[bool] = True
 
+    def learning_rate_for(self, head_layers: int) -> float:
+        """Peak learning rate where the user gives none.
+
+        Args:
+            head_layers: Trained layers of the head, at least 1.
+        """
+        return self.default_learning_rate
+
     def parameters(self, shape: EncoderShape) -> tuple[ParameterSpec, ...]:
         """The adapter's tensors, in the order they are stored.
 

@@ -28,7 +28,7 @@ class BitFit(SitedMethod):
 
     name: ClassVar[str] = "bitfit"
     paper: ClassVar[str] = "Ben Zaken et al. 2021, arXiv:2106.10199"
-    default_learning_rate: ClassVar[float] = 2e-3
+    default_learning_rate: ClassVar[float] = 6e-3
 
     targets: tuple[str, ...] = Field(default=LINEAR_SITES, description="Linear sites whose biases are trained; or all-linear, attention, ffn.")
     norms: bool = Field(default=True, description="Train the biases of the layer norms too.")

@@ -30,7 +30,7 @@ class Bottleneck(Method):
 
     name: ClassVar[str] = "bottleneck"
     paper: ClassVar[str] = "Houlsby et al. 2019, arXiv:1902.00751"
-    default_learning_rate: ClassVar[float] = 1e-3
+    default_learning_rate: ClassVar[float] = 3e-3
     can_merge: ClassVar[bool] = False
     shared_options: ClassVar[tuple[str, ...]] = ("placement",)
 

@@ -30,7 +30,7 @@ class Ia3(SitedMethod):
 
     name: ClassVar[str] = "ia3"
     paper: ClassVar[str] = "Liu et al. 2022, arXiv:2205.05638"
-    default_learning_rate: ClassVar[float] = 1e-2
+    default_learning_rate: ClassVar[float] = 3e-2
 
     targets: tuple[str, ...] = Field(
         default=("key", "value", "ffn_down"), description="Linear sites to rescale; attention_output and ffn_down by their input, others by their output."

@@ -30,7 +30,7 @@ class Prefix(Method):
 
     name: ClassVar[str] = "prefix"
     paper: ClassVar[str] = "Li and Liang 2021, arXiv:2101.00190"
-    default_learning_rate: ClassVar[float] = 3e-2
+    default_learning_rate: ClassVar[float] = 9e-2
     starts_unchanged: ClassVar[bool] = False
     has_prefix: ClassVar[bool] = True
     peft_root: ClassVar[str] = "base_model."

@@ -165,7 +165,7 @@ def _prepare(base: Sequence[Mapping[str, Any]], request: CompareRequest, config:
             faults.append(f"{name}: {error}")
             continue
         prepared = prepared or one
-        rates[name] = spread_rates(one.method.default_learning_rate, request.rate_trials)
+        rates[name] = spread_rates(one.method.learning_rate_for(len(one.head.layers)), request.rate_trials)
     if faults:
         raise BudgetError("\n".join(faults))
     assert prepared is not None, "a comparison without methods was refused before"

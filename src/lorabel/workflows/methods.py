@@ -71,7 +71,7 @@ def _facts(name: str, kind: type[Method]) -> MethodFacts:
         name=name,
         summary=(kind.__doc__ or "").strip().splitlines()[0],
         paper=kind.paper,
-        learning_rate=kind.default_learning_rate,
+        learning_rate=method.learning_rate_for(len(head.layers)),
         parameters=None if method.trains_encoder else method.adapter_size(shape) + head.parameter_count,
         merges=method.can_merge and not method.trains_encoder,
         peft=method.stored_form().peft_config(shape) is not None,
