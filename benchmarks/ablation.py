@@ -1,4 +1,4 @@
-"""The paper's techniques on AG News: `lorabel ablate` with the paper's recipe and without each technique, the table in the README.
+"""The paper's techniques on AG News: `lorabel ablate` with the paper's recipe and without each technique, the figures in the README.
 
 Embedded encoder, three seeds, a stratified draw of the training rows, judged on a draw of the validation rows (the test split is not opened). A stopped run goes on from the
 work folder. Each cell is scored once, at its end.
