@@ -37,7 +37,7 @@ def _recipe() -> dict[str, Any]:
 
 def _default_of(path: str) -> str:
     """What a setting is when nothing is said, as one types it; empty where that is nothing or derived."""
-    value = _recipe().get(path) or _field_of(path).default
+    value = _recipe()[path] if path in _recipe() else _field_of(path).default
     if value is None or isinstance(value, bool):
         return ""
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else f"{value:g}" if isinstance(value, float) else str(value)
