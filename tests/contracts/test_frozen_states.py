@@ -1,6 +1,7 @@
 """States of frozen layers computed once: the same answers, gradients and adapters as layers computed at every step; cached, checked, bounded, and off where they would be wrong."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from safetensors.numpy import load_file
 
 from lorabel.config import EncoderConfig, load_config
-from lorabel.data.packing import pack
+from lorabel.data.packing import MemberRows, pack, pack_members
 from lorabel.events import Note
 from lorabel.heads import make_head
 from lorabel.inference import states as module
@@ -19,6 +20,8 @@ from lorabel.models.checkpoint import load_weights, resolve_encoder
 from lorabel.models.encoder import PackedEncoder
 from lorabel.models.heads import head_shapes
 from lorabel.models.states import with_states
+from lorabel.registry import METHODS
+from lorabel.workflows import bank as bank_module
 from lorabel.workflows.building import member_tensors
 from lorabel.workflows.train import run_train
 from tests.conftest import FAMILIES
@@ -31,8 +34,8 @@ TOP = (
 )
 
 
-def states_of(encoder, layer, tmp_path, pooling="cls", limit=10**9):
-    return frozen_states(TABLE, encoder, StateKey("t", "e", layer, pooling), tmp_path, limit, lambda _event: None)
+def states_of(encoder, layer, tmp_path, pooling="cls", limit=10**9, has_products=False):
+    return frozen_states(TABLE, encoder, StateKey("t", "e", layer, pooling, has_products), tmp_path, limit, lambda _event: None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=["fp64", "fp32", "bf16"])
@@ -52,12 +55,44 @@ def test_answers_are_those_of_the_whole_encoder(family, pooling, layer, dtype, t
     assert (whole - quick).abs().max() <= tolerance
 
 
-def test_members_train_on_them_as_without(tiny_encoder, tmp_path):
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("method", sorted(name for name in METHODS.names() if "layers" in METHODS.get(name).model_fields))
+def test_answers_are_the_same_where_the_next_layers_queries_keys_and_values_are_known(method, pooling, tiny_encoder, tmp_path):
+    source = resolve_encoder(EncoderConfig(name=str(tiny_encoder("bert"))))
+    encoder = PackedEncoder(source.shape, load_weights(source), dtype=torch.float64, device=CPU)
+    members = tuple(make_method({"name": method, "layers": [1]}) for _ in range(2))
+    if first_adapted_layer(members, source.shape) != 1:
+        assert method == "lora_prefix"  # its prefix stands in every layer
+        return
+    head = make_head(source.shape, "linear", pooling, 3)
+    generator = torch.Generator().manual_seed(1)
+    sizes = head_shapes(head) | {spec.name: spec.shape for spec in members[0].parameters(source.shape)}
+    tensors = {name: torch.rand(2, *size, generator=generator, dtype=torch.float64) for name, size in sizes.items()}
+    constants = {spec.name: torch.rand(2, *spec.shape, generator=generator, dtype=torch.float64) for spec in members[0].constants(source.shape)}
+    bank = Bank(encoder, members, head, tensors, constants=constants)
+    assert encoder.reads_products(1, bank.adapters()) == (method != "dora")
+    if method == "dora":
+        return
+    rows = [MemberRows(TABLE, np.array(chosen), np.zeros(len(chosen)), np.array(chosen)) for chosen in ([3, 0], [11, 17, 2])]
+    batch = pack_members(rows, source.shape.first_position)
+    known = with_states(batch, states_of(encoder, 1, tmp_path, has_products=True))
+    before = known.hidden_products.clone()
+    assert (bank.logits(batch) - bank.logits(known)).abs().max() <= 1e-11
+    assert torch.equal(known.hidden_products, before)
+    assert before.shape == (len(batch.input_ids), 96)
+    assert before.any()
+    # Were they computed again, doubling them would change nothing.
+    doubled = dataclasses.replace(known, hidden_products=2 * before)
+    assert (bank.logits(batch) - bank.logits(doubled)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("has_products", [False, True])
+def test_members_train_on_them_as_without(has_products, tiny_encoder, tmp_path):
     plain, _ = make_bank(tiny_encoder("bert"), TOP)
     assert first_adapted_layer(plain.bank.methods, plain.bank.encoder.shape) == 1
     run(plain, SETTINGS)
     quick, _ = make_bank(tiny_encoder("bert"), TOP)
-    run(dataclasses.replace(quick, states=states_of(quick.bank.encoder, 1, tmp_path)), SETTINGS)
+    run(dataclasses.replace(quick, states=states_of(quick.bank.encoder, 1, tmp_path, has_products=has_products)), SETTINGS)
     for k in range(len(TOP)):
         one, other = member_tensors(plain.bank, k), member_tensors(quick.bank, k)
         assert all((one[name] - other[name]).abs().max() <= 1e-9 for name in one)
@@ -73,23 +108,35 @@ def test_what_was_computed_is_found_again_and_what_is_damaged_is_computed_again(
     assert np.array_equal(states_of(encoder, 1, tmp_path).values, first)
     assert len(computed) == 1
     (folder,) = tmp_path.iterdir()
-    damaged = bytearray((folder / "values.npy").read_bytes())
-    damaged[-3] ^= 1
-    (folder / "values.npy").write_bytes(damaged)
+    damage(folder / "values.npy")
     assert np.array_equal(states_of(encoder, 1, tmp_path).values, first)
+    products = np.array(states_of(encoder, 1, tmp_path, has_products=True).products)
+    (other,) = set(tmp_path.iterdir()) - {folder}
+    damage(other / "products.npy")
+    assert np.array_equal(states_of(encoder, 1, tmp_path, has_products=True).products, products)
+    assert len(computed) == 4
+    shutil.rmtree(other)
+    computed.clear()
     states_of(encoder, 2, tmp_path)
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
     states_of(encoder, 1, tmp_path)
     torch.set_num_threads(before)
-    assert len(computed) == 4
+    assert len(computed) == 2
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def damage(path):
+    changed = bytearray(path.read_bytes())
+    changed[-3] ^= 1
+    path.write_bytes(changed)
 
 
 def test_the_oldest_make_room(tiny_encoder, tmp_path):
     encoder = make_bank(tiny_encoder("bert"), TOP, torch.float32)[0].bank.encoder
     size = module.states_size(TABLE, encoder, 1)
     assert size == sum(LENGTHS) * 32 * 4
+    assert module.states_size(TABLE, encoder, 1, has_products=True) == 4 * size
     for turn, tokens in enumerate("abc"):
         frozen_states(TABLE, encoder, StateKey(tokens, "e", 1, "cls"), tmp_path, int(2.5 * size), lambda _event: None)
         assert len(list(tmp_path.iterdir())) == min(turn + 1, 2)
@@ -129,3 +176,21 @@ def test_train_uses_them_and_says_so_and_why_not(tiny_encoder, news_table, tmp_p
         assert notes == [f"The lower 1 of 2 layers are frozen, but are computed anew at every step: {reason}."]
     for number, layers in enumerate(({"method": {"layers": [0, 1]}}, {"training": {"num_epochs": 1}}, {"method": {"name": "full"}})):
         assert train(tiny_encoder, news_table, tmp_path / f"none{number}", layers)[1] == []
+
+
+def test_queries_keys_and_values_are_kept_where_there_is_room_and_the_method_reads_them(tiny_encoder, news_table, tmp_path, monkeypatch):
+    kept = []
+    real = bank_module.frozen_states
+    monkeypatch.setattr(bank_module, "frozen_states", lambda table, encoder, key, *rest: (kept.append(key.has_products), real(table, encoder, key, *rest))[1])
+    roomy, _ = train(tiny_encoder, news_table, tmp_path / "roomy")
+    assert kept == [True, True]
+    size = sum(file.stat().st_size for folder in (bank_module.cache_dir() / "states").iterdir() for file in folder.glob("*.npy"))
+    kept.clear()
+    narrow, notes = train(tiny_encoder, news_table, tmp_path / "narrow", {"training": {"state_cache_gb": 0.6 * size / 1e9}})
+    assert kept == [False, False]
+    assert notes == ["The lower 1 of 2 layers are frozen: they are computed once for all members and epochs."]
+    assert all(np.abs(roomy[name] - narrow[name]).max() <= 1e-4 for name in roomy)
+    kept.clear()
+    train(tiny_encoder, news_table, tmp_path / "dora", {"method": {"name": "dora", "layers": [1]}})
+    train(tiny_encoder, news_table, tmp_path / "head", {"method": {"name": "head_only"}})
+    assert kept == [False] * 4

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -248,6 +248,7 @@ class PackedBatch:
         step_rows: (B,) int64; row of each sequence within its member's optimiser step, and its pass, which key its dropout masks.
         hidden: States that frozen layers have given already: (T, D) before layer `hidden_layer`, or (B, D) pooled where all layers are frozen; else None.
         hidden_layer: The first layer still to be computed.
+        hidden_products: (T, 3 · D), the queries, keys and values that the frozen weights of layer `hidden_layer` make of `hidden`, side by side; None where they are not known.
         windows: Which sequences are the windows of which row; None where every row is one sequence.
         longest_bound: Set where only the device knows the lengths, so that one captured step serves batches of other lengths: no sequence is longer than this, and `lengths` is empty.
     """
@@ -262,6 +263,7 @@ class PackedBatch:
     step_rows: NDArray[np.int64]
     hidden: torch.Tensor | None = None
     hidden_layer: int = 0
+    hidden_products: torch.Tensor | None = None
     windows: BatchWindows | None = None
     longest_bound: int | None = None
 
@@ -295,6 +297,7 @@ class PackedBatch:
             step_rows=self.row_places,
             hidden=None,
             hidden_layer=0,
+            hidden_products=None,
             windows=None,
         )
 
@@ -344,9 +347,9 @@ class PackedBatch:
         """The batch on a device; itself where it is there already."""
         if self.input_ids.device == device:
             return self
-        labels, hidden = (None if one is None else to_device(one, device) for one in (self.labels, self.hidden))
-        input_ids, position_ids, cu_seqlens = (to_device(one, device) for one in (self.input_ids, self.position_ids, self.cu_seqlens))
-        return replace(self, labels=labels, hidden=hidden, input_ids=input_ids, position_ids=position_ids, cu_seqlens=cu_seqlens)
+        names = ("input_ids", "position_ids", "cu_seqlens", "labels", "hidden", "hidden_products")
+        moved: dict[str, Any] = {name: to_device(tensor, device) for name in names if (tensor := getattr(self, name)) is not None}
+        return replace(self, **moved)
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

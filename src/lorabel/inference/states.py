@@ -3,6 +3,8 @@
 Decisions:
 - The key holds everything that decides the bits: tokens, encoder, layer, pooling, precision, device, threads, version of torch. Whether they were found or computed
   changes no bit of what is trained on them.
+- Where there is room, the first adapted layer's frozen queries, keys and values are kept beside the states they are made of: four times the room, and a bank on the top layer alone
+  is left with attention and one row per text.
 - A cache that would pass its limit is not begun; before a new one is written, the oldest ones go until there is room.
 """
 
@@ -13,6 +15,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from lorabel.data.packing import file_digest, pack
-from lorabel.data.types import TokenTable
+from lorabel.data.types import TokenTable, places_of
 from lorabel.errors import StorageError
 from lorabel.events import EventSink, Progress
 from lorabel.heads import Pooling
@@ -30,7 +33,7 @@ from lorabel.models.crew import crew_for_rows
 from lorabel.models.encoder import PackedEncoder
 from lorabel.models.states import STORED, FrozenStates
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -42,18 +45,20 @@ class StateKey:
         encoder: Digest of the encoder's weights.
         layer: The first layer still to be computed; the number of layers for pooled states.
         pooling: Of the head.
+        has_products: Whether that layer's frozen queries, keys and values are kept too; not for pooled states.
     """
 
     tokens: str
     encoder: str
     layer: int
     pooling: Pooling
+    has_products: bool = False
 
 
-def states_size(table: TokenTable, encoder: PackedEncoder, layer: int) -> int:
-    """Bytes that the states of a table take on disk."""
+def states_size(table: TokenTable, encoder: PackedEncoder, layer: int, *, has_products: bool = False) -> int:
+    """Bytes that the states of a table take on disk, with the next layer's frozen queries, keys and values or without."""
     rows = len(table.sequence_offsets) - 1 if layer == encoder.shape.num_layers else int(table.offsets[-1])
-    return rows * encoder.shape.hidden_size * encoder.dtype.itemsize
+    return rows * encoder.shape.hidden_size * encoder.dtype.itemsize * (4 if has_products else 1)
 
 
 def frozen_states(table: TokenTable, encoder: PackedEncoder, key: StateKey, cache: Path, limit_bytes: int, on_event: EventSink) -> FrozenStates:
@@ -73,66 +78,77 @@ def frozen_states(table: TokenTable, encoder: PackedEncoder, key: StateKey, cach
     threads = torch.get_num_threads() if encoder.device.type == "cpu" else 0
     text = "|".join(map(str, (_VERSION, vars(key), encoder.dtype, encoder.device.type, threads, torch.__version__)))
     folder = cache / hashlib.sha256(text.encode()).hexdigest()[:32]
-    is_pooled = key.layer == encoder.shape.num_layers
+    is_pooled, width = key.layer == encoder.shape.num_layers, encoder.shape.hidden_size
     sequences = len(table.sequence_offsets) - 1
-    rows = sequences if is_pooled else int(table.offsets[-1])
     offsets = np.arange(sequences + 1, dtype=np.int64) if is_pooled else table.sequence_offsets
-    values = _read(folder, (rows, encoder.shape.hidden_size))
-    if values is None:
+    shapes = {"values": (int(offsets[-1]), width)}
+    if key.has_products:
+        shapes["products"] = (int(offsets[-1]), 3 * width)
+    found = _read(folder, shapes)
+    if found is None:
         try:
-            _make_room(cache, limit_bytes - states_size(table, encoder, key.layer))
-            _write(folder, table, encoder, key, offsets, on_event)
+            _make_room(cache, limit_bytes - states_size(table, encoder, key.layer, has_products=key.has_products))
+            _write(folder, shapes, table, encoder, key, offsets, on_event)
         except OSError as error:
             raise StorageError(
                 f"{folder}: the states of the frozen layers cannot be written, got {error.strerror or error}; expected space. Free space, set LORABEL_CACHE to another folder, "
                 "or turn them off with --set training.state_cache_gb=0."
             ) from error
-        values = _read(folder, (rows, encoder.shape.hidden_size))
-        assert values is not None
+        found = _read(folder, shapes)
+        assert found is not None
     os.utime(folder)
-    return FrozenStates(key.layer, values, offsets, encoder.dtype, is_pooled)
+    return FrozenStates(key.layer, found["values"], offsets, encoder.dtype, is_pooled, found.get("products"))
 
 
-def _read(folder: Path, shape: tuple[int, int]) -> NDArray[np.generic] | None:
-    """The cached values, memory-mapped; None where they are missing or damaged."""
+def _read(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[str, NDArray[np.generic]] | None:
+    """The cached arrays, memory-mapped; None where one is missing or damaged."""
     try:
         facts = json.loads((folder / "facts.json").read_text())
-        if facts["shape"] != list(shape) or facts["sha256"] != file_digest(folder / "values.npy"):
+        if any(facts[name] != {"shape": list(shape), "sha256": file_digest(folder / f"{name}.npy")} for name, shape in shapes.items()):
             return None
-        values: NDArray[np.generic] = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
-        return values
+        return {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in shapes}
     except (OSError, ValueError, KeyError):
         return None
 
 
-def _write(folder: Path, table: TokenTable, encoder: PackedEncoder, key: StateKey, offsets: NDArray[np.int64], on_event: EventSink) -> None:
+def _write(
+    folder: Path,
+    shapes: Mapping[str, tuple[int, int]],
+    table: TokenTable,
+    encoder: PackedEncoder,
+    key: StateKey,
+    offsets: NDArray[np.int64],
+    on_event: EventSink,
+) -> None:
     """Compute into a temporary folder first: the cache is there whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
     try:
-        shape = (int(offsets[-1]), encoder.shape.hidden_size)
-        values = np.lib.format.open_memmap(temporary / "values.npy", mode="w+", dtype=STORED[encoder.dtype], shape=shape)
-        _compute(values, table, encoder, key, offsets, on_event)
-        values.flush()
-        del values
-        (temporary / "facts.json").write_text(json.dumps({"shape": list(shape), "sha256": file_digest(temporary / "values.npy")}))
+        files = {name: temporary / f"{name}.npy" for name in shapes}
+        arrays = {name: np.lib.format.open_memmap(files[name], mode="w+", dtype=STORED[encoder.dtype], shape=shape) for name, shape in shapes.items()}
+        _compute(arrays, table, encoder, key, offsets, on_event)
+        for array in arrays.values():
+            array.flush()
+        del arrays
+        (temporary / "facts.json").write_text(json.dumps({name: {"shape": list(shape), "sha256": file_digest(files[name])} for name, shape in shapes.items()}))
         os.rename(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _compute(values: NDArray[np.generic], table: TokenTable, encoder: PackedEncoder, key: StateKey, offsets: NDArray[np.int64], on_event: EventSink) -> None:
+def _compute(
+    arrays: Mapping[str, NDArray[np.generic]], table: TokenTable, encoder: PackedEncoder, key: StateKey, offsets: NDArray[np.int64], on_event: EventSink
+) -> None:
     def run(rows: NDArray[np.int64]) -> int:
         with torch.inference_mode():
             batch = pack(table, rows, None, encoder.shape.first_position).to(encoder.device)
-            found = encoder.frozen_states(batch, key.layer, key.pooling).cpu().contiguous()
-        start = 0
-        plain = found.view(torch.uint16) if found.dtype == torch.bfloat16 else found
-        for sequence in batch.sequences:
-            count = int(offsets[sequence + 1] - offsets[sequence])
-            values[offsets[sequence] : offsets[sequence + 1]] = plain[start : start + count].numpy()
-            start += count
+            states = encoder.frozen_states(batch, key.layer, key.pooling)
+            found = {"values": states, "products": encoder.frozen_products(key.layer, states)} if "products" in arrays else {"values": states}
+        places = places_of(offsets, batch.sequences)
+        for name, tensor in found.items():
+            plain = tensor.cpu().contiguous()
+            arrays[name][places] = (plain.view(torch.uint16) if plain.dtype == torch.bfloat16 else plain).numpy()
         return len(rows)
 
     batches, done = list(length_batches(table.lengths)), 0

@@ -65,6 +65,14 @@ class Bank:
         constants = {name: tensor[first:last] for name, tensor in self.constants.items()}
         return replace(self, methods=self.methods[first:last], head_dropout=self.head_dropout[first:last], tensors=tensors, constants=constants)
 
+    def adapters(self, *, is_training: bool = False) -> Adapters:
+        """What the members' methods fill in.
+
+        Args:
+            is_training: Whether the methods' own dropout is on.
+        """
+        return Adapters(self.methods, {**self.constants, **self.tensors}, is_training, self.joined)
+
     @staticmethod
     def is_shared(name: str) -> bool:
         """Whether a tensor belongs to the encoder, so that it has no leading K."""
@@ -81,8 +89,7 @@ class Bank:
         Returns:
             (B, C) in float32 or wider, in the batch's order.
         """
-        adapters = Adapters(self.methods, {**self.constants, **self.tensors}, masks is not None, self.joined)
-        pooled = self.encoder.pool(batch, adapters, self.head.pooling, masks)
+        pooled = self.encoder.pool(batch, self.adapters(is_training=masks is not None), self.head.pooling, masks)
         if batch.windows is not None:
             pooled = pool_windows(pooled, batch.windows)
             batch = batch.per_row()

@@ -130,6 +130,7 @@ class _Step:
     pooled: Spans
     adapters: Adapters
     masks: MaskSource | None
+    known: Mapping[int, Tensor]
 
 
 class PackedEncoder:
@@ -189,6 +190,15 @@ class PackedEncoder:
         hidden = self._layer(last, hidden, step)
         return _mean_per_sequence(hidden, batch)
 
+    def reads_products(self, layer: int, adapters: Adapters) -> bool:
+        """Whether the frozen queries, keys and values of a layer can be known beforehand: not where a method changes the length of its weights' rows."""
+        return all(site.slots.magnitude is None for site in adapters.sites(layer, JOINT_SITES, self.shape))
+
+    def frozen_products(self, layer: int, hidden: Tensor) -> Tensor:
+        """What `PackedBatch.hidden_products` holds: queries, keys and values of a layer, (T, D) -> (T, 3 · D)."""
+        weight, bias = self._joint_weight(layer, JOINT_SITES)
+        return functional.linear(hidden, weight, bias)
+
     def frozen_states(self, batch: PackedBatch, layer: int, pooling: Pooling) -> Tensor:
         """What `PackedBatch.hidden` holds: the states before a layer, without adapters and dropout.
 
@@ -232,7 +242,8 @@ class PackedEncoder:
         # The kernels know no dropout on attention weights, and a prefix makes more keys than queries.
         segments = segments_of(batch) if self.has_kernels and not has_attention_dropout and not adapters.has_prefix else None
         groups = group_by_length(batch.lengths, self.device, self.dtype) if segments is None else ()
-        return _Step(groups, segments, batch.cu_seqlens[:-1], self._token_spans(batch), spans_of(batch.member_sequences, self.device), adapters, masks)
+        known = {} if batch.hidden_products is None else {batch.hidden_layer: batch.hidden_products}
+        return _Step(groups, segments, batch.cu_seqlens[:-1], self._token_spans(batch), spans_of(batch.member_sequences, self.device), adapters, masks, known)
 
     def _token_spans(self, batch: PackedBatch) -> Spans:
         """Where the members' tokens lie; the tail is the last member's."""
@@ -257,7 +268,7 @@ class PackedEncoder:
 
     def _layer(self, layer: int, hidden: Tensor, step: _Step) -> Tensor:
         """One transformer layer over all tokens, (T, D) -> (T, D)."""
-        qkv = self._product(layer, JOINT_SITES, hidden, step)  # (T, 3D)
+        qkv = self._product(layer, JOINT_SITES, hidden, step, known=step.known.get(layer))  # (T, 3D)
         if step.segments is not None:
             context = kernel_self_attention(qkv, step.segments, self.shape.num_heads)
         else:
@@ -268,8 +279,9 @@ class PackedEncoder:
     def _last_layer_of_first_rows(self, layer: int, hidden: Tensor, step: _Step) -> Tensor:
         """The last layer where only the first token of each sequence is read, (T, D) -> (B, D)."""
         first = hidden.index_select(0, step.first_rows)  # (B, D)
-        query = self._product(layer, ("query",), first, step, pooled=True)
-        key_value = self._product(layer, ("key", "value"), hidden, step)  # (T, 2D)
+        known, width = step.known.get(layer), self.shape.hidden_size
+        query = self._product(layer, ("query",), first, step, pooled=True, known=None if known is None else known[:, :width].index_select(0, step.first_rows))
+        key_value = self._product(layer, ("key", "value"), hidden, step, known=None if known is None else known[:, width:])  # (T, 2D)
         if step.segments is not None:
             context = kernel_pooled_attention(query, key_value, step.segments, self.shape.num_heads)
         else:
@@ -299,7 +311,7 @@ class PackedEncoder:
         bias = step.adapters.norm_bias(layer, name)
         return hidden if bias is None else per_member_affine(hidden, None, bias, rows)
 
-    def _product(self, layer: int, names: Sequence[str], x: Tensor, step: _Step, *, pooled: bool = False) -> Tensor:
+    def _product(self, layer: int, names: Sequence[str], x: Tensor, step: _Step, *, pooled: bool = False, known: Tensor | None = None) -> Tensor:
         weight, bias = self._joint_weight(layer, names)
         sites = step.adapters.sites(layer, names, self.shape)
         dropout = next((site.slots.added.dropout for site in sites if site.slots.added is not None), None)
@@ -311,8 +323,8 @@ class PackedEncoder:
             mask = None if mask is None else mask.to(x.dtype)
         spans = step.pooled if pooled else step.tokens
         if step.adapters.joined is not None and sites:
-            return joined_linear(x, weight, bias, *step.adapters.joined[layer, names[0]], spans, mask)
-        return adapted_linear(x, weight, bias, sites, spans, mask)
+            return joined_linear(x, weight, bias, *step.adapters.joined[layer, names[0]], spans, mask, known)
+        return adapted_linear(x, weight, bias, sites, spans, mask, known)
 
     def _joint_weight(self, layer: int, sites: Sequence[str]) -> tuple[Tensor, Tensor]:
         if sites[0] not in JOINT_SITES:

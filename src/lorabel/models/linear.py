@@ -39,7 +39,9 @@ class Site:
     width: int
 
 
-def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor, sites: Sequence[Site], spans: Spans, mask: Tensor | None = None) -> Tensor:
+def adapted_linear(
+    x: Tensor, weight: Tensor, bias: Tensor, sites: Sequence[Site], spans: Spans, mask: Tensor | None = None, known: Tensor | None = None
+) -> Tensor:
     """The product of all sites that share an input; see `slots.LinearSlots` for the formula of each.
 
     Args:
@@ -49,6 +51,7 @@ def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor, sites: Sequence[Site
         sites: The adapted sites among those that share this product; may be empty.
         spans: Where each member's rows lie.
         mask: (N, D_in) dropout factors for the low-rank input, or None.
+        known: (N, D_out) x Wᵀ + b, where it was computed before, or None; no site may then scale its input or have a trained magnitude.
 
     Returns:
         (N, D_out) in the dtype of x.
@@ -60,10 +63,12 @@ def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor, sites: Sequence[Site
     scale = _joint([(site, site.slots.output_scale) for site in sites], weight.shape[0], 1.0)
     shift = _joint([(site, site.slots.bias) for site in sites], weight.shape[0], 0.0)
     if lengths is None:
-        y = _low_rank_linear(x, weight, bias, sites, spans, mask)
+        assert known is None or input_scale is None, "a product that is known was made of another input"
+        y = _low_rank_linear(x, weight, bias, sites, spans, mask, known)
     else:
+        assert known is None, "rows are lengthened before the bias is added"
         # The bias is not part of the row that gets its length.
-        bare = _low_rank_linear(x, weight, torch.zeros_like(bias), sites, spans, mask)
+        bare = _low_rank_linear(x, weight, torch.zeros_like(bias), sites, spans, mask, None)
         y = per_member_affine(bare, lengths, bias.expand(spans.members, -1), spans)
     return y if scale is None and shift is None else per_member_affine(y, scale, shift, spans)
 
@@ -186,17 +191,17 @@ def _summed(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     return torch.stack([part.sum(dim=0, dtype=torch.promote_types(part.dtype, dtype)) for part in parts]).to(dtype)
 
 
-def _low_rank_linear(x: Tensor, weight: Tensor, bias: Tensor, sites: Sequence[Site], spans: Spans, mask: Tensor | None) -> Tensor:
+def _low_rank_linear(x: Tensor, weight: Tensor, bias: Tensor, sites: Sequence[Site], spans: Spans, mask: Tensor | None, known: Tensor | None) -> Tensor:
     """X Wᵀ + b, with each site's scaling · ((mask ∘ x) Aᵀ) Bᵀ added to its columns, (N, D_out)."""
     if weight.requires_grad:
         return functional.linear(x, weight.to(x.dtype), bias.to(x.dtype))
     added = [(site.start, site.slots.added) for site in sites if site.slots.added is not None]
     if not added and not x.requires_grad:
-        return torch.addmm(bias, x, weight.t())
+        return known if known is not None else torch.addmm(bias, x, weight.t())
     factors = [factor for _, low_rank in added for factor in (low_rank.lora_A, low_rank.lora_B)]
     starts = tuple(start for start, _ in added)
     scalings = tuple(low_rank.scaling for _, low_rank in added)  # of each site, of each member
-    out: Tensor = _AdaptedLinear.apply(x, weight, bias, mask, starts, scalings, spans, *factors)  # type: ignore[no-untyped-call]
+    out: Tensor = _AdaptedLinear.apply(x, weight, bias, mask, known, starts, scalings, spans, *factors)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -230,7 +235,9 @@ def _column(values: tuple[float, ...], dtype: torch.dtype, device: torch.device)
     return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
 
 
-def joined_linear(x: Tensor, weight: Tensor, bias: Tensor, down: Tensor, up: Tensor, spans: Spans, mask: Tensor | None = None) -> Tensor:
+def joined_linear(
+    x: Tensor, weight: Tensor, bias: Tensor, down: Tensor, up: Tensor, spans: Spans, mask: Tensor | None = None, known: Tensor | None = None
+) -> Tensor:
     """X Wᵀ + b + ((mask ∘ x) downᵀ) upᵀ, each member with its own down and up.
 
     Args:
@@ -241,18 +248,19 @@ def joined_linear(x: Tensor, weight: Tensor, bias: Tensor, down: Tensor, up: Ten
         up: (K, D_out, R) in the dtype of x.
         spans: Where each member's rows lie.
         mask: (N, D_in) dropout factors for the low-rank input, or None.
+        known: As in `adapted_linear`.
 
     Returns:
         (N, D_out) in the dtype of x.
     """
-    out: Tensor = _JoinedLinear.apply(x, weight, bias, mask, spans, down, up)  # type: ignore[no-untyped-call]
+    out: Tensor = _JoinedLinear.apply(x, weight, bias, mask, known, spans, down, up)  # type: ignore[no-untyped-call]
     return out
 
 
 class _JoinedLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, spans: Spans, down: Tensor, up: Tensor) -> Tensor:
-        y, source, hidden = _with_low_rank(x, weight, bias, mask, spans, down, up)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, known: Tensor | None, spans: Spans, down: Tensor, up: Tensor) -> Tensor:
+        y, source, hidden = _with_low_rank(x, weight, bias, mask, known, spans, down, up)
         ctx.spans = spans
         ctx.save_for_backward(weight, source, mask, hidden, down, up)
         return y
@@ -260,7 +268,7 @@ class _JoinedLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         grad_x, grad_down, grad_up = _low_rank_gradients(grads[0].contiguous(), ctx.spans, ctx.saved_tensors, needs_x=ctx.needs_input_grad[0])
-        return grad_x, None, None, None, None, grad_down, grad_up
+        return grad_x, None, None, None, None, None, grad_down, grad_up
 
 
 class _AdaptedLinear(torch.autograd.Function):
@@ -271,6 +279,7 @@ class _AdaptedLinear(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor,
         mask: Tensor | None,
+        known: Tensor | None,
         starts: tuple[int, ...],
         scalings: tuple[tuple[float, ...], ...],
         spans: Spans,
@@ -282,7 +291,7 @@ class _AdaptedLinear(torch.autograd.Function):
             ctx.save_for_backward(weight)
             return torch.addmm(bias, x, weight.t())
         down, up = _join(factors, starts, scalings, weight.shape[0], x.dtype, GROUPED_MULTIPLE if spans.ends is not None else 1)
-        y, source, hidden = _with_low_rank(x, weight, bias, mask, spans, down, up)
+        y, source, hidden = _with_low_rank(x, weight, bias, mask, known, spans, down, up)
         ctx.save_for_backward(weight, source, mask, hidden, down, up)
         return y
 
@@ -291,23 +300,26 @@ class _AdaptedLinear(torch.autograd.Function):
         grad = grads[0].contiguous()
         if not ctx.shapes:
             (weight,) = ctx.saved_tensors
-            return grad.mm(weight), None, None, None, None, None, None
+            return grad.mm(weight), None, None, None, None, None, None, None
         grad_x, grad_down, grad_up = _low_rank_gradients(grad, ctx.spans, ctx.saved_tensors, needs_x=ctx.needs_input_grad[0])
-        return grad_x, None, None, None, None, None, None, *_split(ctx, grad_down, grad_up)
+        return grad_x, None, None, None, None, None, None, None, *_split(ctx, grad_down, grad_up)
 
 
-def _with_low_rank(x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, spans: Spans, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _with_low_rank(
+    x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, known: Tensor | None, spans: Spans, down: Tensor, up: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """The product (N, D_out), what the low-rank path read (N, D_in), and what lies between its two factors (N, R)."""
-    y = torch.addmm(bias, x, weight.t())
+    frozen = torch.addmm(bias, x, weight.t()) if known is None else known
+    # What is known belongs to the batch, and is not written to.
+    y = frozen if known is None else torch.empty_like(known)
     source = x if mask is None else x * mask
     if spans.is_joint:
         hidden = spans.product(source, down.transpose(1, 2))
-        y += spans.product(hidden, up.transpose(1, 2))
-        return y, source, hidden
+        return torch.add(frozen, spans.product(hidden, up.transpose(1, 2)), out=y), source, hidden
     hidden = x.new_empty(x.shape[0], down.shape[1])
     for k, part in _parts(spans.known):
         torch.mm(source[part], down[k].t(), out=hidden[part])
-        y[part].addmm_(hidden[part], up[k].t())
+        torch.addmm(frozen[part], hidden[part], up[k].t(), out=y[part])
     return y, source, hidden
 
 
@@ -323,18 +335,19 @@ def _low_rank_gradients(grad: Tensor, spans: Spans, saved: Sequence[Any], *, nee
             grad_x = torch.addmm(added if mask is None else added * mask, grad, weight)
         return grad_x, spans.outer(grad_hidden, source), spans.outer(grad, hidden)
     grad_x = grad.mm(weight) if needs_x else None
-    grad_down, grad_up = down.new_empty(down.shape), up.new_empty(up.shape)
+    # Few rows by many columns: half as much again as quick as many rows by few, so B's gradient is made the other way round.
+    grad_down, grad_up = down.new_empty(down.shape), up.new_empty(up.transpose(1, 2).shape)
     for k, part in _parts(spans.known):
         grad_hidden = grad[part].mm(up[k])  # (rows, R_all)
         torch.mm(grad_hidden.t(), source[part], out=grad_down[k])
-        torch.mm(grad[part].t(), hidden[part], out=grad_up[k])
+        torch.mm(hidden[part].t(), grad[part], out=grad_up[k])
         if grad_x is None:
             continue
         if mask is None:
             grad_x[part].addmm_(grad_hidden, down[k])
         else:
             grad_x[part].addcmul_(grad_hidden.mm(down[k]), mask[part])
-    return grad_x, grad_down, grad_up
+    return grad_x, grad_down, grad_up.transpose(1, 2)
 
 
 def _split(ctx: Any, grad_down: Tensor, grad_up: Tensor) -> list[Tensor]:

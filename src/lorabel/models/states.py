@@ -1,7 +1,7 @@
 """States of frozen layers, computed once for a whole table: for all members of a bank, all epochs, and every evaluation.
 
-Layers below the lowest adapted one give the same states whatever is trained above them. They lie in a memory-mapped array in the compute dtype, so that they cost disk and
-page cache, not memory.
+Layers below the lowest adapted one give the same states whatever is trained above them, and so do the frozen weights of the lowest adapted layer that read those states. They lie
+in memory-mapped arrays in the compute dtype, so that they cost disk and page cache, not memory.
 """
 
 from dataclasses import dataclass, replace
@@ -26,6 +26,7 @@ class FrozenStates:
         offsets: (N + 1,) rows of `values` of each sequence; windows of long texts are sequences of their own.
         dtype: Of the states.
         is_pooled: One row per sequence instead of one per token.
+        products: (sum of lengths, 3 · D), the queries, keys and values that the frozen weights of `layer` make of the states, or None.
     """
 
     layer: int
@@ -33,24 +34,32 @@ class FrozenStates:
     offsets: NDArray[np.int64]
     dtype: torch.dtype
     is_pooled: bool
+    products: NDArray[np.generic] | None = None
 
-    def of(self, sequences: NDArray[np.int64]) -> torch.Tensor:
-        """States of some sequences, end to end.
+    def of(self, sequences: NDArray[np.int64], tail: int = 0) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """States of some sequences, end to end, and what the next layer's frozen weights make of them.
 
         Args:
             sequences: (B,) their numbers in the table.
+            tail: Rows of zeros after the last token.
 
         Returns:
-            (their lengths together, D), or (B, D) for pooled states.
+            (their lengths together + tail, D), or (B, D) for pooled states; and (their lengths together + tail, 3 · D), or None.
         """
-        return torch.from_numpy(self.values[places_of(self.offsets, sequences)]).view(self.dtype)
+        places = places_of(self.offsets, sequences)
+        rows = len(places) + (0 if self.is_pooled else tail)
+        return self._taken(self.values, places, rows), None if self.products is None else self._taken(self.products, places, rows)
+
+    def _taken(self, values: NDArray[np.generic], places: NDArray[np.int64], rows: int) -> torch.Tensor:
+        taken = np.empty((rows, values.shape[1]), dtype=values.dtype)
+        np.take(values, places, axis=0, out=taken[: len(places)], mode="clip")
+        taken[len(places) :] = 0
+        return torch.from_numpy(taken).view(self.dtype)
 
 
 def with_states(batch: PackedBatch, states: FrozenStates | None) -> PackedBatch:
     """The batch with the states of its sequences, and zeros for its tail; itself where none are known."""
     if states is None:
         return batch
-    hidden = states.of(batch.sequences)
-    if not states.is_pooled and batch.tail:
-        hidden = torch.cat([hidden, hidden.new_zeros(batch.tail, hidden.shape[1])])
-    return replace(batch, hidden=hidden, hidden_layer=states.layer)
+    hidden, products = states.of(batch.sequences, batch.tail)
+    return replace(batch, hidden=hidden, hidden_layer=states.layer, hidden_products=products)

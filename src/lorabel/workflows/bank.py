@@ -195,13 +195,18 @@ def _frozen_states(
         on_event(Note(f"{whole[0].upper()}{whole[1:]} layers are frozen, but are computed anew at every step: {hindrance}."))
         return {}
     on_event(Note(f"{whole[0].upper()}{whole[1:]} layers are frozen: they are computed once for all members and epochs."))
+    has_products = (
+        layer < encoder.shape.num_layers
+        and encoder.reads_products(layer, trainee.bank.adapters())
+        and _states_size(first, encoder, layer, has_products=True) <= limit
+    )
     digest = weights_digest(weights)
     found = {}
     for name in _IN_TRAINING:
         tokens = f"{first.data.splits[name].digest}|{first.tokenizer_digest}|{first.max_length_tokens}"
         if first.windows is not None:
             tokens += f"|{first.windows.stride_tokens}|{first.windows.max_windows}"
-        key = StateKey(tokens, digest, layer, first.head.pooling)
+        key = StateKey(tokens, digest, layer, first.head.pooling, has_products)
         found[name] = frozen_states(first.tables[name], encoder, key, cache_dir() / "states", limit, on_event)
     return found
 
@@ -212,8 +217,13 @@ def _why_no_states(prepared: Prepared, layer: int, limit: int, encoder: PackedEn
         return "the encoder's own dropout is on"
     if make_augmentation(prepared.config.data) is not None:
         return "texts are augmented"
-    size = sum(states_size(prepared.tables[name], encoder, layer) for name in _IN_TRAINING)
+    size = _states_size(prepared, encoder, layer)
     return f"their states would take {size / 1e9:.1f} GB, and training.state_cache_gb is {limit / 1e9:g}" if size > limit else None
+
+
+def _states_size(prepared: Prepared, encoder: PackedEncoder, layer: int, *, has_products: bool = False) -> int:
+    """Bytes of the states of all splits in use."""
+    return sum(states_size(prepared.tables[name], encoder, layer, has_products=has_products) for name in _IN_TRAINING)
 
 
 class _Interrupted(Exception):  # noqa: N818
