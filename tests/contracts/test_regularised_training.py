@@ -99,8 +99,8 @@ def symmetric(first, second, is_multi_label):
 
 @pytest.fixture
 def many_shares(monkeypatch):
-    """Three workers, and shares however small."""
-    torch.set_num_threads(3)
+    """Five workers, more than members, and shares however small: every member is dealt out."""
+    torch.set_num_threads(5)
     for module in (loop, shares):
         monkeypatch.setattr(module, "ROWS_PER_WORKER", 1)
     monkeypatch.setattr(shares, "_TOKENS_PER_WORKER", 1)
@@ -138,13 +138,13 @@ def test_micro_batches_change_nothing(size, parts, tiny_encoder):
 def test_shares_of_workers_change_nothing(tiny_encoder, many_shares):
     torch.set_num_threads(1)
     wanted = one_step(tiny_encoder("bert"), MEMBERS, WHOLE)
-    torch.set_num_threads(3)
+    torch.set_num_threads(5)
     made = []
     real = loop.make_shares
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "make_shares", lambda *given: made.append(real(*given)) or made[-1])
         found = one_step(tiny_encoder("bert"), MEMBERS, WHOLE)
-    assert len(made[0]) == 12
+    assert len(made[0]) == 5 * len(MEMBERS)
     for (chunk,) in made[0]:
         pairs = chunk.places[chunk.places != 10] // 2
         assert chunk.neighbours == 1 or (np.unique(pairs, return_counts=True)[1] == 2).all()

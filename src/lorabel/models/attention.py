@@ -45,6 +45,11 @@ class LengthGroup:
     padded_index: Tensor | None
     key_mask: Tensor | None
 
+    @property
+    def sequences(self) -> slice:
+        """Where its sequences lie in the batch."""
+        return slice(self.first, self.first + self.count)
+
 
 def group_by_length(lengths: Sequence[int], device: torch.device, dtype: torch.dtype) -> tuple[LengthGroup, ...]:
     """Cut a batch into groups of consecutive sequences of similar length.
@@ -129,22 +134,35 @@ def _heads_together(x: Tensor, group: LengthGroup, num_heads: int, out: Tensor) 
 
 
 def _tiles(query: Tensor, key: Tensor) -> list[slice]:
-    """Cut n · H pairs of `query` (n · H, L, d) so that the (L, P + L) scores of a tile take at most `_TILE_BYTES`, or are those of one pair."""
-    pairs, longest, _ = query.shape
-    step = max(1, _TILE_BYTES // (longest * key.shape[1] * query.element_size()))
+    """Cut n · H pairs of `query` (n · H, Q, d) so that the (Q, P + L) scores of a tile take at most `_TILE_BYTES`, or are those of one pair."""
+    pairs, queries, _ = query.shape
+    step = max(1, _TILE_BYTES // (queries * key.shape[1] * query.element_size()))
     return [slice(first, min(pairs, first + step)) for first in range(0, pairs, step)]
 
 
 def _scratch(query: Tensor, key: Tensor, tiles: Sequence[slice]) -> Tensor:
-    """Room for the scores of one tile: (pairs, L, P + L)."""
+    """Room for the scores of one tile: (pairs, Q, P + L)."""
     return query.new_empty(tiles[0].stop, query.shape[1], key.shape[1])
 
 
-def _prefix_heads(prefix: Tensor, group: LengthGroup, num_heads: int) -> Tensor:
-    """The prefix of a group's sequences (B, 2, P, D) as (2, n · H, P, d)."""
-    part = prefix[group.first : group.first + group.count]
+def _after_prefix(key: Tensor, value: Tensor, prefix: Tensor | None, group: LengthGroup, num_heads: int) -> tuple[Tensor, Tensor]:
+    """Keys and values (n · H, L, d) of a group behind those of the prefix (B, 2, P, D), (n · H, P + L, d) each."""
+    if prefix is None:
+        return key, value
+    part = prefix[group.sequences]
     count, _, length, width = part.shape
-    return part.view(count, 2, length, num_heads, width // num_heads).permute(1, 0, 3, 2, 4).reshape(2, count * num_heads, length, -1)
+    before = part.view(count, 2, length, num_heads, width // num_heads).permute(1, 0, 3, 2, 4).reshape(2, count * num_heads, length, -1)
+    return torch.cat([before[0], key], dim=1), torch.cat([before[1], value], dim=1)
+
+
+def _without_prefix(grads: Tensor, group: LengthGroup, num_heads: int, grad_prefix: Tensor | None) -> Tensor:
+    """Gradients of a group's keys and values (2, n · H, P + L, d) cut at the prefix: its part is written into `grad_prefix` (B, 2, P, D), the rest comes back."""
+    if grad_prefix is None:
+        return grads
+    length = grad_prefix.shape[2]
+    apart = grads[:, :, :length].reshape(2, group.count, num_heads, length, -1)
+    grad_prefix[group.sequences] = apart.permute(1, 0, 3, 2, 4).reshape(group.count, 2, length, -1)
+    return grads[:, :, length:]
 
 
 def _key_mask(group: LengthGroup, pairs: int, keys: int) -> Tensor | None:
@@ -165,9 +183,7 @@ class _SelfAttention(torch.autograd.Function):
         saved: list[Tensor] = []
         for index, group in enumerate(groups):
             query, key, value = _heads_apart(qkv[group.rows], group, 3, num_heads)  # (nH, L, d) each
-            if prefix is not None:
-                before = _prefix_heads(prefix, group, num_heads)
-                key, value = torch.cat([before[0], key], dim=1), torch.cat([before[1], value], dim=1)
+            key, value = _after_prefix(key, value, prefix, group, num_heads)
             weights, context = _attend(query, key, value, group, ctx.scale, None if masks is None else masks[index])
             _heads_together(context[None], group, num_heads, out[group.rows])
             saved += [query, key, value, weights]
@@ -192,18 +208,16 @@ class _SelfAttention(torch.autograd.Function):
                 grad_query, grad_keys = joint[0], joint[1:]
             _attend_backward(grad_heads, (query, key, value), weights, ctx.scale, None if ctx.masks is None else ctx.masks[index], (grad_query, grad_keys))
             if grad_prefix is not None:
-                length = ctx.prefix[2]
-                apart = grad_keys[:, :, :length].reshape(2, group.count, ctx.num_heads, length, -1)
-                grad_prefix[group.first : group.first + group.count] = apart.permute(1, 0, 3, 2, 4).reshape(group.count, 2, length, -1)
-                joint = torch.cat([grad_query[None], grad_keys[:, :, length:]])
+                grad_keys = _without_prefix(grad_keys, group, ctx.num_heads, grad_prefix)
+                joint = torch.cat([grad_query[None], grad_keys])
             _heads_together(joint, group, ctx.num_heads, out[group.rows])
         return out, None, None, None, grad_prefix
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, group: LengthGroup, scale: float, dropout: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Attention weights (n · H, L, P + L), before dropout, and context (n · H, L, d) of a group; keys and values may be longer than the queries by a prefix."""
-    pairs, longest, _ = query.shape
-    weights, context = query.new_empty(pairs, longest, key.shape[1]), torch.empty_like(query)
+    """Attention weights (n · H, Q, P + L), before dropout, and context (n · H, Q, d) of a group, whose sequences have Q queries: L, or 1 where only the first token is read."""
+    pairs, queries, _ = query.shape
+    weights, context = query.new_empty(pairs, queries, key.shape[1]), torch.empty_like(query)
     mask = _key_mask(group, pairs, key.shape[1])
     tiles = _tiles(query, key)
     scratch = _scratch(query, key, tiles)
@@ -222,7 +236,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, group: LengthGroup, scale
 def _attend_backward(
     grad: Tensor, inputs: tuple[Tensor, Tensor, Tensor], weights: Tensor, scale: float, dropout: Tensor | None, out: tuple[Tensor, Tensor]
 ) -> None:
-    """Gradients of queries (n · H, L, d) and of keys and values (2, n · H, P + L, d), written into `out`, from that of the context (n · H, L, d)."""
+    """Gradients of queries (n · H, Q, d) and of keys and values (2, n · H, P + L, d), written into `out`, from that of the context (n · H, L, d)."""
     query, key, value = inputs
     grad_query, (grad_key, grad_value) = out[0], out[1]
     tiles = _tiles(query, key)
@@ -256,37 +270,42 @@ def pooled_attention(
     Returns:
         (B, D).
     """
-    head_width = query.shape[1] // num_heads
-    outs = []
-    for index, group in enumerate(groups):
-        rows = query[group.first : group.first + group.count].reshape(group.count * num_heads, 1, head_width)
-        key, value = _KeyValueApart.apply(key_value, group, num_heads)  # type: ignore[no-untyped-call]
-        if prefix is not None:
-            before = _prefix_heads(prefix, group, num_heads)
-            key, value = torch.cat([before[0], key], dim=1), torch.cat([before[1], value], dim=1)
-        scores = torch.bmm(rows, key.transpose(1, 2)) * (1.0 / math.sqrt(head_width))  # (nH, 1, P + L)
-        mask = _key_mask(group, len(scores), key.shape[1])
-        if mask is not None:
-            scores = scores + mask
-        weights = torch.softmax(scores, dim=-1)
-        if masks is not None:
-            weights = weights * masks[index]
-        outs.append(torch.bmm(weights, value).view(group.count, num_heads * head_width))
-    return torch.cat(outs) if len(outs) > 1 else outs[0]
+    out: Tensor = _PooledAttention.apply(query, key_value, tuple(groups), num_heads, masks, prefix)  # type: ignore[no-untyped-call]
+    return out
 
 
-class _KeyValueApart(torch.autograd.Function):
-    """`_heads_apart` for keys and values, with its inverse as backward."""
+class _PooledAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key_value: Tensor, groups: tuple[LengthGroup, ...], num_heads: int, masks: Sequence[Tensor] | None, prefix: Tensor | None
+    ) -> Tensor:
+        ctx.scale = 1.0 / math.sqrt(query.shape[1] // num_heads)
+        out = torch.empty_like(query)
+        saved: list[Tensor] = []
+        for index, group in enumerate(groups):
+            key, value = _heads_apart(key_value[group.rows], group, 2, num_heads)  # (nH, L, d) each
+            key, value = _after_prefix(key, value, prefix, group, num_heads)
+            rows = query[group.sequences].reshape(group.count * num_heads, 1, -1)
+            weights, context = _attend(rows, key, value, group, ctx.scale, None if masks is None else masks[index])
+            out[group.sequences] = context.view(group.count, -1)
+            saved += [rows, key, value, weights]
+        ctx.save_for_backward(*saved)
+        ctx.groups, ctx.num_heads, ctx.masks, ctx.tokens = groups, num_heads, masks, len(key_value)
+        ctx.prefix = None if prefix is None else prefix.shape
+        return out
 
     @staticmethod
-    def forward(ctx: Any, key_value: Tensor, group: LengthGroup, num_heads: int) -> tuple[Tensor, Tensor]:
-        ctx.group, ctx.num_heads, ctx.shape = group, num_heads, key_value.shape
-        key, value = _heads_apart(key_value[group.rows], group, 2, num_heads)
-        return key, value
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        group: LengthGroup = ctx.group
-        out = grads[0].new_zeros(ctx.shape)
-        _heads_together(torch.stack(grads), group, ctx.num_heads, out[group.rows])
-        return out, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, Tensor | None]:
+        (grad,) = grads
+        grad_query, grad_key_value = torch.empty_like(grad), grad.new_empty(ctx.tokens, 2 * grad.shape[1])
+        grad_key_value[_end(ctx.groups) :] = 0
+        grad_prefix = None if ctx.prefix is None else grad.new_empty(ctx.prefix)
+        saved = ctx.saved_tensors
+        for index, group in enumerate(ctx.groups):
+            rows, key, value, weights = saved[4 * index : 4 * index + 4]
+            grad_rows, grad_keys = torch.empty_like(rows), key.new_empty(2, *key.shape)
+            dropout = None if ctx.masks is None else ctx.masks[index]
+            _attend_backward(grad[group.sequences].reshape(rows.shape), (rows, key, value), weights, ctx.scale, dropout, (grad_rows, grad_keys))
+            grad_query[group.sequences] = grad_rows.view(group.count, -1)
+            _heads_together(_without_prefix(grad_keys, group, ctx.num_heads, grad_prefix), group, ctx.num_heads, grad_key_value[group.rows])
+        return grad_query, grad_key_value, None, None, None, grad_prefix

@@ -39,7 +39,7 @@ from lorabel.training.passes import Passes, Share
 from lorabel.training.precision import LossScale
 from lorabel.training.randomness import numpy_generator
 from lorabel.training.schedules import learning_rate_factor
-from lorabel.training.shares import ROWS_PER_WORKER, TOKENS_PER_GPU_SHARE, TOKENS_PER_JOINT_SHARE, Chunk, make_shares
+from lorabel.training.shares import ROWS_PER_WORKER, Chunk, joint_tokens, make_shares
 from lorabel.training.state import LoopSettings, MemberPlan, Position, Scores
 from lorabel.training.under_way import BegunStep, MemberStep, Meter, StepsUnderWay
 from lorabel.training.updates import MemberUpdate, Updater
@@ -123,6 +123,8 @@ class _Run:
         self.meter = Meter()
         self._is_saved = True
         self._under_way = StepsUnderWay(task.device)
+        first_layer = 0 if task.states is None else task.states.layer
+        self._joint_tokens = joint_tokens(task.device.type, task.bank.encoder.shape.num_layers, first_layer)
         can_capture = settings.has_graphs and why_not(task.bank, task.plans, has_states=task.states is not None) is None
         self._passes = Passes(task.bank, task.updater)
         self._graphs = GraphRunner(self._passes, on_event) if can_capture else None
@@ -215,7 +217,7 @@ class _Run:
         for start in range(0, settings.step_rows, rows_at_once):
             parts = {k: of_member[start : start + rows_at_once] for k, of_member in lengths.items()}
             chunks = [Chunk(k, start + np.arange(len(part)), part, task.plans[k].neighbours) for k, part in parts.items() if len(part)]
-            shares = make_shares(chunks, crew.workers, TOKENS_PER_JOINT_SHARE if task.device.type == "cpu" else TOKENS_PER_GPU_SHARE)
+            shares = make_shares(chunks, crew.workers, self._joint_tokens)
             run = crew.map if len(shares) > 1 else map
             for share, (found, grads) in zip(shares, run(lambda share: self._run_share(share, steps, normalisers), shares), strict=True):
                 members = [chunk.member for chunk in share]

@@ -1,7 +1,8 @@
 """How the rows of one micro-batch of every member are shared out over workers.
 
-Two needs meet. A worker's share wants enough tokens that its products are worth their start-up (short texts: several members go into one share), and few enough that they
-stay in cache (long texts: a member's rows are dealt out over the workers). For one member this is: deal where there is enough for everybody, else one share.
+Two needs meet. A worker's share wants enough tokens that its products are worth their start-up (short texts, or few layers left to compute: several members go into one share), and
+few enough that they stay in cache (long texts: a member goes into a share of its own). Where members do not go up in the workers, the rows of those left over are dealt out. For
+one member this is: deal where there is enough for everybody, else one share.
 
 No share may grow with the texts: rows that are read in many windows are dealt out into more shares than workers, so that memory has a bound of its own. A row is never cut: its windows
 are pooled together, so they must lie in one share.
@@ -18,9 +19,9 @@ from lorabel.models.crew import deal
 # A worker's share below these sizes costs more in small operations than it saves in waiting.
 ROWS_PER_WORKER = 8
 _TOKENS_PER_WORKER = 600
-# Members with few tokens are joined up to about this many: on a CPU what stays in cache, on a GPU what fills it and still fits beside a large encoder.
-TOKENS_PER_JOINT_SHARE = 1200
-TOKENS_PER_GPU_SHARE = 32768
+# Members with few tokens are joined up to about this many: on a CPU what stays in cache where all layers are computed, on a GPU what fills it and still fits beside a large encoder.
+_TOKENS_PER_JOINT_SHARE = 1200
+_TOKENS_PER_GPU_SHARE = 32768
 # What a share keeps for its backward pass grows with its tokens: on an encoder of 384 features and 6 layers about 130 kB each. 32 rows of 512 tokens still go into one share.
 MOST_TOKENS_PER_SHARE = 16384
 
@@ -47,7 +48,20 @@ class Chunk:
         return int(self.lengths.sum())
 
 
-def make_shares(chunks: Sequence[Chunk], workers: int, joint_tokens: int = TOKENS_PER_JOINT_SHARE) -> list[list[Chunk]]:
+def joint_tokens(device_type: str, num_layers: int, first_layer: int) -> int:
+    """Tokens up to which members are joined: the more, the fewer layers are left to compute.
+
+    Args:
+        device_type: `cpu`, `cuda` or `mps`.
+        num_layers: Of the encoder.
+        first_layer: The first one that is computed in a step.
+    """
+    if device_type != "cpu":
+        return _TOKENS_PER_GPU_SHARE
+    return _TOKENS_PER_JOINT_SHARE * num_layers // max(1, num_layers - first_layer)
+
+
+def make_shares(chunks: Sequence[Chunk], workers: int, joint_tokens: int = _TOKENS_PER_JOINT_SHARE) -> list[list[Chunk]]:
     """Cut a micro-batch of every member into shares.
 
     Args:
@@ -61,10 +75,10 @@ def make_shares(chunks: Sequence[Chunk], workers: int, joint_tokens: int = TOKEN
     shares: list[list[Chunk]] = []
     small: list[Chunk] = []
     most = max(MOST_TOKENS_PER_SHARE, joint_tokens)
+    large = [chunk.member for chunk in chunks if chunk.tokens >= workers * _TOKENS_PER_WORKER and len(chunk.places) >= workers * ROWS_PER_WORKER]
+    left_over = large[len(large) - len(large) % workers :]
     for chunk in chunks:
-        pieces = 1
-        if workers > 1 and chunk.tokens >= workers * _TOKENS_PER_WORKER and len(chunk.places) >= workers * ROWS_PER_WORKER:
-            pieces = workers
+        pieces = workers if chunk.member in left_over else 1
         if chunk.tokens > pieces * most:
             pieces = -(-chunk.tokens // (most * workers)) * workers
         if pieces > 1:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lorabel.training.shares import MOST_TOKENS_PER_SHARE, Chunk, make_shares
+from lorabel.training.shares import MOST_TOKENS_PER_SHARE, Chunk, joint_tokens, make_shares
 
 
 def chunk(member, lengths):
@@ -32,3 +32,20 @@ def test_what_fits_into_one_share_stays_in_one():
     assert len(make_shares([chunk(0, [512] * 32)], 1)) == 1
     assert len(make_shares([chunk(0, [512] * 32)], 2)) == 2
     assert len(make_shares([chunk(0, [512] * 64)], 1, joint_tokens=32768)) == 1
+
+
+def test_members_that_go_up_in_the_workers_stay_whole_and_those_left_over_are_dealt_out():
+    for members, workers, dealt in ((8, 2, 0), (3, 2, 1), (1, 2, 1), (7, 4, 3)):
+        shares = make_shares([chunk(k, [60] * 64) for k in range(members)], workers)
+        whole = [share[0].member for share in shares if len(share) == 1 and len(share[0].places) == 64]
+        assert whole == list(range(members - dealt)), (members, workers)
+        assert len(shares) == len(whole) + dealt * workers
+        of_dealt = {member: [share[0].tokens for share in shares if share[0].member == member] for member in range(members - dealt, members)}
+        assert all(len(tokens) == workers and len(set(tokens)) == 1 for tokens in of_dealt.values())
+
+
+def test_the_fewer_layers_are_left_the_more_members_share():
+    eight = [chunk(k, [50] * 32) for k in range(8)]
+    counts = [len(make_shares(eight, 2, joint_tokens("cpu", 6, first))) for first in (0, 4, 5, 6)]
+    assert counts == [8, 4, 2, 2]
+    assert joint_tokens("cuda", 6, 5) == joint_tokens("cuda", 6, 0) > joint_tokens("cpu", 6, 5)
