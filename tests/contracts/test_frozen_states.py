@@ -194,3 +194,18 @@ def test_queries_keys_and_values_are_kept_where_there_is_room_and_the_method_rea
     train(tiny_encoder, news_table, tmp_path / "dora", {"method": {"name": "dora", "layers": [1]}})
     train(tiny_encoder, news_table, tmp_path / "head", {"method": {"name": "head_only"}})
     assert kept == [False] * 4
+
+
+@pytest.mark.parametrize("method", [{"name": "lora"}, {"name": "lora", "layers": [1]}, {"name": "head_only"}], ids=["all", "top", "head"])
+def test_the_kept_values_are_scored_once_and_a_resumed_run_finds_the_same_bits(method, tiny_encoder, news_table, tmp_path, monkeypatch):
+    passes, kept = [], []
+    real, begin = bank_module.table_logits, bank_module._BankHooks.kept_logits
+    monkeypatch.setattr(bank_module, "table_logits", lambda *given: (passes.append(1), real(*given))[1])
+    monkeypatch.setattr(bank_module._BankHooks, "kept_logits", lambda self, k: kept.append((self, found := begin(self, k))) or found)
+    # The rate is so high that the best evaluation is not the last one.
+    train(tiny_encoder, news_table, tmp_path / "run", {"method": method, "optimizer": {"learning_rate": 0.3}, "training": {"num_epochs": 4}})
+    assert len(passes) == 4
+    ((hooks, logits),) = kept
+    hooks._best_logits.clear()
+    assert np.array_equal(begin(hooks, 0), logits)
+    assert len(passes) == 5

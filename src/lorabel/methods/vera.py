@@ -32,7 +32,7 @@ class Vera(SitedMethod):
 
     name: ClassVar[str] = "vera"
     paper: ClassVar[str] = "Kopiczko et al. 2023, arXiv:2310.11454"
-    default_learning_rate: ClassVar[float] = 1e-2
+    default_learning_rate: ClassVar[float] = 3e-2
 
     targets: tuple[str, ...] = Field(default=("query", "value"), description="Linear sites to adapt; or all-linear, attention, ffn.")
     rank: int = Field(default=256, ge=1, description="Rank R of the frozen factors.")

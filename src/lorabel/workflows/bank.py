@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lorabel.artifacts.checkpoints import Checkpoint, CheckpointStore
@@ -53,11 +55,13 @@ class TrainedBank:
         trainee: Bank with the kept (best) values, and its updater.
         plans: One per member.
         positions: Where each member ended.
+        validation_logits: A member's number -> class scores (N, C) of the validation split under the kept values, as they were when those were found to be the best.
     """
 
     trainee: Trainee
     plans: tuple[MemberPlan, ...]
     positions: tuple[Position, ...]
+    validation_logits: Callable[[int], NDArray[np.float64]]
 
 
 def make_plans(members: Sequence[Prepared], losses: Sequence[Loss], on_event: EventSink) -> tuple[MemberPlan, ...]:
@@ -152,7 +156,7 @@ def train_bank(
     positions = train(task, _loop_settings(first, plans), positions, hooks, on_event)
     if not stop:
         hooks.take_best(positions)
-    return TrainedBank(trainee, tuple(plans), tuple(positions))
+    return TrainedBank(trainee, tuple(plans), tuple(positions), hooks.kept_logits)
 
 
 def _accompanied(trainee: Trainee, plans: Sequence[MemberPlan]) -> Trainee:
@@ -252,6 +256,8 @@ class _BankHooks:
         self._leaving = leaving
         self._best: dict[str, Tensor] = {}
         self._has_best: set[int] = set()
+        self._logits: dict[int, NDArray[np.float64]] = {}
+        self._best_logits: dict[int, NDArray[np.float64]] = {}
 
     def evaluate(self, members: Sequence[int]) -> list[Scores] | None:
         """Score the validation split; None where a signal arrives meanwhile."""
@@ -264,9 +270,17 @@ class _BankHooks:
     def _validation_rows(self) -> int:
         return len(self._members[0].tables["validation"])
 
+    def kept_logits(self, k: int) -> NDArray[np.float64]:
+        """Class scores of the validation split under the kept values: those of the best evaluation, or the same bits anew where a resumed run did not see it."""
+        total = self._validation_rows
+        return self._best_logits[k] if k in self._best_logits else self._compute_logits(k, lambda rows: self._on_event(Progress("evaluating", rows, total)))
+
+    def _compute_logits(self, k: int, on_rows: Callable[[int], None]) -> NDArray[np.float64]:
+        return table_logits(self._trainee.bank.select(k, k + 1), self._members[k].tables["validation"], on_rows, self._states)
+
     def _score(self, k: int, done: int, total: int) -> Scores:
-        table, labels = self._members[k].tables["validation"], self._members[k].data.splits["validation"].labels
-        logits = table_logits(self._trainee.bank.select(k, k + 1), table, lambda rows: self._scored(done + rows, total), self._states)
+        labels = self._members[k].data.splits["validation"].labels
+        logits = self._logits[k] = self._compute_logits(k, lambda rows: self._scored(done + rows, total))
         rule = answer_rule(self._members[k], labels, logits, temperature=1.0)
         found = rule.probabilities(logits)
         return Scores(mean_loss(labels, found), *accuracy_and_macro_f1(labels, found, rule.thresholds))
@@ -289,6 +303,8 @@ class _BankHooks:
                 self._best.setdefault(name, tensor.clone())
                 self._keep(name, tensor, best)
         self._has_best |= set(best)
+        self._best_logits |= {k: self._logits[k] for k in best}
+        self._logits.clear()
         tensors = {**{f"now.{name}": tensor for name, tensor in state.items()}, **{f"best.{name}": tensor for name, tensor in self._best.items()}}
         meta = {
             "positions": [dataclasses.asdict(position) for position in positions],

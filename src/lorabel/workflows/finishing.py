@@ -69,6 +69,7 @@ def finish(
     trainee: Trainee,
     plan: MemberPlan,
     position: Position,
+    validation_logits: NDArray[np.float64],
     weights: Mapping[str, Tensor],
     on_event: EventSink,
     ending: Ending = Ending(),  # noqa: B008
@@ -81,6 +82,7 @@ def finish(
         trainee: With the kept values.
         plan: How it was trained.
         position: The last one.
+        validation_logits: (N, C), class scores of the validation split under the kept values.
         weights: The encoder's canonical tensors, as loaded.
         on_event: Receives notes and progress.
         ending: How.
@@ -91,21 +93,20 @@ def finish(
     beside = ending.ledger
     ledger = TestLedger(beside or layout.root.parent)
     keep = layout.probabilities if ending.keeps_probabilities else None
-    logits = _logits(prepared, trainee, "validation", on_event)
-    calibration = _calibrate(prepared, logits, on_event)
-    rule = answer_rule(prepared, prepared.data.splits["validation"].labels, logits, 1.0 if calibration is None else calibration.temperature)
-    metrics = Metrics(validation=_scores(prepared, "validation", logits, rule, keep))
+    calibration = _calibrate(prepared, validation_logits, on_event)
+    rule = answer_rule(prepared, prepared.data.splits["validation"].labels, validation_logits, 1.0 if calibration is None else calibration.temperature)
+    metrics = Metrics(validation=_scores(prepared, "validation", validation_logits, rule, keep))
     openings = 0
     test = prepared.data.splits.get("test")
     if prepared.config.final and test is not None:
         # The line is written before the split is read: an opening that crashes still counts.
         openings = ledger.record(test.digest, ending.opened_by, str(layout.root.relative_to(beside)) if beside else layout.root.name)
-        metrics = Metrics(validation=metrics.validation, test=_scores(prepared, "test", _logits(prepared, trainee, "test", on_event), rule, keep))
+        metrics = Metrics(validation=metrics.validation, test=_scores(prepared, "test", _test_logits(prepared, trainee, on_event), rule, keep))
     elif prepared.config.final:
         on_event(Note("--final: there is no test split, so none was opened.", is_warning=True))
     elif test is not None:
         openings = ledger.count(test.digest)
-    alarm = collapse(prepared.data.splits["validation"].labels, rule.answers(rule.probabilities(logits)), prepared.data.labels)
+    alarm = collapse(prepared.data.splits["validation"].labels, rule.answers(rule.probabilities(validation_logits)), prepared.data.labels)
     if alarm is not None:
         on_event(Note(f"{alarm}.", is_warning=True))
     settled = {"alarms": [] if alarm is None else [alarm], "calibration": calibration, "thresholds": None if rule.thresholds is None else list(rule.thresholds)}
@@ -120,9 +121,9 @@ def finish(
     return record
 
 
-def _logits(prepared: Prepared, trainee: Trainee, name: SplitName, on_event: EventSink) -> NDArray[np.float64]:
-    table = prepared.tables[name]
-    return table_logits(trainee.bank, table, lambda done: on_event(Progress(f"scoring {name}", done, len(table))))
+def _test_logits(prepared: Prepared, trainee: Trainee, on_event: EventSink) -> NDArray[np.float64]:
+    table = prepared.tables["test"]
+    return table_logits(trainee.bank, table, lambda done: on_event(Progress("scoring test", done, len(table))))
 
 
 def _scores(prepared: Prepared, name: SplitName, logits: NDArray[np.float64], rule: AnswerRule, keep: Callable[[str], Path] | None) -> EvalResult:

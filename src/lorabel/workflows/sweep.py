@@ -344,7 +344,8 @@ class _Sweep:
         trainee = Trainee(trained.trainee.bank.select(k, k + 1), trained.trainee.updater)
         try:
             ending = replace(self.options.ending, ledger=self.options.ending.ledger or self.layout.root.parent)
-            record = finish(layout, prepared, trainee, trained.plans[k], position, self.weights, self.on_event, ending)
+            logits = trained.validation_logits(k)
+            record = finish(layout, prepared, trainee, trained.plans[k], position, logits, self.weights, self.on_event, ending)
         except DataError as error:
             return member.model_copy(update={"status": "failed", "reason": str(error), "steps": position.step})
         tracking.finished(record)
