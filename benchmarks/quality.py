@@ -188,7 +188,7 @@ def is_of_todays_default(cell: dict) -> bool:
 
     default, name = load_config().method, cell.get("method", {}).get("name")
     if name != default["name"]:
-        return name is None or cell.get("learning_rate", EARLIER_RATES[name]) == METHODS.get(name)().learning_rate_for(1)
+        return name is None or (cell.get("learning_rate") or EARLIER_RATES[name]) == METHODS.get(name)().learning_rate_for(1)
     settled = {option: cell["method"][option] for option in ("rank", "alpha", "targets")}
     now, then = (make_method({**options, **settled}) for options in (default, cell["method"]))
     return now == then
@@ -250,7 +250,8 @@ def difference_row(name: str, method: str, cells: list[dict], full: list[dict]) 
 def means_over(sets: tuple[str, ...], summary: dict[str, dict[str, float]]) -> str:
     """Each method's mean headline score where it has all the sets, and its distance from full fine-tuning."""
     means = {method: np.mean([summary[name][method] for name in sets]) for method in METHODS if all(method in summary[name] for name in sets)}
-    return ", ".join(f"{method} {100 * mean:.2f}" + (f" ({100 * (mean - means['full']):+.2f})" if method != "full" else "") for method, mean in means.items())
+    full = means.get("full", np.nan)
+    return ", ".join(f"{method} {100 * mean:.2f}" + (f" ({100 * (mean - full):+.2f})" if method != "full" else "") for method, mean in means.items())
 
 
 def wanted(name: str, method: str) -> int:

@@ -191,8 +191,9 @@ class PackedEncoder:
         return _mean_per_sequence(hidden, batch)
 
     def reads_products(self, layer: int, adapters: Adapters) -> bool:
-        """Whether the frozen queries, keys and values of a layer can be known beforehand: not where a method changes the length of its weights' rows."""
-        return all(site.slots.magnitude is None for site in adapters.sites(layer, JOINT_SITES, self.shape))
+        """Whether the frozen queries, keys and values of a layer can be known beforehand: not where a method changes what its weights read, or the length of their rows."""
+        slots = [site.slots for site in adapters.sites(layer, JOINT_SITES, self.shape)]
+        return all(one.magnitude is None and one.input_scale is None for one in slots)
 
     def frozen_products(self, layer: int, hidden: Tensor) -> Tensor:
         """What `PackedBatch.hidden_products` holds: queries, keys and values of a layer, (T, D) -> (T, 3 · D)."""
