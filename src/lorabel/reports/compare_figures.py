@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from lorabel.artifacts.compares import CompareRecord, CompareRow, CurvePoint
-from lorabel.reports.figures import COLOURS, MANY_CLASSES, STYLE, epoch_axis, new_axes, short
+from lorabel.reports.figures import COLOURS, MANY_CLASSES, STYLE, epoch_axis, new_axes, percent_axis, short
 
 _DOTS_PER_INCH = 150
 # More panels than this do not fit a page; the record holds all matrices.
@@ -61,6 +61,7 @@ def parameters_figure(record: CompareRecord) -> Figure:
         handles.append(Line2D([], [], color=colour, marker=marker, linestyle="none", label=short(row.method)))
     axes.set_xscale("log")
     axes.margins(0.12, 0.1)
+    percent_axis(axes)
     axes.legend(handles=handles, frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
@@ -82,6 +83,7 @@ def curves_figure(record: CompareRecord) -> Figure:
         epochs = [point.epoch for point in curves[0][:shared]]
         axes.plot(epochs, mean, color=colour, linewidth=1.9, marker="o", markersize=4, label=short(row.method))
     epoch_axis(axes)
+    percent_axis(axes)
     axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 

@@ -131,6 +131,7 @@ def accuracy_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
     if best:
         axes.axvline(best[-1]["epoch"], color=GREY, linestyle="--", linewidth=1, label="kept checkpoint")
     epoch_axis(axes)
+    percent_axis(axes)
     legend_above(axes, 3)
     return figure
 

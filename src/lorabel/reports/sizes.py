@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from lorabel.artifacts.sizes import SizeRow, SizesRecord
-from lorabel.reports.figures import COLOURS, STYLE, new_axes, short
+from lorabel.reports.figures import COLOURS, STYLE, new_axes, percent_axis, short
 from lorabel.reports.tables import MISSING, markdown_table
 from lorabel.stats import mean_and_spread, mean_interval
 
@@ -141,5 +141,6 @@ def _figure(record: SizesRecord, protocol: str, points: Sequence[SizePoint]) -> 
     marks = sorted({point.train_rows for point in own})
     axes.set_xticks(marks, [f"{mark:,}" for mark in marks])
     axes.xaxis.set_minor_formatter(NullFormatter())
+    percent_axis(axes)
     axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure

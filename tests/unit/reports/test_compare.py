@@ -127,6 +127,16 @@ def test_csv_holds_whole_numbers(record):
     assert int(full["trainable"]) == 22_000_000
 
 
+def test_no_mark_stands_above_one_hundred_percent(record):
+    sure = SplitScores(accuracy=Interval(mean=1.0, low=1.0, high=1.0, deviation=0.0), macro_f1=Interval(mean=1.0, low=1.0, high=1.0, deviation=0.0))
+    curves = [[CurvePoint(epoch=turn + 1, accuracy=1.0, loss=0.0) for turn in range(3)]]
+    rows = [one.model_copy(update={"test": sure, "curves": curves}) for one in record.rows[:2]]
+    figures = draw_compare_figures(record.model_copy(update={"rows": rows}))
+    for name in ("parameters", "curves"):
+        (axes,) = figures[name].axes
+        assert max(tick for tick in axes.get_yticks() if tick <= axes.get_ylim()[1]) <= 100
+
+
 def test_figures_show_every_row_and_the_same_record_gives_the_same_bytes(record):
     figures = draw_compare_figures(record)
     assert set(figures) == {"parameters", "curves", "confusions"}

@@ -81,9 +81,10 @@ def test_names_in_any_script_are_kept_and_cause_no_warning():
 
 
 def test_no_mark_stands_above_one_hundred_percent():
-    perfect = [{"kind": "evaluation", "epoch": epoch, "accuracy": 1.0} for epoch in (1.0, 2.0)]
-    (axes,) = figures.curves_figure({"lora": perfect, "full": perfect}).axes
-    assert max(tick for tick in axes.get_yticks() if tick <= axes.get_ylim()[1]) <= 100
+    perfect = [{"kind": "evaluation", "epoch": epoch, "accuracy": 1.0, "macro_f1": 1.0, "is_best": epoch == 1.0} for epoch in (1.0, 2.0)]
+    for figure in (figures.curves_figure({"lora": perfect, "full": perfect}), figures.accuracy_curve(perfect)):
+        (axes,) = figure.axes
+        assert max(tick for tick in axes.get_yticks() if tick <= axes.get_ylim()[1]) <= 100
 
 
 def test_every_png_has_150_dots_per_inch_and_the_same_bytes_again():
