@@ -236,7 +236,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, group: LengthGroup, scale
 def _attend_backward(
     grad: Tensor, inputs: tuple[Tensor, Tensor, Tensor], weights: Tensor, scale: float, dropout: Tensor | None, out: tuple[Tensor, Tensor]
 ) -> None:
-    """Gradients of queries (n · H, Q, d) and of keys and values (2, n · H, P + L, d), written into `out`, from that of the context (n · H, L, d)."""
+    """Gradients of queries (n · H, Q, d) and of keys and values (2, n · H, P + L, d), written into `out`, from that of the context (n · H, Q, d)."""
     query, key, value = inputs
     grad_query, (grad_key, grad_value) = out[0], out[1]
     tiles = _tiles(query, key)
