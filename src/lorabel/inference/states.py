@@ -57,8 +57,14 @@ class StateKey:
 
 def states_size(table: TokenTable, encoder: PackedEncoder, layer: int, *, has_products: bool = False) -> int:
     """Bytes that the states of a table take on disk, with the next layer's frozen queries, keys and values or without."""
+    return sum(rows * columns for rows, columns in _shapes(table, encoder, layer, has_products=has_products).values()) * encoder.dtype.itemsize
+
+
+def _shapes(table: TokenTable, encoder: PackedEncoder, layer: int, *, has_products: bool) -> dict[str, tuple[int, int]]:
+    """Of the arrays that are kept, by name."""
     rows = len(table.sequence_offsets) - 1 if layer == encoder.shape.num_layers else int(table.offsets[-1])
-    return rows * encoder.shape.hidden_size * encoder.dtype.itemsize * (4 if has_products else 1)
+    width = encoder.shape.hidden_size
+    return {"values": (rows, width), "products": (rows, 3 * width)} if has_products else {"values": (rows, width)}
 
 
 def frozen_states(table: TokenTable, encoder: PackedEncoder, key: StateKey, cache: Path, limit_bytes: int, on_event: EventSink) -> FrozenStates:
@@ -78,12 +84,9 @@ def frozen_states(table: TokenTable, encoder: PackedEncoder, key: StateKey, cach
     threads = torch.get_num_threads() if encoder.device.type == "cpu" else 0
     text = "|".join(map(str, (_VERSION, vars(key), encoder.dtype, encoder.device.type, threads, torch.__version__)))
     folder = cache / hashlib.sha256(text.encode()).hexdigest()[:32]
-    is_pooled, width = key.layer == encoder.shape.num_layers, encoder.shape.hidden_size
-    sequences = len(table.sequence_offsets) - 1
-    offsets = np.arange(sequences + 1, dtype=np.int64) if is_pooled else table.sequence_offsets
-    shapes = {"values": (int(offsets[-1]), width)}
-    if key.has_products:
-        shapes["products"] = (int(offsets[-1]), 3 * width)
+    is_pooled = key.layer == encoder.shape.num_layers
+    offsets = np.arange(len(table.sequence_offsets), dtype=np.int64) if is_pooled else table.sequence_offsets
+    shapes = _shapes(table, encoder, key.layer, has_products=key.has_products)
     found = _read(folder, shapes)
     if found is None:
         try:

@@ -39,7 +39,7 @@ from lorabel.training.passes import Passes, Share
 from lorabel.training.precision import LossScale
 from lorabel.training.randomness import numpy_generator
 from lorabel.training.schedules import learning_rate_factor
-from lorabel.training.shares import ROWS_PER_WORKER, Chunk, joint_tokens, make_shares
+from lorabel.training.shares import ROWS_PER_WORKER, Chunk, make_shares, tokens_per_joint_share
 from lorabel.training.state import LoopSettings, MemberPlan, Position, Scores
 from lorabel.training.under_way import BegunStep, MemberStep, Meter, StepsUnderWay
 from lorabel.training.updates import MemberUpdate, Updater
@@ -124,7 +124,7 @@ class _Run:
         self._is_saved = True
         self._under_way = StepsUnderWay(task.device)
         first_layer = 0 if task.states is None else task.states.layer
-        self._joint_tokens = joint_tokens(task.device.type, task.bank.encoder.shape.num_layers, first_layer)
+        self._joint_tokens = tokens_per_joint_share(task.device.type, task.bank.encoder.shape.num_layers, first_layer)
         can_capture = settings.has_graphs and why_not(task.bank, task.plans, has_states=task.states is not None) is None
         self._passes = Passes(task.bank, task.updater)
         self._graphs = GraphRunner(self._passes, on_event) if can_capture else None

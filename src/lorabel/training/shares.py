@@ -48,7 +48,7 @@ class Chunk:
         return int(self.lengths.sum())
 
 
-def joint_tokens(device_type: str, num_layers: int, first_layer: int) -> int:
+def tokens_per_joint_share(device_type: str, num_layers: int, first_layer: int) -> int:
     """Tokens up to which members are joined: the more, the fewer layers are left to compute.
 
     Args:

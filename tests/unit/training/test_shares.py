@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lorabel.training.shares import MOST_TOKENS_PER_SHARE, Chunk, joint_tokens, make_shares
+from lorabel.training.shares import MOST_TOKENS_PER_SHARE, Chunk, make_shares, tokens_per_joint_share
 
 
 def chunk(member, lengths):
@@ -46,6 +46,6 @@ def test_members_that_go_up_in_the_workers_stay_whole_and_those_left_over_are_de
 
 def test_the_fewer_layers_are_left_the_more_members_share():
     eight = [chunk(k, [50] * 32) for k in range(8)]
-    counts = [len(make_shares(eight, 2, joint_tokens("cpu", 6, first))) for first in (0, 4, 5, 6)]
+    counts = [len(make_shares(eight, 2, tokens_per_joint_share("cpu", 6, first))) for first in (0, 4, 5, 6)]
     assert counts == [8, 4, 2, 2]
-    assert joint_tokens("cuda", 6, 5) == joint_tokens("cuda", 6, 0) > joint_tokens("cpu", 6, 5)
+    assert tokens_per_joint_share("cuda", 6, 5) == tokens_per_joint_share("cuda", 6, 0) > tokens_per_joint_share("cpu", 6, 5)
