@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 
 from lorabel.artifacts.compares import CompareRecord, CompareRow, Interval
-from lorabel.reports.tables import MISSING, duration, markdown_table, megabytes
+from lorabel.reports.tables import MISSING, duration, markdown_table, megabytes, text_table
 
 COLUMNS = ("row", "trainable", "file", "seeds", "accuracy, %", "95 % interval", "macro-F1, %", "ECE, %", "difference", "p", "training", "memory")
 # Below this chance the difference is called one.
@@ -92,13 +92,8 @@ def caption(record: CompareRecord) -> str:
 
 
 def as_text(record: CompareRecord) -> str:
-    """The table in columns of equal width, and its caption; lines are as long as they need to be."""
-    rows = [list(COLUMNS), *compare_rows(record)]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(COLUMNS))]
-    lines = [
-        "  ".join(cell.ljust(width) if place == 0 else cell.rjust(width) for place, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows
-    ]
-    return "\n".join(line.rstrip() for line in lines) + f"\n\n{caption(record)}\n"
+    """The table in columns of equal width, and its caption."""
+    return f"{text_table(COLUMNS, compare_rows(record))}\n{caption(record)}\n"
 
 
 def as_markdown(record: CompareRecord) -> str:

@@ -14,7 +14,7 @@ from matplotlib.ticker import NullFormatter
 
 from lorabel.artifacts.sizes import SizeRow, SizesRecord
 from lorabel.reports.figures import COLOURS, STYLE, new_axes, percent_axis, short
-from lorabel.reports.tables import MISSING, markdown_table
+from lorabel.reports.tables import MISSING, markdown_table, text_table
 from lorabel.stats import mean_and_spread, mean_interval
 
 COLUMNS = ("size", "training rows", "row", "draws", "accuracy, %", "95 % interval", "macro-F1, %")
@@ -101,10 +101,7 @@ def sizes_markdown(record: SizesRecord) -> str:
 
 def sizes_text(record: SizesRecord) -> str:
     """The table in columns of equal width, with its caption."""
-    rows = [list(COLUMNS), *(_cells(point) for point in size_points(record))]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(COLUMNS))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(lines) + f"\n\n{sizes_caption(record)}\n"
+    return f"{text_table(COLUMNS, [_cells(point) for point in size_points(record)])}\n{sizes_caption(record)}\n"
 
 
 def sizes_csv(record: SizesRecord) -> str:

@@ -83,6 +83,14 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     return "\n".join(lines) + "\n"
 
 
+def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A plain table in columns of equal width, the first to the left, the others to the right; lines are as long as they need to be."""
+    lines = [columns, *rows]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
+    cells = [[line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))] for line in lines]
+    return "".join("  ".join(line).rstrip() + "\n" for line in cells)
+
+
 def describe_method(record: RunRecord) -> str:
     """The method in a few words: `lora r=8 (query, value), native head`."""
     options = record.plan.get("method", record.config["method"])
