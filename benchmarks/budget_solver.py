@@ -56,7 +56,7 @@ def run_cell(folder: Path, name: str, settings: dict, seed: int, threads: int | 
     with tempfile.TemporaryDirectory() as out:
         record = run_train(load_config(settings, data), Path(out) / "run").record
     found = {"accuracy": record.metrics.validation.accuracy, "trainable": record.parameters.trainable, "rank": record.plan["method"]["rank"]}
-    return {**found, "seconds": record.training.seconds, "versions": record.versions}
+    return {**found, "precision": record.plan["precision"], "seconds": record.training.seconds, "versions": record.versions}
 
 
 def cell_path(budget: str, targets: str, name: str, seed: int) -> Path:

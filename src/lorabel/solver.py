@@ -48,7 +48,15 @@ class Solution:
         return self.budget.fits(self.parameters)
 
 
-def solve(method: Mapping[str, Any], shape: EncoderShape, kind: HeadChoice, pooling: Pooling, classes: int, budget: str | None) -> Solution:
+def solve(
+    method: Mapping[str, Any],
+    shape: EncoderShape,
+    kind: HeadChoice,
+    pooling: Pooling,
+    classes: int,
+    budget: str | None,
+    trained_pooling: Pooling | None = None,
+) -> Solution:
     """Settle what is left open.
 
     Args:
@@ -58,6 +66,7 @@ def solve(method: Mapping[str, Any], shape: EncoderShape, kind: HeadChoice, pool
         pooling: Of the head.
         classes: C.
         budget: As the user wrote it, or None.
+        trained_pooling: How the checkpoint's own training pooled, where that is known.
 
     Returns:
         The solution; where no choice fits, the first one, which the gate refuses with the nearest settings that would.
@@ -68,7 +77,7 @@ def solve(method: Mapping[str, Any], shape: EncoderShape, kind: HeadChoice, pool
     heads = [make_head(shape, kind, pooling, classes)] if kind != "auto" else _possible_heads(shape, pooling, classes)
     settled = [_with_head(method, shape, head, budget) for head in heads]
     chosen = next((one for one in settled if one.fits or make_method(one.method).trains_encoder), settled[0])
-    reasons = [*_reasons_of_head(kind, chosen.head, settled, shape), *type(make_method(chosen.method)).reasons(method, chosen.method)]
+    reasons = [*_reasons_of_head(kind, chosen.head, settled, shape, trained_pooling), *type(make_method(chosen.method)).reasons(method, chosen.method)]
     # Another head of the same size would cost the same: it is no way to spend a budget.
     unlike = [head for head in heads if head is chosen.head or head.parameter_count != chosen.head.parameter_count]
     others = [one for head in unlike for one in _choices(chosen, head, shape, budget)] if reasons else []
@@ -92,9 +101,16 @@ def _possible_heads(shape: EncoderShape, pooling: Pooling, classes: int) -> list
     return heads
 
 
-def _reasons_of_head(kind: HeadChoice, head: HeadSpec, tried: list[Solution], shape: EncoderShape) -> list[str]:
-    if kind != "auto" or head.kind == AUTO_HEADS[0]:
+def _reasons_of_head(kind: HeadChoice, head: HeadSpec, tried: list[Solution], shape: EncoderShape, trained_pooling: Pooling | None) -> list[str]:
+    if kind != "auto":
         return []
+    if head.kind == AUTO_HEADS[0]:
+        if trained_pooling != "mean" or head.pooling == "mean":
+            return []
+        return [
+            "Head: the family's own, which the common adapter library can load. It reads the first token, but this encoder was trained with mean pooling: "
+            "on few rows --head linear --pooling mean scores higher."
+        ]
     native = next((one for one in tried if one.head.kind == AUTO_HEADS[0]), None)
     if native is None:
         return [f"Head: {head.kind}, because this checkpoint lacks what the {shape.names.name} family's own head reads."]

@@ -5,7 +5,7 @@ import pytest
 from lorabel.budget import count, parse_budget
 from lorabel.errors import ConfigError
 from lorabel.families import known_encoder
-from lorabel.heads import make_head
+from lorabel.heads import make_head, trained_pooling
 from lorabel.methods.base import make_method
 from lorabel.registry import METHODS
 from lorabel.solver import solve
@@ -119,3 +119,27 @@ def test_every_alternative_fits_and_differs_from_what_was_chosen(name, shape, bu
         assert entry.parameters.trainable <= parse_budget(budget, 1).limit
         assert (make_method(entry.method), entry.head) != (made, found.head.kind)
     assert len({(str(make_method(entry.method)), entry.head) for entry in found.alternatives}) == len(found.alternatives)
+
+
+def test_an_encoder_that_was_trained_with_mean_pooling_is_named_where_the_head_reads_its_first_token(tmp_path):
+    def said(kind="auto", pooling="cls", trained="mean"):
+        return [one for one in solve(OPEN, MINILM, kind, pooling, 4, "1M", trained).reasons if "mean pooling" in one]
+
+    assert len(said()) == 1
+    assert "--head linear --pooling mean" in said()[0]
+    assert not said(kind="native")
+    assert not said(pooling="mean")
+    assert not said(trained="cls")
+    assert not said(trained=None)
+    (tmp_path / "1_Pooling").mkdir()
+    file = tmp_path / "1_Pooling" / "config.json"
+    assert trained_pooling(tmp_path) is None
+    for text, pooling in (
+        ('{"pooling_mode_mean_tokens": true}', "mean"),
+        ('{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}', "cls"),
+        ('{"pooling_mode_max_tokens": true}', None),
+        ("[1]", None),
+        ("{", None),
+    ):
+        file.write_text(text)
+        assert trained_pooling(tmp_path) == pooling

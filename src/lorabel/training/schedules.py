@@ -9,6 +9,8 @@ from lorabel.config import ScheduleConfig
 
 # Chosen on validation splits together with the default recipe; see benchmarks/choose_recipe.py.
 _LEAST_EPOCHS, _MOST_EPOCHS, _ROWS_SEEN_PER_CLASS = 3, 6, 750
+# benchmarks/few_shots.py.
+_LEAST_STEPS = 75
 
 
 def warmup_steps(schedule: ScheduleConfig, total_steps: int) -> int:
@@ -42,13 +44,26 @@ def learning_rate_factor(schedule: ScheduleConfig, step: int, total_steps: int, 
     return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
 
 
-def default_num_epochs(rows: int, classes: int) -> int:
+def default_num_epochs(rows: int, classes: int, steps_per_epoch: int) -> int:
     """Passes over the training rows where the settings name none.
 
-    Three, and up to six until 750 rows of a class were seen on average: where classes have few rows, three passes are few updates and more of them cost little.
+    Three, and up to six until 750 rows of a class were seen on average: where classes have few rows, three passes are few updates and more of them cost little. A table of
+    a few batches takes as many passes as make 75 steps, because six of them would leave the adapter where it began.
 
     Args:
         rows: Training rows, at least 1.
         classes: C.
+        steps_per_epoch: Optimiser steps in one pass, at least 1.
     """
-    return min(_MOST_EPOCHS, max(_LEAST_EPOCHS, math.ceil(_ROWS_SEEN_PER_CLASS * classes / rows)))
+    passes = min(_MOST_EPOCHS, max(_LEAST_EPOCHS, math.ceil(_ROWS_SEEN_PER_CLASS * classes / rows)))
+    return max(passes, math.ceil(_LEAST_STEPS / steps_per_epoch))
+
+
+def default_evaluation_steps(num_epochs: int, steps_per_epoch: int) -> int:
+    """Steps between two evaluations where the settings name no number: whole passes, and no more than six evaluations of a run whose passes were not chosen either.
+
+    Args:
+        num_epochs: Passes.
+        steps_per_epoch: Optimiser steps in one pass.
+    """
+    return steps_per_epoch * math.ceil(num_epochs / _MOST_EPOCHS)

@@ -35,7 +35,7 @@ from lorabel.models.states import FrozenStates
 from lorabel.training.allocation import with_allocators
 from lorabel.training.loop import Task, train
 from lorabel.training.randomness import numpy_generator
-from lorabel.training.schedules import default_num_epochs
+from lorabel.training.schedules import default_evaluation_steps, default_num_epochs
 from lorabel.training.state import LoopSettings, MemberPlan, Position, Scores
 from lorabel.workflows.answering import answer_rule, best_metric
 from lorabel.workflows.building import Trainee, build_loss, build_trainee, learning_rate_of
@@ -87,8 +87,11 @@ def make_loss(prepared: Prepared) -> Loss:
 def _plan(prepared: Prepared, loss: Loss, on_event: EventSink) -> MemberPlan:
     config = prepared.config.training
     rows = prepared.train_rows
-    num_epochs = config.num_epochs or default_num_epochs(len(rows), len(prepared.data.labels))
     steps_per_epoch = -(-len(rows) // (config.batch_size * config.gradient_accumulation_steps))
+    num_epochs, evaluate_every_steps = config.num_epochs, config.evaluate_every_steps or steps_per_epoch
+    if num_epochs is None:
+        num_epochs = default_num_epochs(len(rows), len(prepared.data.labels), steps_per_epoch)
+        evaluate_every_steps = config.evaluate_every_steps or default_evaluation_steps(num_epochs, steps_per_epoch)
     return MemberPlan(
         seed=config.seed,
         num_epochs=num_epochs,
@@ -96,7 +99,7 @@ def _plan(prepared: Prepared, loss: Loss, on_event: EventSink) -> MemberPlan:
         learning_rate=learning_rate_of(prepared),
         max_grad_norm=config.max_grad_norm,
         schedule=prepared.config.schedule,
-        evaluate_every_steps=config.evaluate_every_steps or steps_per_epoch,
+        evaluate_every_steps=evaluate_every_steps,
         early_stopping_patience=config.early_stopping_patience,
         loss=loss,
         regularisers=make_regularisers(prepared.config.loss),

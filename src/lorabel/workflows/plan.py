@@ -12,7 +12,7 @@ from lorabel.budget import Alternative, Budget, Parameters, alternative, nearest
 from lorabel.config import RunConfig
 from lorabel.errors import ArtifactError
 from lorabel.families import EncoderShape, require_known_encoder, shape_from_config
-from lorabel.heads import why_not_peft
+from lorabel.heads import Pooling, trained_pooling, why_not_peft
 from lorabel.methods.base import Method, make_method
 from lorabel.registry import METHODS
 from lorabel.solver import solve
@@ -88,7 +88,7 @@ def run_plan(config: RunConfig, classes: int) -> PlanResult:
         ConfigError: Unknown encoder, method or setting.
     """
     name, shape = encoder_shape(config.encoder.name)
-    solution = solve(config.method, shape, config.head.kind, config.head.pooling, classes, config.budget)
+    solution = solve(config.method, shape, config.head.kind, config.head.pooling, classes, config.budget, _trained_pooling(config.encoder.name))
     head, budget, parameters, method = solution.head, solution.budget, solution.parameters, make_method(solution.method)
     return PlanResult(
         encoder=name,
@@ -195,6 +195,12 @@ def encoder_shape(name: str) -> tuple[str, EncoderShape]:
         return folder.name, shape_from_config(config, has_pooler=has_pooler, where=str(folder / "config.json"))
     entry = require_known_encoder(name)
     return entry.hub_id, entry.shape
+
+
+def _trained_pooling(name: str) -> Pooling | None:
+    """How the encoder's own training pooled, as its folder or the table of well-known encoders says."""
+    folder = Path(name).expanduser()
+    return trained_pooling(folder) if folder.is_dir() else require_known_encoder(name).trained_pooling
 
 
 def tensor_names(file: Path) -> list[str]:

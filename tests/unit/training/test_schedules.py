@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lorabel.config import ScheduleConfig
-from lorabel.training.schedules import default_num_epochs, learning_rate_factor, warmup_steps
+from lorabel.training.schedules import default_evaluation_steps, default_num_epochs, learning_rate_factor, warmup_steps
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "constant"])
@@ -36,7 +36,28 @@ def test_warmup_by_ratio_and_by_steps():
 
 
 @pytest.mark.parametrize(
-    ("rows", "classes", "epochs"), [(8, 2, 6), (9003, 77, 6), (4362, 6, 3), (600, 4, 5), (700, 4, 5), (800, 4, 4), (1000, 4, 3), (54620, 4, 3)]
+    ("rows", "classes", "epochs"),
+    [
+        (8, 2, 75),
+        (32, 4, 75),
+        (64, 2, 38),
+        (384, 4, 7),
+        (400, 4, 6),
+        (9003, 77, 6),
+        (4362, 6, 3),
+        (600, 4, 5),
+        (700, 4, 5),
+        (800, 4, 4),
+        (1000, 4, 3),
+        (54620, 4, 3),
+    ],
 )
-def test_few_rows_of_a_class_are_passed_over_more_often(rows, classes, epochs):
-    assert default_num_epochs(rows, classes) == epochs
+def test_few_rows_of_a_class_are_passed_over_more_often_and_a_few_batches_until_they_are_enough_steps(rows, classes, epochs):
+    assert default_num_epochs(rows, classes, -(-rows // 32)) == epochs
+
+
+@pytest.mark.parametrize(("epochs", "steps_per_epoch", "every"), [(3, 100, 100), (6, 13, 13), (7, 12, 24), (75, 1, 13), (38, 2, 14)])
+def test_many_passes_over_few_rows_are_evaluated_six_times_at_most(epochs, steps_per_epoch, every):
+    assert default_evaluation_steps(epochs, steps_per_epoch) == every
+    assert every % steps_per_epoch == 0
+    assert epochs * steps_per_epoch <= 6 * every
