@@ -23,7 +23,7 @@ CELLS = RESULTS / "few_shots"
 SETS = {"trec6": 6, "sst2_sentences": 2, "ag_news": 4}
 SHOTS = (8, 32)
 STEPS = (0, 25, 50, 100, 200)
-HEADS: dict[str, dict] = {"native": {}, "mean": {"kind": "linear", "pooling": "mean"}}
+HEADS: dict[str, dict] = {"native": {"kind": "native"}, "mean": {"kind": "linear", "pooling": "mean"}}
 BATCH, VALIDATION_ROWS, SIX = 32, 500, 6
 
 

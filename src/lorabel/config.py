@@ -101,7 +101,10 @@ class HeadConfig(Section):
         default="auto",
         description="native: the family's own head; linear: one layer; native-pooler: train the pooler too; auto: native where the budget allows it, else linear.",
     )
-    pooling: Literal["cls", "mean"] = Field(default="cls", description="cls: state of the first token; mean: over all tokens.")
+    pooling: Literal["auto", "cls", "mean"] = Field(
+        default="auto",
+        description="cls: state of the first token; mean: over all tokens; auto: cls, but mean before a linear head where the encoder was trained so and rows are few.",
+    )
     dropout: float | None = Field(default=None, ge=0, lt=1, description="Dropout in the head (default: 0; with the encoder's dropout on, the family's own).")
 
 
@@ -159,7 +162,7 @@ class TrainingConfig(Section):
     num_epochs: int | None = Field(
         default=None,
         ge=1,
-        description="Passes over the training split (default: 3; up to 6 where classes have few rows, more where those are fewer than 75 steps).",
+        description="Passes over the training split (default: 3; up to 6 where classes have few rows, more where those are fewer than 50 steps).",
     )
     batch_size: int = Field(default=32, ge=1, description="Sequences per forward pass.")
     gradient_accumulation_steps: int = Field(default=1, ge=1, description="Forward passes per optimiser step.")

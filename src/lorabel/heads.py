@@ -15,6 +15,7 @@ HeadKind = Literal["native", "linear", "native-pooler"]
 # What a user may ask for: one of them, or that the solver chooses.
 HeadChoice = Literal["auto", "native", "linear", "native-pooler"]
 Pooling = Literal["cls", "mean"]
+PoolingChoice = Literal["auto", "cls", "mean"]
 HEAD_KINDS: tuple[HeadKind, ...] = ("native", "linear", "native-pooler")
 LINEAR_HEAD = (HeadLayer("classifier", to_classes=True),)
 

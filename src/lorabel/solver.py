@@ -2,7 +2,7 @@
 
 Decisions:
 - The head comes first, because it can be larger than all the rest: the family's own where the method fits beside it (the common adapter library can load nothing else), else one
-  linear layer.
+  linear layer. The first token of an encoder that was trained with mean pooling says little until it is trained, so few rows get a linear layer on the mean of all tokens.
 - Sites and ranks are the method's own choice (`Method.settle`), starting from the recipe; benchmarks/budget_solver.py holds it against others.
 - What was chosen is said with its reason, and the alternatives with their counts, so that a user can disagree.
 """
@@ -16,10 +16,56 @@ from typing import Any
 from lorabel.budget import Alternative, Budget, Parameters, alternative, base_size, count, parse_budget, settle
 from lorabel.errors import ConfigError
 from lorabel.families import EncoderShape
-from lorabel.heads import HeadChoice, HeadKind, HeadSpec, Pooling, make_head
+from lorabel.heads import HeadChoice, HeadKind, HeadSpec, Pooling, PoolingChoice, make_head
 from lorabel.methods.base import make_method
 
 AUTO_HEADS: tuple[HeadKind, ...] = ("native", "linear")
+# benchmarks/few_shots.py and choose_recipe.py --few: 8, 32 and 100 rows per class gain by it.
+FEW_ROWS_PER_CLASS = 100
+
+
+@dataclass(frozen=True)
+class AskedHead:
+    """What is asked of the head, and what decides the rest.
+
+    Attributes:
+        kind: The head, or `auto`.
+        pooling: `cls`, `mean` or `auto`.
+        classes: C.
+        trained_pooling: How the checkpoint's own training pooled, where that is known.
+        rows: Training rows, where they are known.
+    """
+
+    kind: HeadChoice
+    pooling: PoolingChoice
+    classes: int
+    trained_pooling: Pooling | None = None
+    rows: int | None = None
+
+    @property
+    def follows_training(self) -> bool:
+        """Whether the open pooling is settled as the encoder was trained: its rows are few and a linear head may read the mean."""
+        is_open = self.pooling == "auto" and self.kind in ("auto", "linear") and self.trained_pooling == "mean"
+        return is_open and self.rows is not None and self.rows <= FEW_ROWS_PER_CLASS * self.classes
+
+    def possible(self, shape: EncoderShape) -> list[HeadSpec]:
+        """The heads to choose from, in order; a checkpoint without a pooler may lack the family's own.
+
+        Raises:
+            ConfigError: The head that is asked for is one that the encoder cannot have.
+        """
+        if self.follows_training:
+            return [make_head(shape, "linear", "mean", self.classes)]
+        pooling = "cls" if self.pooling == "auto" else self.pooling
+        if self.kind != "auto":
+            return [make_head(shape, self.kind, pooling, self.classes)]
+        heads = []
+        for kind in AUTO_HEADS:
+            try:
+                heads.append(make_head(shape, kind, pooling, self.classes))
+            except ConfigError:
+                continue  # Its refusal names what this chooses: the next one.
+        return heads
 
 
 @dataclass(frozen=True)
@@ -48,25 +94,14 @@ class Solution:
         return self.budget.fits(self.parameters)
 
 
-def solve(
-    method: Mapping[str, Any],
-    shape: EncoderShape,
-    kind: HeadChoice,
-    pooling: Pooling,
-    classes: int,
-    budget: str | None,
-    trained_pooling: Pooling | None = None,
-) -> Solution:
+def solve(method: Mapping[str, Any], shape: EncoderShape, asked: AskedHead, budget: str | None) -> Solution:
     """Settle what is left open.
 
     Args:
         method: Name and options as set.
         shape: The encoder.
-        kind: The head, or `auto`.
-        pooling: Of the head.
-        classes: C.
+        asked: The head.
         budget: As the user wrote it, or None.
-        trained_pooling: How the checkpoint's own training pooled, where that is known.
 
     Returns:
         The solution; where no choice fits, the first one, which the gate refuses with the nearest settings that would.
@@ -74,10 +109,10 @@ def solve(
     Raises:
         ConfigError: Unknown method, options that are wrong, or a head that the encoder cannot have.
     """
-    heads = [make_head(shape, kind, pooling, classes)] if kind != "auto" else _possible_heads(shape, pooling, classes)
+    heads = asked.possible(shape)
     settled = [_with_head(method, shape, head, budget) for head in heads]
     chosen = next((one for one in settled if one.fits or make_method(one.method).trains_encoder), settled[0])
-    reasons = [*_reasons_of_head(kind, chosen.head, settled, shape, trained_pooling), *type(make_method(chosen.method)).reasons(method, chosen.method)]
+    reasons = [*_reasons_of_head(asked, chosen.head, settled, shape), *type(make_method(chosen.method)).reasons(method, chosen.method)]
     # Another head of the same size would cost the same: it is no way to spend a budget.
     unlike = [head for head in heads if head is chosen.head or head.parameter_count != chosen.head.parameter_count]
     others = [one for head in unlike for one in _choices(chosen, head, shape, budget)] if reasons else []
@@ -90,26 +125,20 @@ def _with_head(method: Mapping[str, Any], shape: EncoderShape, head: HeadSpec, t
     return Solution(options, head, count(make_method(options), head, shape), budget, (), ())
 
 
-def _possible_heads(shape: EncoderShape, pooling: Pooling, classes: int) -> list[HeadSpec]:
-    """The heads that `auto` chooses from, in its order; a checkpoint without a pooler may lack the family's own."""
-    heads = []
-    for kind in AUTO_HEADS:
-        try:
-            heads.append(make_head(shape, kind, pooling, classes))
-        except ConfigError:
-            continue  # Its refusal names what this chooses: the next one.
-    return heads
-
-
-def _reasons_of_head(kind: HeadChoice, head: HeadSpec, tried: list[Solution], shape: EncoderShape, trained_pooling: Pooling | None) -> list[str]:
-    if kind != "auto":
+def _reasons_of_head(asked: AskedHead, head: HeadSpec, tried: list[Solution], shape: EncoderShape) -> list[str]:
+    if asked.follows_training:
+        return [
+            f"Head: linear on the mean of all tokens, because this encoder was trained with mean pooling and {asked.rows:,} rows are few for {asked.classes:,} classes; "
+            "the common adapter library cannot load this one (--head native is the one that it can)."
+        ]
+    if asked.kind != "auto":
         return []
     if head.kind == AUTO_HEADS[0]:
-        if trained_pooling != "mean" or head.pooling == "mean":
+        if asked.trained_pooling != "mean" or asked.pooling != "auto" or asked.rows is not None:
             return []
         return [
-            "Head: the family's own, which the common adapter library can load. It reads the first token, but this encoder was trained with mean pooling: "
-            "on few rows --head linear --pooling mean scores higher."
+            "Head: the family's own, which the common adapter library can load. This encoder was trained with mean pooling: "
+            f"up to {FEW_ROWS_PER_CLASS} training rows per class, `train` takes a linear one on the mean of all tokens."
         ]
     native = next((one for one in tried if one.head.kind == AUTO_HEADS[0]), None)
     if native is None:

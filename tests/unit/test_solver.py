@@ -8,14 +8,14 @@ from lorabel.families import known_encoder
 from lorabel.heads import make_head, trained_pooling
 from lorabel.methods.base import make_method
 from lorabel.registry import METHODS
-from lorabel.solver import solve
+from lorabel.solver import AskedHead, solve
 
 OPEN = {"name": "lora", "rank": "auto", "targets": "auto"}
 MINILM, ROBERTA = known_encoder("minilm").shape, known_encoder("roberta-base").shape
 
 
 def settle(budget, method=OPEN, shape=MINILM, kind="auto", classes=4):
-    return solve(method, shape, kind, "cls", classes, budget)
+    return solve(method, shape, AskedHead(kind, "auto", classes), budget)
 
 
 def sites(solution):
@@ -121,16 +121,29 @@ def test_every_alternative_fits_and_differs_from_what_was_chosen(name, shape, bu
     assert len({(str(make_method(entry.method)), entry.head) for entry in found.alternatives}) == len(found.alternatives)
 
 
-def test_an_encoder_that_was_trained_with_mean_pooling_is_named_where_the_head_reads_its_first_token(tmp_path):
-    def said(kind="auto", pooling="cls", trained="mean"):
-        return [one for one in solve(OPEN, MINILM, kind, pooling, 4, "1M", trained).reasons if "mean pooling" in one]
+@pytest.mark.parametrize(
+    ("kind", "pooling", "trained", "rows", "head"),
+    [
+        ("auto", "auto", "mean", 400, ("linear", "mean")),
+        ("auto", "auto", "mean", 401, ("native", "cls")),
+        ("auto", "auto", "mean", None, ("native", "cls")),
+        ("auto", "auto", "cls", 8, ("native", "cls")),
+        ("auto", "auto", None, 8, ("native", "cls")),
+        ("auto", "cls", "mean", 8, ("native", "cls")),
+        ("linear", "auto", "mean", 8, ("linear", "mean")),
+        ("linear", "auto", "mean", 401, ("linear", "cls")),
+        ("linear", "cls", "mean", 8, ("linear", "cls")),
+        ("native", "auto", "mean", 8, ("native", "cls")),
+    ],
+)
+def test_few_rows_are_pooled_as_the_encoder_was_trained(kind, pooling, trained, rows, head):
+    found = solve(OPEN, MINILM, AskedHead(kind, pooling, 4, trained, rows), "1M")
+    assert (found.head.kind, found.head.pooling) == head
+    said = [one for one in found.reasons if "trained with mean pooling" in one]
+    assert len(said) == (head[1] == "mean" or (kind == "auto" and pooling == "auto" and trained == "mean" and rows is None))
 
-    assert len(said()) == 1
-    assert "--head linear --pooling mean" in said()[0]
-    assert not said(kind="native")
-    assert not said(pooling="mean")
-    assert not said(trained="cls")
-    assert not said(trained=None)
+
+def test_where_the_encoder_says_how_it_was_trained(tmp_path):
     (tmp_path / "1_Pooling").mkdir()
     file = tmp_path / "1_Pooling" / "config.json"
     assert trained_pooling(tmp_path) is None

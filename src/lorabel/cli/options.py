@@ -81,7 +81,7 @@ class SettingFlags:
     dropout: Annotated[float | None, flag("dropout", MODEL)] = None
     rslora: Annotated[bool | None, flag("rslora", MODEL, negative=())] = None
     head: Annotated[Literal["auto", "native", "linear", "native-pooler"] | None, flag("head", MODEL)] = None
-    pooling: Annotated[Literal["cls", "mean"] | None, flag("pooling", MODEL)] = None
+    pooling: Annotated[Literal["auto", "cls", "mean"] | None, flag("pooling", MODEL)] = None
 
     def layers_of_settings(self) -> list[dict[str, Any]]:
         """Config file, then flags, then `--set`, as nested mappings; later ones win."""

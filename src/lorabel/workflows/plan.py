@@ -15,7 +15,7 @@ from lorabel.families import EncoderShape, require_known_encoder, shape_from_con
 from lorabel.heads import Pooling, trained_pooling, why_not_peft
 from lorabel.methods.base import Method, make_method
 from lorabel.registry import METHODS
-from lorabel.solver import solve
+from lorabel.solver import AskedHead, solve
 
 BYTES_PER_PARAMETER = 4
 _LARGEST_HEADER = 100_000_000
@@ -88,7 +88,8 @@ def run_plan(config: RunConfig, classes: int) -> PlanResult:
         ConfigError: Unknown encoder, method or setting.
     """
     name, shape = encoder_shape(config.encoder.name)
-    solution = solve(config.method, shape, config.head.kind, config.head.pooling, classes, config.budget, _trained_pooling(config.encoder.name))
+    asked = AskedHead(config.head.kind, config.head.pooling, classes, _trained_pooling(config.encoder.name))
+    solution = solve(config.method, shape, asked, config.budget)
     head, budget, parameters, method = solution.head, solution.budget, solution.parameters, make_method(solution.method)
     return PlanResult(
         encoder=name,
@@ -160,7 +161,7 @@ def run_plan_all(config: RunConfig, classes: int) -> tuple[Budget, list[MethodPl
 
 def _method_plan(name: str, config: RunConfig, shape: EncoderShape, classes: int) -> tuple[Budget, MethodPlan]:
     given = config.method if config.method["name"] == name else {"name": name}
-    solution = solve(given, shape, config.head.kind, config.head.pooling, classes, config.budget)
+    solution = solve(given, shape, AskedHead(config.head.kind, config.head.pooling, classes), config.budget)
     head, budget = solution.head, solution.budget
     room = [entry for entry in nearest(solution.method, head, shape, budget) if entry.head == head.kind]
     asked = alternative(solution.method, head, shape)

@@ -27,7 +27,7 @@ from lorabel.events import EventSink, Note, ignore
 from lorabel.heads import HeadSpec, trained_pooling
 from lorabel.methods.base import Method, make_method
 from lorabel.models.checkpoint import EncoderSource, load_tokenizer, resolve_encoder
-from lorabel.solver import Solution, solve
+from lorabel.solver import AskedHead, Solution, solve
 from lorabel.training.precision import Compute, choose_compute
 from lorabel.workflows.dropout import check_passes
 
@@ -194,8 +194,8 @@ def windows_facts(table: TokenTable) -> dict[str, float]:
 
 
 def _choose(config: RunConfig, data: LabelledData, source: EncoderSource) -> Solution:
-    pooled = trained_pooling(source.folder)
-    solution = solve(config.method, source.shape, config.head.kind, config.head.pooling, len(data.labels), config.budget, pooled)
+    asked = AskedHead(config.head.kind, config.head.pooling, len(data.labels), trained_pooling(source.folder), len(data.splits["train"]))
+    solution = solve(config.method, source.shape, asked, config.budget)
     check_passes(config, make_method(solution.method), solution.head, source.shape)
     require_fits(solution.method, solution.head, source.shape, solution.budget)
     return solution
