@@ -66,7 +66,8 @@ def main() -> None:
                 path = RESULTS / FOLDERS[arguments.few] / f"{candidate}-{name}-{seed}.json"
                 once(path, lambda c=candidate, n=name, s=seed: run_cell(folder, n, candidates[c], s, arguments.threads, arguments.few))
     env = environment(arguments.threads or 2)
-    text = "# How the default recipe was chosen\n\nValidation accuracy, embedded encoder, 3 epochs (6 with 100 rows per class) where the name says nothing else; the test splits were not read.\n"
+    text = "# How the default recipe was chosen\n\nValidation accuracy, embedded encoder, native head, 3 epochs (6 with 100 rows per class) where the name says nothing else; "
+    text += "the test splits were not read.\n"
     results = {"environment": env}
     for few, title in ((False, "3,000 rows of AG News, all of TREC-6, 3,500 of SST-2"), (True, "100 training rows per class")):
         ranking = rank(list(candidates), few)
