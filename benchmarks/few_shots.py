@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cells import train_bank
 from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_json
-from methods import train_bank
 
 CELLS = RESULTS / "few_shots"
 SETS = {"trec6": 6, "sst2_sentences": 2, "ag_news": 4}

@@ -20,10 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cells import tested_seeds, tfidf_cell, train_bank
 from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_json
-from lorabel.artifacts.layout import RunLayout
-from lorabel.artifacts.sweeps import SweepMember
-from quality import facts_of, paired, test_adapter, tfidf_cell
+from quality import paired
 
 SETS = ("ag_news", "trec6", "sst2_sentences")
 TUNED_ON = ("trec6", "sst2_sentences")
@@ -88,16 +87,6 @@ def cell_path(name: str, method: str, seed: int) -> Path:
     return CELLS / f"{name}-{method}-{seed}.json"
 
 
-def train_bank(work: Path, data: dict, settings: dict, name: str, values: list) -> list[tuple[SweepMember, RunLayout]]:
-    """One setting at several values, side by side; gone on with where the work folder, which is of these values alone, holds its beginning."""
-    from lorabel.artifacts.sweeps import SweepLayout
-    from lorabel.workflows.sweep import run_sweep
-
-    layout = SweepLayout(work)
-    found = run_sweep([settings, {"data": data}], [{name: value} for value in values], work, resume=layout.record.exists()).record
-    return [(member, layout.member(member.number)) for member in found.members]
-
-
 def run_trials(arguments: argparse.Namespace, method: str, name: str) -> None:
     """Validation accuracy of each rate that is missing on one data set; 0 where training diverged."""
     rates = [rate for rate in rates_to_try(method) if not trial_path(method, name, rate).exists()]
@@ -112,9 +101,6 @@ def run_trials(arguments: argparse.Namespace, method: str, name: str) -> None:
 
 def run_cells(arguments: argparse.Namespace, method: str, name: str) -> None:
     """Train and test the seeds that are missing of one method on one data set."""
-    from lorabel.artifacts.records import read_record
-    from lorabel.config import DataConfig
-
     data = {"source": str(data_folder(arguments.data) / name), "limit_rows": ROWS, "validation_rows": VALIDATION_ROWS.get(name)}
     if method == "tfidf":
         save_json(cell_path(name, method, 0), tfidf_cell(data))
@@ -124,11 +110,8 @@ def run_cells(arguments: argparse.Namespace, method: str, name: str) -> None:
     seeds = [seed for seed in range(arguments.seeds) if not cell_path(name, method, seed).exists()]
     settings = {"method": {"name": method}, "optimizer": {"learning_rate": rate}, "training": {"threads": arguments.threads}}
     work = Path(arguments.work) / "-".join(["cells", method, name, *map(str, seeds)])
-    for seed, (member, run) in zip(seeds, train_bank(work, data, settings, "training.seed", seeds), strict=True):
-        assert member.has_scores, member.reason
-        scores = test_adapter(run.adapter, DataConfig(**data))
-        save_json(cell_path(name, method, seed), {**scores, **facts_of(read_record(run.record)), "bank": len(seeds)})
-    shutil.rmtree(work)
+    for seed, cell in zip(seeds, tested_seeds(work, data, settings, seeds), strict=True):
+        save_json(cell_path(name, method, seed), cell)
 
 
 def write_table() -> None:

@@ -1,10 +1,10 @@
 """The quality table: the default recipe against full fine-tuning, head-only, and TF-IDF + linear SVM, on the same rows.
 
-Embedded encoder, fewer than 1 M trainable parameters. Each (data set, method, seed) is a cell, run once in a process of its own and kept in
-benchmarks/results/quality/; a stopped run goes on. The test split of a cell is read once, at its end. GoEmotions, whose texts have several labels, is judged by macro-F1,
-every other set by accuracy.
+Embedded encoder, fewer than 1 M trainable parameters. Each (data set, method, seed) is a cell, run once and kept in benchmarks/results/quality/; the seeds of a method on a
+data set fill one bank, in a process of its own; a stopped run goes on, a bank from its checkpoint. The test split of a cell is read once, at its end. GoEmotions, whose texts
+have several labels, is judged by macro-F1, every other set by accuracy.
 
-    python benchmarks/quality.py [--sets …] [--methods …] [--max-minutes N] [--data FOLDER] [--table-only]
+    python benchmarks/quality.py [--sets …] [--methods …] [--seeds N] [--threads N] [--max-minutes N] [--data FOLDER] [--work FOLDER] [--table-only]
 """
 
 import argparse
@@ -17,11 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from cells import from_bits, tested_seeds, tfidf_cell
 from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_json
-from lorabel.artifacts.records import RunRecord
-from lorabel.config import DataConfig
 
-SETS = {"trec6": 3, "sst2_sentences": 3, "banking77": 3, "ag_news": 1, "imdb_10k": 1, "dbpedia14": 1, "goemotions": 1}
+SETS = {"trec6": 3, "sst2_sentences": 3, "banking77": 3, "ag_news": 3, "imdb_10k": 1, "dbpedia14": 3, "goemotions": 3}
 # The sets that the default recipe was judged on first, and those that the solver's default is.
 FIVE = ("trec6", "sst2_sentences", "banking77", "ag_news", "imdb_10k")
 SIX = ("ag_news", "trec6", "sst2_sentences", "banking77", "dbpedia14", "goemotions")
@@ -32,114 +31,27 @@ CELLS = RESULTS / "quality"
 EARLIER_RATES = {"full": 1e-4, "head_only": 5e-3}
 
 
-def run_cell(folder: Path, name: str, method: str, seed: int, threads: int | None) -> dict:
-    """Train and test one cell of the table."""
+def cell_path(name: str, method: str, seed: int) -> Path:
+    """Where a cell is kept."""
+    return CELLS / f"{name}-{method}-{seed}.json"
+
+
+def missing_seeds(name: str, method: str, most: int | None) -> list[int]:
+    """Seeds of a cell that were not run yet, or with an earlier default; at most so many in all."""
+    paths = {seed: cell_path(name, method, seed) for seed in range(min(wanted(name, method), most or 99))}
+    return [seed for seed, path in paths.items() if not (path.exists() and is_of_todays_default(json.loads(path.read_text())))]
+
+
+def run_bank(arguments: argparse.Namespace, name: str, method: str, seeds: list[int]) -> None:
+    """Train and test seeds of one method on one data set."""
+    data = {"source": str(data_folder(arguments.data) / name)}
     if method == "tfidf":
-        return tfidf_cell({"source": str(folder / name)})
-    settings = {} if method == "lora" else {"method": {"name": method}}
-    return train_and_test(settings, {"source": str(folder / name)}, seed, threads)
-
-
-def train_and_test(settings: dict, data_settings: dict, seed: int, threads: int | None) -> dict:
-    """Train with some settings, read the test split once; keeps what was right, or which labels were given and true, as hexadecimal bits for paired comparisons."""
-    from lorabel.config import load_config
-    from lorabel.workflows.train import run_train
-
-    config = load_config(settings, {"data": data_settings, "training": {"seed": seed, "threads": threads}})
-    with tempfile.TemporaryDirectory() as out:
-        record = run_train(config, Path(out) / "run").record
-        return {**test_adapter(Path(out) / "run" / "adapter", config.data), **facts_of(record)}
-
-
-def test_adapter(adapter: Path, data_config: DataConfig) -> dict:
-    """Scores of an adapter on the test split, and the bits they can be compared by."""
-    from lorabel.data.load import load_data
-    from lorabel.data.packing import tokenise
-    from lorabel.inference.predictor import table_logits
-    from lorabel.workflows.building import load_predictor
-
-    predictor, _ = load_predictor(adapter)
-    data = load_data(data_config)
-    table = tokenise(data.splits["test"].texts, predictor.tokenizer, predictor.tokenizer_digest, predictor.max_length_tokens)
-    found = predictor.rule.probabilities(table_logits(predictor.bank, table))
-    return scores_of(data, found, predictor.rule.answers(found), predictor.rule.thresholds)
-
-
-def facts_of(record: RunRecord) -> dict:
-    """What a cell keeps of how it was trained."""
-    return {
-        "validation": record.metrics.validation.accuracy,
-        "trainable": record.parameters.trainable,
-        "bytes": record.bytes.adapter_file,
-        "seconds": record.training.seconds,
-        "samples_per_second": record.training.samples_per_second,
-        "precision": record.plan["precision"],
-        "method": record.plan["method"],
-        "learning_rate": record.plan["learning_rate"],
-        "epochs": record.training.epochs,
-        "versions": record.versions,
-    }
-
-
-def tfidf_cell(data_settings: dict) -> dict:
-    """The linear baseline on the same rows."""
-    from lorabel.config import DataConfig
-    from lorabel.data.load import load_data
-
-    data = load_data(DataConfig(**data_settings))
-    started = time.perf_counter()
-    predicted = tfidf(data) if data.task == "single_label" else tfidf_of_labels(data)
-    found = np.eye(len(data.labels))[predicted] if data.task == "single_label" else predicted.astype(float)
-    return {**scores_of(data, found, predicted), "seconds": time.perf_counter() - started}
-
-
-def scores_of(data: object, found: np.ndarray, predicted: np.ndarray, thresholds: tuple[float, ...] | None = None) -> dict:
-    """Scores on the test split, and the bits they can be compared by."""
-    from lorabel.evaluation import evaluate_probabilities
-
-    labels = data.splits["test"].labels  # type: ignore[attr-defined]
-    result = evaluate_probabilities(labels, found, data.labels, thresholds=thresholds)  # type: ignore[attr-defined]
-    scores = {"accuracy": result.accuracy, "macro_f1": result.macro_f1, "n": result.n, "interval": result.interval}
-    if labels.ndim == 2:
-        return {**scores, "labels": labels.shape[1], "given": as_bits(predicted), "true": as_bits(labels), "micro_f1": result.micro_f1, "lrap": result.lrap}
-    return {**scores, "correct": as_bits(predicted == labels)}
-
-
-def as_bits(flags: np.ndarray) -> str:
-    """Zeros and ones as hexadecimal text."""
-    return np.packbits(flags).tobytes().hex()
-
-
-def from_bits(text: str, count: int) -> np.ndarray:
-    """What `as_bits` was given, flat."""
-    return np.unpackbits(np.frombuffer(bytes.fromhex(text), dtype=np.uint8))[:count]
-
-
-def tfidf(data: object) -> np.ndarray:
-    """Words and word pairs, sublinear TF-IDF, linear SVM with C = 1; trained on the training split alone."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.svm import LinearSVC
-
-    train, test = data.splits["train"], data.splits["test"]  # type: ignore[attr-defined]
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=1)
-    features = vectorizer.fit_transform(list(train.texts))
-    return LinearSVC(C=1.0).fit(features, train.labels).predict(vectorizer.transform(list(test.texts)))
-
-
-def tfidf_of_labels(data: object) -> np.ndarray:
-    """The same with one machine per label; its margin's threshold is chosen on the validation split as ours are."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.multiclass import OneVsRestClassifier
-    from sklearn.svm import LinearSVC
-
-    from lorabel.inference.answers import given_labels, label_probabilities
-    from lorabel.thresholds import fit_thresholds
-
-    train, validation, test = (data.splits[name] for name in ("train", "validation", "test"))  # type: ignore[attr-defined]
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=1)
-    model = OneVsRestClassifier(LinearSVC(C=1.0)).fit(vectorizer.fit_transform(list(train.texts)), train.labels)
-    scored, found = (label_probabilities(model.decision_function(vectorizer.transform(list(split.texts)))) for split in (validation, test))
-    return given_labels(found, fit_thresholds(validation.labels, scored))
+        save_json(cell_path(name, method, 0), tfidf_cell(data))
+        return
+    settings = {"training": {"threads": arguments.threads}, **({} if method == "lora" else {"method": {"name": method}})}
+    work = Path(arguments.work) / "-".join([name, method, *map(str, seeds)])
+    for seed, cell in zip(seeds, tested_seeds(work, data, settings, seeds), strict=True):
+        save_json(cell_path(name, method, seed), cell)
 
 
 def headline(name: str) -> str:
@@ -273,27 +185,22 @@ def main() -> None:
     parser.add_argument("--max-minutes", type=float, default=1e9)
     parser.add_argument("--data")
     parser.add_argument("--table-only", action="store_true")
-    parser.add_argument("--cell", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--work", default=str(Path(tempfile.gettempdir()) / "lorabel-quality"), help="folder of banks under way")
+    parser.add_argument("--bank", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    folder = data_folder(arguments.data)
-    if arguments.cell:
-        name, method, seed = arguments.cell
-        save_json(CELLS / f"{name}-{method}-{seed}.json", run_cell(folder, name, method, int(seed), arguments.threads))
+    if arguments.bank:
+        run_bank(arguments, *arguments.bank[:2], [int(seed) for seed in arguments.bank[2:]])
         return
     deadline = time.monotonic() + 60 * arguments.max_minutes
-    cells = [(n, m, s) for s in range(3) for n in arguments.sets for m in arguments.methods if s < min(wanted(n, m), arguments.seeds or 99)]
-    for name, method, seed in [] if arguments.table_only else cells:
-        path = CELLS / f"{name}-{method}-{seed}.json"
-        if (path.exists() and is_of_todays_default(json.loads(path.read_text()))) or time.monotonic() > deadline:
+    for name, method in [] if arguments.table_only else [(name, method) for name in arguments.sets for method in arguments.methods]:
+        seeds = missing_seeds(name, method, arguments.seeds)
+        if not seeds or time.monotonic() > deadline:
             continue
         started = time.monotonic()
-        command = [sys.executable, __file__, "--data", str(folder), "--cell", name, method, str(seed)]
-        command += ["--threads", str(arguments.threads)] if arguments.threads else []
-        subprocess.run(command, check=True)
-        print(
-            f"{name} {method} seed {seed}: {100 * json.loads(path.read_text())['accuracy']:.2f} %, {time.monotonic() - started:.0f} s",
-            flush=True,
-        )
+        words = ["--data", str(data_folder(arguments.data)), "--work", arguments.work, "--bank", name, method, *map(str, seeds)]
+        subprocess.run([sys.executable, __file__, *(["--threads", str(arguments.threads)] if arguments.threads else []), *words], check=True)
+        scores = " ".join(f"{100 * json.loads(cell_path(name, method, seed).read_text())['accuracy']:.2f}" for seed in seeds)
+        print(f"{name} {method}: {scores} %, {time.monotonic() - started:.0f} s", flush=True)
     write_table()
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cells import train_bank
 from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_json
-from methods import train_bank
 
 CELLS = RESULTS / "stability"
 DATA = {"limit_rows": 2000}

@@ -1,0 +1,125 @@
+"""What benchmarks over many cells share: the seeds of a setting trained side by side in a bank, their scores on the test split, and TF-IDF + linear SVM on the same rows."""
+
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+
+from lorabel.artifacts.layout import RunLayout
+from lorabel.artifacts.records import RunRecord
+from lorabel.artifacts.sweeps import SweepMember
+from lorabel.config import DataConfig
+
+
+def train_bank(work: Path, data: dict, settings: dict, name: str, values: list) -> list[tuple[SweepMember, RunLayout]]:
+    """One setting at several values, side by side; gone on with where the work folder, which is of these values alone, holds its beginning."""
+    from lorabel.artifacts.sweeps import SweepLayout
+    from lorabel.workflows.sweep import run_sweep
+
+    layout = SweepLayout(work)
+    found = run_sweep([settings, {"data": data}], [{name: value} for value in values], work, resume=layout.record.exists()).record
+    return [(member, layout.member(member.number)) for member in found.members]
+
+
+def tested_seeds(work: Path, data: dict, settings: dict, seeds: list[int]) -> list[dict]:
+    """Train seeds of one setting side by side, read the test split once for each; one cell per seed, with what `paired` comparisons need. The work folder is removed after."""
+    from lorabel.artifacts.records import read_record
+
+    cells = []
+    for member, run in train_bank(work, data, settings, "training.seed", seeds):
+        assert member.has_scores, member.reason
+        cells.append({**test_adapter(run.adapter, DataConfig(**data)), **facts_of(read_record(run.record)), "bank": len(seeds)})
+    shutil.rmtree(work)
+    return cells
+
+
+def test_adapter(adapter: Path, data_config: DataConfig) -> dict:
+    """Scores of an adapter on the test split, and the bits they can be compared by."""
+    from lorabel.data.load import load_data
+    from lorabel.data.packing import tokenise
+    from lorabel.inference.predictor import table_logits
+    from lorabel.workflows.building import load_predictor
+
+    predictor, _ = load_predictor(adapter)
+    data = load_data(data_config)
+    table = tokenise(data.splits["test"].texts, predictor.tokenizer, predictor.tokenizer_digest, predictor.max_length_tokens)
+    found = predictor.rule.probabilities(table_logits(predictor.bank, table))
+    return scores_of(data, found, predictor.rule.answers(found), predictor.rule.thresholds)
+
+
+def facts_of(record: RunRecord) -> dict:
+    """What a cell keeps of how it was trained."""
+    return {
+        "validation": record.metrics.validation.accuracy,
+        "trainable": record.parameters.trainable,
+        "bytes": record.bytes.adapter_file,
+        "seconds": record.training.seconds,
+        "samples_per_second": record.training.samples_per_second,
+        "precision": record.plan["precision"],
+        "method": record.plan["method"],
+        "learning_rate": record.plan["learning_rate"],
+        "epochs": record.training.epochs,
+        "versions": record.versions,
+    }
+
+
+def tfidf_cell(data_settings: dict) -> dict:
+    """The linear baseline on the same rows."""
+    from lorabel.config import DataConfig
+    from lorabel.data.load import load_data
+
+    data = load_data(DataConfig(**data_settings))
+    started = time.perf_counter()
+    predicted = tfidf(data) if data.task == "single_label" else tfidf_of_labels(data)
+    found = np.eye(len(data.labels))[predicted] if data.task == "single_label" else predicted.astype(float)
+    return {**scores_of(data, found, predicted), "seconds": time.perf_counter() - started}
+
+
+def scores_of(data: object, found: np.ndarray, predicted: np.ndarray, thresholds: tuple[float, ...] | None = None) -> dict:
+    """Scores on the test split, and the bits they can be compared by."""
+    from lorabel.evaluation import evaluate_probabilities
+
+    labels = data.splits["test"].labels  # type: ignore[attr-defined]
+    result = evaluate_probabilities(labels, found, data.labels, thresholds=thresholds)  # type: ignore[attr-defined]
+    scores = {"accuracy": result.accuracy, "macro_f1": result.macro_f1, "n": result.n, "interval": result.interval}
+    if labels.ndim == 2:
+        return {**scores, "labels": labels.shape[1], "given": as_bits(predicted), "true": as_bits(labels), "micro_f1": result.micro_f1, "lrap": result.lrap}
+    return {**scores, "correct": as_bits(predicted == labels)}
+
+
+def as_bits(flags: np.ndarray) -> str:
+    """Zeros and ones as hexadecimal text."""
+    return np.packbits(flags).tobytes().hex()
+
+
+def from_bits(text: str, count: int) -> np.ndarray:
+    """What `as_bits` was given, flat."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(text), dtype=np.uint8))[:count]
+
+
+def tfidf(data: object) -> np.ndarray:
+    """Words and word pairs, sublinear TF-IDF, linear SVM with C = 1; trained on the training split alone."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.svm import LinearSVC
+
+    train, test = data.splits["train"], data.splits["test"]  # type: ignore[attr-defined]
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=1)
+    features = vectorizer.fit_transform(list(train.texts))
+    return LinearSVC(C=1.0).fit(features, train.labels).predict(vectorizer.transform(list(test.texts)))
+
+
+def tfidf_of_labels(data: object) -> np.ndarray:
+    """The same with one machine per label; its margin's threshold is chosen on the validation split as ours are."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.svm import LinearSVC
+
+    from lorabel.inference.answers import given_labels, label_probabilities
+    from lorabel.thresholds import fit_thresholds
+
+    train, validation, test = (data.splits[name] for name in ("train", "validation", "test"))  # type: ignore[attr-defined]
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=1)
+    model = OneVsRestClassifier(LinearSVC(C=1.0)).fit(vectorizer.fit_transform(list(train.texts)), train.labels)
+    scored, found = (label_probabilities(model.decision_function(vectorizer.transform(list(split.texts)))) for split in (validation, test))
+    return given_labels(found, fit_thresholds(validation.labels, scored))
