@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from safetensors.numpy import load_file
 
 from lorabel.config import load_config
 from lorabel.errors import BusyError, ConfigError, DataError
-from lorabel.events import Evaluated, Progress, StepDone
+from lorabel.events import Evaluated, Note, Progress, StepDone
 from lorabel.training import loop
 from lorabel.workflows import preparation
 from lorabel.workflows.evaluate import run_evaluate
@@ -381,3 +382,19 @@ def test_a_collapse_is_an_alarm_in_log_record_and_report(tiny_encoder, run_cli, 
 
 def test_a_classifier_that_learned_raises_no_alarm(tiny_encoder, news_table, tmp_path):
     assert run_train(config_for(tiny_encoder, news_table, LEARNS), tmp_path / "run").record.alarms == []
+
+
+def test_few_rows_get_the_mean_of_an_encoder_that_was_trained_so_and_ninety_steps(tiny_encoder, news_table, tmp_path):
+    folder = shutil.copytree(tiny_encoder("bert"), tmp_path / "sentences")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    events = []
+    config = config_for(lambda _: folder, news_table, {"training": {"num_epochs": None, "batch_size": 16, "gradient_accumulation_steps": 1}})
+    result = run_train(config, tmp_path / "run", on_event=events.append)
+    assert result.record.plan["head"] == {"kind": "linear", "pooling": "mean"}
+    assert not (result.run / "adapter" / "adapter_config.json").exists()
+    assert any("linear on the mean of all tokens" in event.text for event in events if isinstance(event, Note))
+    # 48 rows are 3 steps; 30 passes make 90, evaluated six times.
+    assert [event.step for event in events if isinstance(event, Evaluated)] == [15, 30, 45, 60, 75, 90]
+    native = run_train(load_config(config.model_dump(), {"head": {"kind": "native"}, "training": {"num_epochs": 1}}), tmp_path / "native").record
+    assert (native.plan["head"], native.peft_compatible) == ({"kind": "native", "pooling": "cls"}, True)
