@@ -91,7 +91,23 @@ def sizes_caption(record: SizesRecord) -> str:
     return (
         f"Scores on the {record.judged} split.{lean} Smaller shares lie within larger ones, and so do shots of one draw. "
         "± is the standard deviation over draws, the interval of several draws Student's; of one draw it is a bootstrap over rows and seeds."
+        f"{_about_heads(record)}"
     )
+
+
+def _about_heads(record: SizesRecord) -> str:
+    """Which heads stand at which sizes, where they are not all one: what is left open may be settled by the number of rows."""
+    rows: dict[tuple[str, str], list[int]] = {}
+    for row in record.rows:
+        if "head" in row.settings:
+            rows.setdefault((row.settings["head"]["kind"], row.settings["head"]["pooling"]), []).append(row.train_rows)
+    if len(rows) < 2:
+        return ""
+    said = []
+    for (kind, pooling), of in rows.items():
+        span = f"{min(of):,}" if min(of) == max(of) else f"{min(of):,} to {max(of):,}"
+        said.append(f"{kind} on {'all tokens' if pooling == 'mean' else 'the first token'} with {span} rows")
+    return f" Heads differ: {', '.join(said)}."
 
 
 def sizes_markdown(record: SizesRecord) -> str:

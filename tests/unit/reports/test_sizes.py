@@ -48,3 +48,16 @@ def test_tables_and_figures(record, tmp_path):
     assert list(draw_sizes_figures(record)) == ["fraction", "shots"]
     write_sizes(tmp_path / "sizes.json", record)
     assert read_sizes(tmp_path / "sizes.json") == record
+
+
+def test_heads_that_differ_between_sizes_are_named(record):
+    def caption(*heads):
+        rows = [
+            one.model_copy(update={"settings": {"head": {"kind": kind, "pooling": pooling}}}) for one, (kind, pooling) in zip(record.rows, heads, strict=False)
+        ]
+        return sizes_markdown(record.model_copy(update={"rows": rows}))
+
+    native, mean = ("native", "cls"), ("linear", "mean")
+    assert "Heads differ: native on the first token with 6 to 40 rows, linear on all tokens with 6 rows." in caption(native, mean, native)
+    assert "Heads differ" not in caption(mean, mean, mean)
+    assert "Heads differ" not in sizes_markdown(record)
