@@ -162,7 +162,7 @@ class TrainingConfig(Section):
     num_epochs: int | None = Field(
         default=None,
         ge=1,
-        description="Passes over the training split (default: 3; up to 6 where classes have few rows, more where those are fewer than 90 steps).",
+        description="Passes over the training split (default: 3; up to 6 where classes have few rows, more where those are fewer than 75 steps).",
     )
     batch_size: int = Field(default=32, ge=1, description="Sequences per forward pass.")
     gradient_accumulation_steps: int = Field(default=1, ge=1, description="Forward passes per optimiser step.")

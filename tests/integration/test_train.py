@@ -384,7 +384,7 @@ def test_a_classifier_that_learned_raises_no_alarm(tiny_encoder, news_table, tmp
     assert run_train(config_for(tiny_encoder, news_table, LEARNS), tmp_path / "run").record.alarms == []
 
 
-def test_few_rows_get_the_mean_of_an_encoder_that_was_trained_so_and_ninety_steps(tiny_encoder, news_table, tmp_path):
+def test_few_rows_get_the_mean_of_an_encoder_that_was_trained_so_and_75_steps(tiny_encoder, news_table, tmp_path):
     folder = shutil.copytree(tiny_encoder("bert"), tmp_path / "sentences")
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
@@ -394,7 +394,7 @@ def test_few_rows_get_the_mean_of_an_encoder_that_was_trained_so_and_ninety_step
     assert result.record.plan["head"] == {"kind": "linear", "pooling": "mean"}
     assert not (result.run / "adapter" / "adapter_config.json").exists()
     assert any("linear on the mean of all tokens" in event.text for event in events if isinstance(event, Note))
-    # 48 rows are 3 steps; 30 passes make 90, evaluated six times.
-    assert [event.step for event in events if isinstance(event, Evaluated)] == [15, 30, 45, 60, 75, 90]
+    # 48 rows are 3 steps; 25 passes make 75, evaluated after every fourth and at the end.
+    assert [event.step for event in events if isinstance(event, Evaluated)] == [12, 24, 36, 48, 60, 72, 75]
     native = run_train(load_config(config.model_dump(), {"head": {"kind": "native"}, "training": {"num_epochs": 1}}), tmp_path / "native").record
     assert (native.plan["head"], native.peft_compatible) == ({"kind": "native", "pooling": "cls"}, True)

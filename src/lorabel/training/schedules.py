@@ -10,7 +10,7 @@ from lorabel.config import ScheduleConfig
 # Chosen on validation splits together with the default recipe; see benchmarks/choose_recipe.py.
 _LEAST_EPOCHS, _MOST_EPOCHS, _ROWS_SEEN_PER_CLASS = 3, 6, 750
 # benchmarks/few_shots.py.
-_LEAST_STEPS = 90
+_LEAST_STEPS = 75
 
 
 def warmup_steps(schedule: ScheduleConfig, total_steps: int) -> int:
@@ -48,7 +48,7 @@ def default_num_epochs(rows: int, classes: int, steps_per_epoch: int) -> int:
     """Passes over the training rows where the settings name none.
 
     Three, and up to six until 750 rows of a class were seen on average: where classes have few rows, three passes are few updates and more of them cost little. A table of
-    a few batches takes as many passes as make 90 steps, because six of them would leave the adapter where it began.
+    a few batches takes as many passes as make 75 steps, because six of them would leave the adapter where it began.
 
     Args:
         rows: Training rows, at least 1.
@@ -60,10 +60,10 @@ def default_num_epochs(rows: int, classes: int, steps_per_epoch: int) -> int:
 
 
 def default_evaluation_steps(num_epochs: int, steps_per_epoch: int) -> int:
-    """Steps between two evaluations where the settings name no number: whole passes, and no more than six evaluations of a run whose passes were not chosen either.
+    """Steps between two evaluations where the settings name no number: whole passes, six to eleven times where a run of open length takes many.
 
     Args:
         num_epochs: Passes.
         steps_per_epoch: Optimiser steps in one pass.
     """
-    return steps_per_epoch * math.ceil(num_epochs / _MOST_EPOCHS)
+    return steps_per_epoch * max(1, num_epochs // _MOST_EPOCHS)
