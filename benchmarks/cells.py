@@ -1,6 +1,8 @@
 """What benchmarks over many cells share: the seeds of a setting trained side by side in a bank, their scores on the test split, and TF-IDF + linear SVM on the same rows."""
 
+import argparse
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -10,6 +12,18 @@ from lorabel.artifacts.layout import RunLayout
 from lorabel.artifacts.records import RunRecord
 from lorabel.artifacts.sweeps import SweepMember
 from lorabel.config import DataConfig
+
+
+def parser_of_banks(description: str | None, name: str) -> argparse.ArgumentParser:
+    """What every benchmark over banks is told: threads, where data and banks under way lie, or that only the table is asked for."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "--threads", type=int, default=None, help="CPU threads of a bank; two processes of one thread each finish more cells an hour than one of two"
+    )
+    parser.add_argument("--data")
+    parser.add_argument("--table-only", action="store_true")
+    parser.add_argument("--work", default=str(Path(tempfile.gettempdir()) / f"lorabel-{name}"), help="folder of banks under way")
+    return parser
 
 
 def train_bank(work: Path, data: dict, settings: dict, name: str, values: list) -> list[tuple[SweepMember, RunLayout]]:
@@ -66,7 +80,6 @@ def facts_of(record: RunRecord) -> dict:
 
 def tfidf_cell(data_settings: dict) -> dict:
     """The linear baseline on the same rows."""
-    from lorabel.config import DataConfig
     from lorabel.data.load import load_data
 
     data = load_data(DataConfig(**data_settings))

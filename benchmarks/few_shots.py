@@ -11,12 +11,11 @@ import argparse
 import json
 import math
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from cells import train_bank
+from cells import parser_of_banks, train_bank
 from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_json
 
 CELLS = RESULTS / "few_shots"
@@ -77,16 +76,12 @@ def write_table() -> None:
 
 def main() -> None:
     """Run what is missing, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of_banks(__doc__, "few-shots")
     parser.add_argument("--sets", nargs="*", default=list(SETS))
     parser.add_argument("--shots", nargs="*", type=int, default=list(SHOTS))
     parser.add_argument("--heads", nargs="*", default=list(HEADS))
     parser.add_argument("--steps", nargs="*", type=int, default=list(STEPS))
     parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--data")
-    parser.add_argument("--table-only", action="store_true")
-    parser.add_argument("--work", default=str(Path(tempfile.gettempdir()) / "lorabel-few-shots"), help="folder of banks under way")
     arguments = parser.parse_args()
     banks = [(draw, shots, name, head) for draw in range(arguments.draws) for shots in arguments.shots for name in arguments.sets for head in arguments.heads]
     for draw, shots, name, head in [] if arguments.table_only else banks:

@@ -14,13 +14,12 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
-from cells import tested_seeds, tfidf_cell, train_bank
+from cells import parser_of_banks, tested_seeds, tfidf_cell, train_bank
 from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_json
 from quality import paired
 
@@ -206,15 +205,11 @@ def run_missing(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Run what is missing until done or out of time, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of_banks(__doc__, "methods")
     parser.add_argument("--methods", nargs="*", default=[*method_names(), "tfidf"])
     parser.add_argument("--sets", nargs="*", default=list(SETS))
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--max-minutes", type=float, default=1e9)
-    parser.add_argument("--data")
-    parser.add_argument("--table-only", action="store_true")
-    parser.add_argument("--work", default=str(Path(tempfile.gettempdir()) / "lorabel-methods"), help="folder of banks under way")
     parser.add_argument("--bank", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.bank:

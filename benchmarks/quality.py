@@ -11,13 +11,12 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
-from cells import from_bits, tested_seeds, tfidf_cell
+from cells import from_bits, parser_of_banks, tested_seeds, tfidf_cell
 from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_json
 
 SETS = {"trec6": 3, "sst2_sentences": 3, "banking77": 3, "ag_news": 3, "imdb_10k": 1, "dbpedia14": 3, "goemotions": 3}
@@ -175,17 +174,11 @@ def wanted(name: str, method: str) -> int:
 
 def main() -> None:
     """Run missing cells until done or out of time, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of_banks(__doc__, "quality")
     parser.add_argument("--sets", nargs="*", default=list(SETS))
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=None)
-    parser.add_argument(
-        "--threads", type=int, default=None, help="CPU threads of a cell; two processes of one thread each finish more cells an hour than one of two"
-    )
     parser.add_argument("--max-minutes", type=float, default=1e9)
-    parser.add_argument("--data")
-    parser.add_argument("--table-only", action="store_true")
-    parser.add_argument("--work", default=str(Path(tempfile.gettempdir()) / "lorabel-quality"), help="folder of banks under way")
     parser.add_argument("--bank", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.bank:

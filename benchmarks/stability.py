@@ -9,12 +9,11 @@ Each (candidate, rate, seed) is a cell, kept in benchmarks/results/stability/; t
 import argparse
 import json
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from cells import train_bank
+from cells import parser_of_banks, train_bank
 from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_json
 
 CELLS = RESULTS / "stability"
@@ -91,14 +90,10 @@ def write_table() -> None:
 
 def main() -> None:
     """Run what is missing, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of_banks(__doc__, "stability")
     parser.add_argument("--candidates", nargs="*", default=list(CANDIDATES))
     parser.add_argument("--rates", nargs="*", type=float, default=list(RATES))
     parser.add_argument("--seeds", type=int, default=6)
-    parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--data")
-    parser.add_argument("--table-only", action="store_true")
-    parser.add_argument("--work", default=str(Path(tempfile.gettempdir()) / "lorabel-stability"), help="folder of banks under way")
     arguments = parser.parse_args()
     for rate in [] if arguments.table_only else arguments.rates:
         for candidate in arguments.candidates:

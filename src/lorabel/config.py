@@ -174,7 +174,11 @@ class TrainingConfig(Section):
     seed: int = Field(default=0, ge=0, description="Seed of initialisation, order, dropout and augmentation.")
     threads: int | None = Field(default=None, ge=1, description="CPU threads (default: all cores); the same number gives the same bits.")
     group_by_length: bool = Field(default=True, description="Batches hold sequences of similar length; their order stays random.")
-    evaluate_every_steps: int | None = Field(default=None, ge=1, description="Evaluate and save every N optimiser steps (default: after each epoch).")
+    evaluate_every_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="Evaluate and save every N optimiser steps (default: after each epoch, or every few where rows are few).",
+    )
     early_stopping_patience: int | None = Field(default=None, ge=1, description="Stop after this many evaluations without a better score.")
     best_metric: Literal["auto", "accuracy", "macro_f1", "loss"] = Field(
         default="auto", description="Validation score that chooses the kept checkpoint; auto is accuracy, and macro_f1 where texts have several labels."

@@ -26,6 +26,7 @@ from torch import Tensor
 from lorabel.config import EncoderConfig
 from lorabel.errors import ArtifactError, ConfigError, MissingExtraError
 from lorabel.families import KNOWN_ENCODERS, LINEAR_SITES, NORM_SITES, EncoderShape, KnownEncoder, known_encoder, shape_from_config
+from lorabel.heads import Pooling, trained_pooling
 
 Made = TypeVar("Made")
 
@@ -53,12 +54,14 @@ class EncoderSource:
         folder: Where its files lie.
         revision: The hub revision, or None.
         shape: Read from `config.json` and the tensors' names.
+        trained_pooling: How its own training pooled the last states, where its folder says so.
     """
 
     name: str
     folder: Path
     revision: str | None
     shape: EncoderShape
+    trained_pooling: Pooling | None
 
 
 def resolve_encoder(config: EncoderConfig) -> EncoderSource:
@@ -138,7 +141,8 @@ def _source_from_folder(folder: Path, name: str, revision: str | None) -> Encode
     config = _read_json(folder / "config.json")
     keys = [key for file in weight_files(folder) for key in _keys(file)]
     has_pooler = any(key.endswith("pooler.dense.weight") for key in keys)
-    return EncoderSource(name, folder, revision, shape_from_config(config, has_pooler=has_pooler, where=str(folder / "config.json")))
+    shape = shape_from_config(config, has_pooler=has_pooler, where=str(folder / "config.json"))
+    return EncoderSource(name, folder, revision, shape, trained_pooling(folder))
 
 
 def weight_files(folder: Path) -> list[Path]:

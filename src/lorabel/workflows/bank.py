@@ -88,10 +88,8 @@ def _plan(prepared: Prepared, loss: Loss, on_event: EventSink) -> MemberPlan:
     config = prepared.config.training
     rows = prepared.train_rows
     steps_per_epoch = -(-len(rows) // (config.batch_size * config.gradient_accumulation_steps))
-    num_epochs, evaluate_every_steps = config.num_epochs, config.evaluate_every_steps or steps_per_epoch
-    if num_epochs is None:
-        num_epochs = default_num_epochs(len(rows), len(prepared.data.labels), steps_per_epoch)
-        evaluate_every_steps = config.evaluate_every_steps or default_evaluation_steps(num_epochs, steps_per_epoch)
+    num_epochs = config.num_epochs or default_num_epochs(len(rows), len(prepared.data.labels), steps_per_epoch)
+    between = steps_per_epoch if config.num_epochs else default_evaluation_steps(num_epochs, steps_per_epoch)
     return MemberPlan(
         seed=config.seed,
         num_epochs=num_epochs,
@@ -99,7 +97,7 @@ def _plan(prepared: Prepared, loss: Loss, on_event: EventSink) -> MemberPlan:
         learning_rate=learning_rate_of(prepared),
         max_grad_norm=config.max_grad_norm,
         schedule=prepared.config.schedule,
-        evaluate_every_steps=evaluate_every_steps,
+        evaluate_every_steps=config.evaluate_every_steps or between,
         early_stopping_patience=config.early_stopping_patience,
         loss=loss,
         regularisers=make_regularisers(prepared.config.loss),

@@ -24,7 +24,7 @@ from lorabel.data.types import LabelledData, SplitName, TokenTable
 from lorabel.data.windows import STRIDE_DIVISOR, WindowRule
 from lorabel.errors import ConfigError
 from lorabel.events import EventSink, Note, ignore
-from lorabel.heads import HeadSpec, trained_pooling
+from lorabel.heads import HeadSpec
 from lorabel.methods.base import Method, make_method
 from lorabel.models.checkpoint import EncoderSource, load_tokenizer, resolve_encoder
 from lorabel.solver import AskedHead, Solution, solve
@@ -194,7 +194,7 @@ def windows_facts(table: TokenTable) -> dict[str, float]:
 
 
 def _choose(config: RunConfig, data: LabelledData, source: EncoderSource) -> Solution:
-    asked = AskedHead(config.head.kind, config.head.pooling, len(data.labels), trained_pooling(source.folder), len(data.splits["train"]))
+    asked = AskedHead(config.head.kind, config.head.pooling, len(data.labels), source.trained_pooling, len(data.splits["train"]))
     solution = solve(config.method, source.shape, asked, config.budget)
     check_passes(config, make_method(solution.method), solution.head, source.shape)
     require_fits(solution.method, solution.head, source.shape, solution.budget)
