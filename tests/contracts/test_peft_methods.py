@@ -21,9 +21,10 @@ from tests.contracts.batches import packed, padded, sequences
 from tests.contracts.test_peft_parity import bundle_for
 
 SETTINGS = [
-    {"name": "adalora", "ranks": {"layers.0.query": 3, "layers.1.query": 1, "layers.0.value": 2}},
-    {"name": "adalora", "ranks": {"*": 2, "layers.0.ffn_down": 4, "layers.1.attention_output": 0}},
+    {"name": "lora", "ranks": {"*": 0, "layers.0.query": 3, "layers.1.query": 1, "layers.0.value": 2}, "alpha": 5.0},
+    {"name": "lora", "targets": ("all-linear",), "rank": 2, "ranks": {"layers.0.ffn_down": 4, "layers.1.attention_output": 0}, "use_rslora": True},
     {"name": "dora", "rank": 2, "alpha": 6.0},
+    {"name": "dora", "rank": 2, "ranks": {"layers.0.query": 3, "layers.1.value": 0}},
     {"name": "dora", "rank": 3, "use_rslora": True, "targets": ("attention_output", "ffn_down")},
     {"name": "ia3"},
     {"name": "ia3", "targets": ("query", "attention_output", "ffn_up"), "layers": (1,)},
@@ -146,4 +147,4 @@ def test_every_method_with_a_form_there_is_compared():
     compared = {options["name"] for options in SETTINGS}
     for name in METHODS.names():
         has_form = METHODS.get(name)().stored_form().peft_config(shape) is not None
-        assert not has_form or name in compared | {"lora"}, f"{name} has a form in the common library, but is not compared with it"
+        assert not has_form or name in compared | {"adalora"}, f"{name} has a form in the common library, but is not compared with it"

@@ -22,15 +22,14 @@ the singular values of the update and have far to go from zero.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
 
-from lorabel.errors import ConfigError
 from lorabel.families import LINEAR_SITES, EncoderShape
-from lorabel.methods.base import Method, ParameterSpec
+from lorabel.methods.base import Method, ParameterSpec, make_method
+from lorabel.methods.base_ranks import EVERYWHERE
 from lorabel.methods.base_sited import LowRankMethod
 from lorabel.registry import METHODS
 from lorabel.slots import LowRank
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _DIAGONAL = "lora_E"
-_EVERYWHERE = "*"
-_SITE = re.compile(rf"layers\.(\d+)\.({'|'.join(LINEAR_SITES)})")
 
 
 @METHODS.register("adalora")
@@ -51,7 +48,6 @@ class AdaLora(LowRankMethod):
     paper: ClassVar[str] = "Zhang et al. 2023, arXiv:2303.10512"
     default_learning_rate: ClassVar[float] = 3e-3
     folds_by_value: ClassVar[bool] = True
-    shared_options: ClassVar[tuple[str, ...]] = ("has_ranks",)
 
     targets: tuple[str, ...] = Field(default=LINEAR_SITES, description="Linear sites to adapt; or all-linear, attention, ffn.")
     rank: int = Field(default=12, ge=1, description="Rank R of every site at the start: all of it is trained and counts against the budget.")
@@ -63,9 +59,6 @@ class AdaLora(LowRankMethod):
     uncertainty_smoothing: float = Field(default=0.85, ge=0, lt=1, description="Weight of the past in the average of the uncertainty, beta_2.")
     orthogonality: float = Field(default=0.1, ge=0, description="Weight of the regulariser that keeps the singular vectors orthonormal, gamma.")
     diagonal_rate_factor: float = Field(default=10.0, gt=0, description="Learning rate of the diagonal over that of the singular vectors.")
-    ranks: dict[str, int] | None = Field(
-        default=None, description="An allocation already made, such as layers.0.query: 3 (* for all other sites): plain factors, nothing is taken away."
-    )
 
     def model_post_init(self, context: object) -> None:
         """Refuse what contradicts itself."""
@@ -79,86 +72,49 @@ class AdaLora(LowRankMethod):
                 f"method.final_ratio: no steps are left to take triplets away, got {self.final_ratio} beside an initial_ratio of {self.initial_ratio}; "
                 "expected a sum below 1. Lower one of them."
             )
-        for site, rank in (self.ranks or {}).items():
-            if (site != _EVERYWHERE and not _SITE.fullmatch(site)) or rank < 0:
-                raise ValueError(
-                    f"method.ranks: not a site and its rank, got {site!r}: {rank}; expected something like layers.0.query: 3. Leave it out to let training find them."
-                )
-
-    @property
-    def has_ranks(self) -> bool:
-        """Whether an allocation is given, so that members hold plain factors."""
-        return self.ranks is not None
 
     @property
     def final_rank(self) -> int:
         """Mean rank of a site at the end."""
         return self.target_rank or max(1, round(2 * self.rank / 3))
 
-    @property
-    def scaling(self) -> float:
-        """LoRA's; 1 where an allocation is given, whose factors have it in them."""
-        return 1.0 if self.has_ranks else super().scaling
-
     def site_parameters(self, shape: EncoderShape, layer: int, site: str) -> tuple[ParameterSpec, ...]:
-        """Q as `lora_A` (R, D_in), P as `lora_B` (D_out, R), the diagonal of Λ as `lora_E` (R, 1); R · (D_in + D_out + 1) parameters.
-
-        Where an allocation is given, plain factors of the site's own rank, and none where that is zero.
-        """
+        """Q as `lora_A` (R, D_in), P as `lora_B` (D_out, R), the diagonal of Λ as `lora_E` (R, 1); R · (D_in + D_out + 1) parameters."""
         out_features, in_features = shape.linear_shape(site)
         prefix = f"layers.{layer}.{site}"
-        if self.ranks is not None:
-            rank = self.ranks.get(prefix, self.ranks.get(_EVERYWHERE, 0))
-            down = ParameterSpec(f"{prefix}.lora_A", (rank, in_features), layer, site, "lora_A", "kaiming_uniform")
-            up = ParameterSpec(f"{prefix}.lora_B", (out_features, rank), layer, site, "lora_B", rate_factor=self.lora_plus_ratio)
-            return (down, up) if rank else ()
         down = ParameterSpec(f"{prefix}.lora_A", (self.rank, in_features), layer, site, "lora_A", "normal", 1 / math.sqrt(in_features))
         up = ParameterSpec(
             f"{prefix}.lora_B", (out_features, self.rank), layer, site, "lora_B", "normal", 1 / math.sqrt(out_features), rate_factor=self.lora_plus_ratio
         )
         return (down, up, ParameterSpec(f"{prefix}.{_DIAGONAL}", (self.rank, 1), layer, site, _DIAGONAL, rate_factor=self.diagonal_rate_factor))
 
-    def parameters(self, shape: EncoderShape) -> tuple[ParameterSpec, ...]:
-        """Those of each adapted site, by layer.
-
-        Raises:
-            ConfigError: A rank for a site that is not adapted, or none for any.
-        """
-        specs = super().parameters(shape)
-        if self.ranks is not None:
-            adapted = {f"{spec.layer}.{spec.site}" for spec in specs}
-            others = [site for site, rank in self.ranks.items() if rank and site != _EVERYWHERE and site.removeprefix("layers.") not in adapted]
-            if others or not specs:
-                raise ConfigError(
-                    f"method.ranks: no such site among those adapted, got {others[0] if others else self.ranks}; expected sites of the targets and layers that are set. "
-                    "Leave it out to let training find them."
-                )
-        return specs
-
     @classmethod
     def factors(cls, members: Sequence[Self], layer: int, site: str, tensors: Mapping[str, Tensor]) -> LowRank | None:
-        """P and ΛQ; where an allocation is given, the factors as they are."""
+        """P and ΛQ."""
         added, diagonal = super().factors(members, layer, site, tensors), tensors.get(f"layers.{layer}.{site}.{_DIAGONAL}")
         if added is None or diagonal is None:
-            return added
+            return None
         return LowRank(added.lora_A * diagonal, added.lora_B, added.scaling, added.dropout)
 
-    def allocator(self, shape: EncoderShape, total_steps: int) -> RankAllocator | None:
-        """The allocator of one member; None where the allocation is given."""
-        return None if self.has_ranks else RankAllocator(self, shape, total_steps)
+    def allocator(self, shape: EncoderShape, total_steps: int) -> RankAllocator:
+        """The allocator of one member."""
+        return RankAllocator(self, shape, total_steps)
 
     def settled_from(self, total_steps: int) -> int:
         """T − t_f: the first step whose values have no more triplets than the target."""
-        return 0 if self.has_ranks else total_steps - int(self.final_ratio * total_steps)
+        return total_steps - int(self.final_ratio * total_steps)
 
     def stored_form(self) -> Method:
-        """Plain factors of the target rank at every site: as many triplets as will remain, wherever they remain."""
-        return self if self.has_ranks else self.model_copy(update={"ranks": {_EVERYWHERE: self.final_rank}})
+        """LoRA of the target rank at every site: as many triplets as will remain, wherever they remain."""
+        return self._as_lora(self.final_rank)
+
+    def _as_lora(self, rank: int, ranks: Mapping[str, int] | None = None) -> Method:
+        """LoRA whose factors have the scaling in them."""
+        options = {"targets": self.targets, "layers": self.layers, "dropout": self.dropout, "lora_plus_ratio": self.lora_plus_ratio}
+        return make_method({"name": "lora", "rank": rank, "alpha": rank, "ranks": ranks, **options})
 
     def folded(self, tensors: Mapping[str, Tensor], shape: EncoderShape) -> tuple[Method, dict[str, Tensor]]:
-        """The triplets that remain, the diagonal and the scaling in B; at least one, so that there is an adapter."""
-        if self.has_ranks:
-            return self, dict(tensors)
+        """LoRA of the triplets that remain, the diagonal and the scaling in B; at least one, so that there is an adapter."""
         left = {name: tensor for name, tensor in tensors.items() if name.startswith("head.")}
         sites = [spec.name.removesuffix(f".{_DIAGONAL}") for spec in self.parameters(shape) if spec.role == _DIAGONAL]
         is_kept = {site: tensors[f"{site}.{_DIAGONAL}"][:, 0] != 0 for site in sites}
@@ -168,26 +124,12 @@ class AdaLora(LowRankMethod):
             if kept.any():
                 left[f"{site}.lora_A"] = tensors[f"{site}.lora_A"][kept].contiguous()
                 left[f"{site}.lora_B"] = (tensors[f"{site}.lora_B"][:, kept] * (self.scaling * tensors[f"{site}.{_DIAGONAL}"][kept, 0])).contiguous()
-        return self.model_copy(update={"ranks": {site: int(kept.sum()) for site, kept in is_kept.items() if kept.any()}}), left
+        ranks = {site: int(kept.sum()) for site, kept in is_kept.items() if kept.any()}
+        return self._as_lora(max(ranks.values()), {EVERYWHERE: 0, **ranks}), left
 
-    def peft_config(self, shape: EncoderShape) -> dict[str, Any] | None:
-        """`LoraConfig` of the common library for the ranks that are left, scaled by 1; None for what is still in training."""
-        config = super().peft_config(shape)
-        if self.ranks is None or config is None:
-            return None
-        family = shape.names
-        ranks = {f"{family.layer.format(i=spec.layer)}.{family.linears[spec.site]}": spec.shape[0] for spec in self.parameters(shape) if spec.role == "lora_A"}
-        patterns = {re.escape(module): rank for module, rank in ranks.items()}
-        most = max(ranks.values())
-        return {
-            **config,
-            "r": most,
-            "lora_alpha": most,
-            "use_rslora": False,
-            "target_modules": rf".*\.({'|'.join(patterns)})",
-            "rank_pattern": patterns,
-            "alpha_pattern": dict(patterns),
-        }
+    def peft_config(self, shape: EncoderShape) -> None:
+        """None for what is still in training; see `stored_form`."""
+        return None
 
     @classmethod
     def settle(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> dict[str, Any]:
@@ -197,16 +139,12 @@ class AdaLora(LowRankMethod):
 
     @classmethod
     def spends(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
-        """As LoRA's, the target no larger than the rank; a given allocation is spent already."""
-        if options.get("ranks") is not None:
-            return []
+        """As LoRA's, the target no larger than the rank."""
         return cls._with_target(options, super().spends(cls._without_target(options), shape, limit))
 
     @classmethod
     def smaller(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
-        """As LoRA's, the target no larger than the rank; a given allocation cannot shrink."""
-        if options.get("ranks") is not None:
-            return super(LowRankMethod, cls).smaller(options, shape, limit)
+        """As LoRA's, the target no larger than the rank."""
         return cls._with_target(options, super().smaller(cls._without_target(options), shape, limit))
 
     @classmethod

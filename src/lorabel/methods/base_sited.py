@@ -123,13 +123,20 @@ class LowRankMethod(SitedMethod):
         """The factor in front of the low-rank product."""
         return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
 
+    def rank_at(self, layer: int, site: str) -> int:
+        """Rank R of one site; 0 where it is left out."""
+        return self.rank
+
     def site_parameters(self, shape: EncoderShape, layer: int, site: str) -> tuple[ParameterSpec, ...]:
-        """`lora_A` (R, D_in) and `lora_B` (D_out, R) of one site; R · (D_in + D_out) parameters."""
+        """`lora_A` (R, D_in) and `lora_B` (D_out, R) of one site, R · (D_in + D_out) parameters; none where R is 0."""
+        rank = self.rank_at(layer, site)
+        if not rank:
+            return ()
         out_features, in_features = shape.linear_shape(site)
         prefix = f"layers.{layer}.{site}"
         return (
-            ParameterSpec(f"{prefix}.lora_A", (self.rank, in_features), layer, site, "lora_A", "kaiming_uniform"),
-            ParameterSpec(f"{prefix}.lora_B", (out_features, self.rank), layer, site, "lora_B", "zeros", rate_factor=self.lora_plus_ratio),
+            ParameterSpec(f"{prefix}.lora_A", (rank, in_features), layer, site, "lora_A", "kaiming_uniform"),
+            ParameterSpec(f"{prefix}.lora_B", (out_features, rank), layer, site, "lora_B", "zeros", rate_factor=self.lora_plus_ratio),
         )
 
     def parameters(self, shape: EncoderShape) -> tuple[ParameterSpec, ...]:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from lorabel.families import LINEAR_SITES, EncoderShape
 from lorabel.methods.base import ParameterSpec
-from lorabel.methods.base_sited import LowRankMethod
+from lorabel.methods.base_ranks import SiteRanksMethod
 from lorabel.registry import METHODS
 from lorabel.slots import LinearSlots, Start
 
@@ -24,21 +24,26 @@ if TYPE_CHECKING:
 
 
 @METHODS.register("dora")
-class Dora(LowRankMethod):
+class Dora(SiteRanksMethod):
     """Low-rank adapters with a trained length for each row of the weight."""
 
     name: ClassVar[str] = "dora"
     paper: ClassVar[str] = "Liu et al. 2024, arXiv:2402.09353"
     default_learning_rate: ClassVar[float] = 1e-3
+    # A site that a member lacks would get lengths of zero: ranks may differ within a bank, sites may not.
+    shared_options: ClassVar[tuple[str, ...]] = ("targets", "layers", "left_out")
 
     targets: tuple[str, ...] = Field(default=LINEAR_SITES, description="Linear sites to adapt; or all-linear, attention, ffn.")
 
     def site_parameters(self, shape: EncoderShape, layer: int, site: str) -> tuple[ParameterSpec, ...]:
-        """LoRA's factors and `lora_magnitude_vector` (D_out,); R · (D_in + D_out) + D_out parameters."""
+        """LoRA's factors and `lora_magnitude_vector` (D_out,), R · (D_in + D_out) + D_out parameters; none where R is 0."""
+        factors = super().site_parameters(shape, layer, site)
+        if not factors:
+            return ()
         out_features, _ = shape.linear_shape(site)
         name = f"layers.{layer}.{site}.lora_magnitude_vector"
         magnitude = ParameterSpec(name, (out_features,), layer, site, "lora_magnitude_vector", has_decay=False)
-        return (*super().site_parameters(shape, layer, site), magnitude)
+        return (*factors, magnitude)
 
     def initial(self, spec: ParameterSpec, start: Start) -> Tensor | None:
         """The magnitudes start as the lengths of the weight's rows."""

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from lorabel.families import EncoderShape
 from lorabel.methods.base import Method, ParameterSpec
-from lorabel.methods.base_sited import LowRankMethod
+from lorabel.methods.base_ranks import SiteRanksMethod
 from lorabel.registry import METHODS
 from lorabel.slots import LowRank, Start
 
@@ -31,7 +31,7 @@ _START = ".start"
 
 
 @METHODS.register("lora")
-class Lora(LowRankMethod):
+class Lora(SiteRanksMethod):
     """Low-rank adapters on any linear site of the encoder."""
 
     name: ClassVar[str] = "lora"
@@ -56,8 +56,9 @@ class Lora(LowRankMethod):
 
         weight = start.weights[f"layers.{spec.layer}.{spec.site}.weight"].double()
         left, values, right = torch.linalg.svd(weight, full_matrices=False)
-        root = (values[: self.rank] / self.scaling).sqrt()
-        factor = root[:, None] * right[: self.rank] if spec.role.startswith("lora_A") else left[:, : self.rank] * root
+        rank = self.rank_at(spec.layer, spec.site)
+        root = (values[:rank] / self.scaling).sqrt()
+        factor = root[:, None] * right[:rank] if spec.role.startswith("lora_A") else left[:, :rank] * root
         value: Tensor = factor.float().contiguous()
         return value
 
@@ -80,7 +81,8 @@ class Lora(LowRankMethod):
             return self
         # The same scaling: alpha / rank, or alpha / √rank.
         alpha = self.alpha * (math.sqrt(2) if self.use_rslora else 2)
-        return self.model_copy(update={"rank": 2 * self.rank, "alpha": alpha, "init": "zeros"})
+        ranks = None if self.ranks is None else {site: 2 * rank for site, rank in self.ranks.items()}
+        return self.model_copy(update={"rank": 2 * self.rank, "ranks": ranks, "alpha": alpha, "init": "zeros"})
 
     def folded(self, tensors: Mapping[str, Tensor], shape: EncoderShape) -> tuple[Method, dict[str, Tensor]]:
         """With `pissa`, the factors and those of the start side by side."""

@@ -1,0 +1,88 @@
+"""Ranks of single sites: counts by hand, what is refused, which members share a bank."""
+
+import pytest
+
+from lorabel.errors import ConfigError
+from lorabel.families import KNOWN_ENCODERS
+from lorabel.methods.base import make_method
+from lorabel.models.bank import stacked_parameters
+
+MINILM = KNOWN_ENCODERS["minilm"].shape
+
+
+def make(name="lora", targets="query,ffn_up", layers=(0, 1), rank=2, **options):
+    return make_method({"name": name, "targets": targets, "layers": layers, "rank": rank, **options})
+
+
+@pytest.mark.parametrize(
+    ("ranks", "of_query", "of_ffn_up"),
+    [
+        (None, (2, 2), (2, 2)),
+        ({"layers.0.query": 5}, (5, 2), (2, 2)),
+        ({"*": 1, "layers.1.ffn_up": 3}, (1, 1), (1, 3)),
+        ({"*": 0, "layers.1.query": 4}, (0, 4), (0, 0)),
+    ],
+)
+def test_counts_by_hand(ranks, of_query, of_ffn_up):
+    lora = sum(of_query) * (384 + 384) + sum(of_ffn_up) * (384 + 1536)
+    assert make(ranks=ranks).adapter_size(MINILM) == lora
+    lengths = sum(384 for rank in of_query if rank) + sum(1536 for rank in of_ffn_up if rank)
+    assert make("dora", ranks=ranks).adapter_size(MINILM) == lora + lengths
+
+
+@pytest.mark.parametrize(("rslora", "expected"), [(False, 3.0), (True, 6 / 2**0.5)])
+def test_the_scaling_is_that_of_the_rank_at_every_site(rslora, expected):
+    assert make(alpha=6.0, use_rslora=rslora, ranks={"layers.0.query": 7}).scaling == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("ranks", [{"layers.0.qurey": 2}, {"layers.0.query": -1}, {"query": 2}])
+def test_what_is_no_site_or_no_rank_is_refused(ranks):
+    ((site, rank),) = ranks.items()
+    with pytest.raises(ConfigError, match=rf"method\.ranks: not a site and its rank, got '{site}': {rank}"):
+        make(ranks=ranks)
+
+
+@pytest.mark.parametrize("ranks", [{"layers.2.query": 1}, {"layers.0.query": 1, "layers.0.key": 1}, {"*": 0}])
+def test_ranks_of_sites_that_are_not_adapted_are_refused(ranks):
+    with pytest.raises(ConfigError, match=r"method\.ranks: no such site among those adapted"):
+        make(ranks=ranks).parameters(MINILM)
+
+
+def test_ranks_that_are_given_cannot_shrink_and_are_spent():
+    kind, options = type(make()), {"targets": ("query",), "layers": (0, 1), "ranks": {"layers.0.query": 2, "layers.1.query": 1}}
+    size = 3 * 768
+    assert kind.smaller(options, MINILM, size) == [options]
+    assert kind.smaller(options, MINILM, size - 1) == []
+    assert kind.spends(options, MINILM, 10 * size) == []
+
+
+def test_an_open_rank_fills_the_sites_that_are_not_named():
+    found = type(make()).settle({"name": "lora", "targets": ["query"], "rank": "auto", "ranks": {"layers.0.query": 1}}, MINILM, 768 * 16)
+    assert (found["rank"], found["alpha"]) == (3, 6.0)
+
+
+def test_members_of_a_bank_differ_in_ranks():
+    stacked = stacked_parameters([make(ranks={"layers.0.query": 5}), make(ranks={"layers.0.query": 0, "layers.1.ffn_up": 4})], MINILM)
+    assert {spec.name: spec.shape for spec in stacked if spec.name.endswith("lora_A")} == {
+        "layers.0.query.lora_A": (5, 384),
+        "layers.0.ffn_up.lora_A": (2, 384),
+        "layers.1.query.lora_A": (2, 384),
+        "layers.1.ffn_up.lora_A": (4, 384),
+    }
+
+
+@pytest.mark.parametrize("other", [{"targets": "query"}, {"layers": (1,)}, {"ranks": {"layers.0.query": 0}}])
+def test_members_of_dora_act_on_the_same_sites(other):
+    """Where a member lacked a site, the lengths it shares a tensor with would be zero, and so would the site's output."""
+    assert stacked_parameters([make("dora"), make("dora", rank=5, ranks={"layers.0.query": 3})], MINILM)
+    with pytest.raises(ConfigError, match=r"bank: members differ in method\.(targets|layers|left_out)"):
+        stacked_parameters([make("dora"), make("dora", **other)], MINILM)
+
+
+def test_reasons_say_which_sites_the_rank_is_of():
+    kind, given = type(make()), {"name": "lora", "targets": ["query"], "rank": "auto"}
+    settled = {**given, "rank": 3, "alpha": 6.0}
+    assert kind.reasons({**given, "ranks": {"layers.0.query": 1}}, settled) == [
+        "Adapted: query at rank 3 (the largest rank that fits); 1 site has a rank of its own."
+    ]
+    assert kind.reasons({**given, "ranks": {"*": 1}}, settled) == []
