@@ -135,8 +135,11 @@ def reference_model(family: str, classes: int = 3, seed: int = 0):
 def _save_tiny(family: str, folder: Path) -> Path:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-    reference_model(family).save_pretrained(folder)
+    reference = reference_model(family)
+    reference.save_pretrained(folder)
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    if reference.config.pad_token_id == 1:
+        special[:2] = special[1::-1]  # The reference library counts positions over what is not padding, so no word may have that id.
     letters = [chr(code) for code in range(ord("a"), ord("a") + 14)]
     vocabulary = {word: index for index, word in enumerate(dict.fromkeys([*special, *WORDS, *letters]))}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))

@@ -196,8 +196,9 @@ def load_adapter(folder: Path) -> AdapterBundle:
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: no such adapter folder, got {folder.name!r}; expected a folder with {MANIFEST}. Check the path.")
     if not (folder / MANIFEST).exists():
-        other = " It looks like a folder of the common adapter library, which stores neither labels nor pooling." if (folder / PEFT_CONFIG).exists() else ""
-        raise ArtifactError(f"{folder}: not a lorabel adapter, got no {MANIFEST}; expected one.{other} Train one with lorabel train.")
+        is_theirs = (folder / PEFT_CONFIG).exists()
+        advice = f"The PEFT library saved it: lorabel import {folder} --out ADAPTER makes one of it" if is_theirs else "Train one with lorabel train"
+        raise ArtifactError(f"{folder}: not a lorabel adapter, got no {MANIFEST}; expected one. {advice}.")
     manifest = _read_manifest(folder)
     for name, digest in manifest.files.items():
         if name not in (OWN_WEIGHTS, PEFT_WEIGHTS, PEFT_CONFIG):

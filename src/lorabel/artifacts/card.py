@@ -1,6 +1,11 @@
 """The model card: what the adapter is, what was measured, and how to load it."""
 
+from collections.abc import Sequence
+
+from lorabel.artifacts.adapter import AdapterManifest
 from lorabel.artifacts.records import RunRecord
+from lorabel.budget import Parameters
+from lorabel.data.types import TaskKind
 from lorabel.evaluation import EvalResult
 
 
@@ -11,16 +16,8 @@ def model_card(record: RunRecord) -> str:
         record: The run.
     """
     method = str(record.config["method"]["name"])
-    lines = [
-        "---",
-        f"library_name: {'peft' if record.peft_compatible else 'lorabel'}",
-        f"base_model: {record.encoder.name}",
-        "pipeline_tag: text-classification",
-    ]
-    lines += ["tags:", "- text-classification", f"- {method}", "- lorabel", "---", "", f"# {method} classifier on {record.encoder.name}", ""]
+    lines = _head_part(method, record.encoder.name, record.task, record.labels, is_peft=record.peft_compatible)
     lines += [
-        f"{'Classes' if record.task == 'single_label' else 'Labels, of which a text may have any number'}, in order: {', '.join(record.labels)}.",
-        "",
         f"{record.parameters.trainable:,} trained parameters (adapter {record.parameters.adapter:,}, head {record.parameters.head:,}) "
         f"over a frozen encoder of {record.parameters.encoder:,}; file size {record.bytes.adapter_file / 1e6:.2f} MB."
         if record.parameters.trainable == record.parameters.adapter + record.parameters.head
@@ -39,22 +36,52 @@ def model_card(record: RunRecord) -> str:
         lines += ["", "The validation split chose the checkpoint; the test split was not opened."]
     lines += _calibration_part(record)
     lines += _thresholds_part(record)
-    lines += [
-        "",
-        "## Use",
-        "",
-        "```python",
-        "import lorabel",
-        "",
-        'classifier = lorabel.load("path/to/adapter")',
-        'classifier.predict(["some text"])',
-        "```",
-        "",
-    ]
-    lines += _peft_part(record)
+    lines += [*_USE, *(_peft_part(record.encoder.name, record.task, record.labels) if record.peft_compatible else [])]
+    if not record.peft_compatible:
+        lines.append(f"The common adapter library cannot load this folder: {record.peft_reason}.")
     lines += ["", "## Training", "", f"Data: {record.data.get('source')}, {record.data['rows'].get('train'):,} training rows. Seed {record.seed}. "]
     lines += [f"lorabel {record.versions['lorabel']}, torch {record.versions['torch']}, {record.training.seconds:.0f} s."]
     return "\n".join(lines) + "\n"
+
+
+def imported_card(manifest: AdapterManifest, parameters: Parameters) -> str:
+    """The card of an adapter that another library trained: what it is and how to load it; nothing was measured here.
+
+    Args:
+        manifest: The adapter's.
+        parameters: Its counts.
+    """
+    encoder, task, labels = manifest.encoder.name, manifest.task, manifest.labels
+    lines = _head_part(str(manifest.method["name"]), encoder, task, labels, is_peft=True)
+    lines += [
+        f"{parameters.trainable:,} trained parameters (adapter {parameters.adapter:,}, head {parameters.head:,}) over a frozen encoder of {parameters.encoder:,}.",
+        "",
+        "Imported from a folder of the PEFT library. Nothing was measured since: `lorabel evaluate path/to/adapter table.csv` does it.",
+        *_USE,
+        *_peft_part(encoder, task, labels),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+_USE = [
+    "",
+    "## Use",
+    "",
+    "```python",
+    "import lorabel",
+    "",
+    'classifier = lorabel.load("path/to/adapter")',
+    'classifier.predict(["some text"])',
+    "```",
+    "",
+]
+
+
+def _head_part(method: str, encoder: str, task: TaskKind, labels: Sequence[str], *, is_peft: bool) -> list[str]:
+    """The header, the title, and the classes."""
+    lines = ["---", f"library_name: {'peft' if is_peft else 'lorabel'}", f"base_model: {encoder}", "pipeline_tag: text-classification"]
+    lines += ["tags:", "- text-classification", f"- {method}", "- lorabel", "---", "", f"# {method} classifier on {encoder}", ""]
+    return [*lines, f"{'Classes' if task == 'single_label' else 'Labels, of which a text may have any number'}, in order: {', '.join(labels)}.", ""]
 
 
 def _row(name: str, result: EvalResult) -> str:
@@ -94,11 +121,10 @@ def _thresholds_part(record: RunRecord) -> list[str]:
     return ["", said, "", "| label | threshold |", "|---|---|", *rows]
 
 
-def _peft_part(record: RunRecord) -> list[str]:
-    if not record.peft_compatible:
-        return [f"The common adapter library cannot load this folder: {record.peft_reason}."]
-    id2label = "{" + ", ".join(f"{index}: {label!r}" for index, label in enumerate(record.labels)) + "}"
-    label2id = "{" + ", ".join(f"{label!r}: {index}" for index, label in enumerate(record.labels)) + "}"
+def _peft_part(encoder: str, task: TaskKind, labels: Sequence[str]) -> list[str]:
+    """How the common adapter library loads the folder."""
+    id2label = "{" + ", ".join(f"{index}: {label!r}" for index, label in enumerate(labels)) + "}"
+    label2id = "{" + ", ".join(f"{label!r}: {index}" for index, label in enumerate(labels)) + "}"
     return [
         "The folder is also an adapter of the PEFT library; `num_labels` and the names must be given there:",
         "",
@@ -107,8 +133,7 @@ def _peft_part(record: RunRecord) -> list[str]:
         "from transformers import AutoModelForSequenceClassification",
         "",
         "base = AutoModelForSequenceClassification.from_pretrained(",
-        f"    {record.encoder.name!r}, num_labels={len(record.labels)},"
-        + (' problem_type="multi_label_classification",' if record.task == "multi_label" else ""),
+        f"    {encoder!r}, num_labels={len(labels)}," + (' problem_type="multi_label_classification",' if task == "multi_label" else ""),
         f"    id2label={id2label},",
         f"    label2id={label2id},",
         ")",

@@ -1,17 +1,46 @@
-"""Our tensors under the names the common adapter library writes, and its configuration file.
+"""The common adapter library's folders: our tensors under its names with its configuration file, and its own read as ours.
 
 Checked against version 0.21 of that library: for sequence classification it saves the adapter's tensors and, under the same prefix, the whole
-trained head. A folder written here is loaded by it without a warning, and gives the same logits.
+trained head. A folder written here is loaded by it without a warning, and gives the same logits; so does what is read here.
+
+Reading is strict: a tensor that finds no place, or a place without a tensor, is an error. A pickle is never opened.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from lorabel.artifacts.layout import PEFT_CONFIG, PEFT_WEIGHTS
+from lorabel.artifacts.store import read_json, read_tensors
+from lorabel.errors import ArtifactError, ConfigError
 from lorabel.families import EncoderShape
-from lorabel.heads import HeadSpec
+from lorabel.heads import HeadSpec, make_head
 from lorabel.methods.base import Method
+from lorabel.registry import METHODS
 
 _HEAD_MODULES = ("classifier", "score")
+_PICKLE = "adapter_model.bin"
+
+
+@dataclass(frozen=True)
+class PeftFolder:
+    """A folder that the common adapter library saved.
+
+    Attributes:
+        folder: Where it lies.
+        config: Content of `adapter_config.json`.
+        tensors: Those of its file by their names, float32.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    tensors: dict[str, Any]
+
+    @property
+    def base_model(self) -> str | None:
+        """The encoder it names."""
+        return self.config.get("base_model_name_or_path") or None
 
 
 def peft_names(method: Method, shape: EncoderShape, head_names: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
@@ -47,3 +76,100 @@ def peft_config(method: Method, shape: EncoderShape, head: HeadSpec, base_model:
         "inference_mode": True,
         "modules_to_save": [*_HEAD_MODULES, *(["pooler"] if head.starts_from_pooler else [])],
     }
+
+
+def read_peft(folder: Path) -> PeftFolder:
+    """Read a folder of the common library; links, as a hub's cache has them, are followed.
+
+    Args:
+        folder: With `adapter_config.json` and `adapter_model.safetensors`.
+
+    Raises:
+        ArtifactError: Missing, damaged, a pickle, or of another task than sequence classification.
+    """
+    import torch
+
+    if not (folder / PEFT_CONFIG).exists():
+        raise ArtifactError(f"{folder}: not a folder of the PEFT library, got no {PEFT_CONFIG}; expected one. Check the path.")
+    if not (folder / PEFT_WEIGHTS).exists() and (folder / _PICKLE).exists():
+        raise ArtifactError(
+            f"{folder / _PICKLE}: a pickle, which can run any code, got no {PEFT_WEIGHTS} beside it; expected safetensors. Load it there and save it again, which writes that file."
+        )
+    config = read_json((folder / PEFT_CONFIG).resolve())
+    if config.get("task_type") not in ("SEQ_CLS", None):
+        raise ArtifactError(
+            f"{folder / PEFT_CONFIG}: made for another task, got task_type {config['task_type']!r}; expected 'SEQ_CLS'. Only sequence classifiers can be imported."
+        )
+    tensors = read_tensors((folder / PEFT_WEIGHTS).resolve())
+    odd = next((name for name, tensor in tensors.items() if not tensor.is_floating_point()), None)
+    if odd is not None:
+        raise ArtifactError(
+            f"{folder / PEFT_WEIGHTS}: {odd}: not numbers with a fraction, got {tensors[odd].dtype}; expected float32, float16 or bfloat16. Save it unquantised."
+        )
+    return PeftFolder(folder, config, {name: tensor.to(torch.float32).contiguous() for name, tensor in tensors.items()})
+
+
+def from_peft(found: PeftFolder, shape: EncoderShape) -> tuple[Method, HeadSpec, dict[str, Any]]:
+    """Method, head and tensors that answer as the folder does.
+
+    Args:
+        found: The folder.
+        shape: The encoder.
+
+    Returns:
+        The method, the head, and their tensors by our names.
+
+    Raises:
+        ArtifactError: No trained head, tensors without a place here, or places without a tensor.
+        ConfigError: A method, or a form of one, that has no equal here.
+    """
+    where, left = found.folder / PEFT_WEIGHTS, dict(found.tensors)
+    method, tensors = _method_of(found, left, shape)
+    head, trained = _head_of(where, left, method.peft_root, shape)
+    if left:
+        raise ArtifactError(
+            f"{where}: {len(left)} tensors have no place here, got {min(left)!r}; expected the adapter's and the {shape.names.name} family's head. "
+            "Give the encoder it was trained on, or train again without what made them."
+        )
+    return method, head, tensors | trained
+
+
+def _method_of(found: PeftFolder, left: dict[str, Any], shape: EncoderShape) -> tuple[Method, dict[str, Any]]:
+    kind = found.config.get("peft_type")
+    kinds = [entry for _, entry in METHODS.items() if issubclass(entry, Method)]
+    try:
+        made = next((one for one in (entry.from_peft(found.config, left, shape) for entry in kinds) if one is not None), None)
+    except KeyError as error:
+        raise ArtifactError(
+            f"{found.folder}: incomplete, got no {error} for {kind}; expected it in {PEFT_CONFIG} or {PEFT_WEIGHTS}. Restore it from a copy."
+        ) from error
+    if made is None:
+        raise ConfigError(
+            f"{found.folder / PEFT_CONFIG}: a method that has no equal here, got peft_type {kind!r}; expected one of those that `lorabel methods` marks. "
+            "Merge it there, where it can be, and give the result as the encoder."
+        )
+    if made[0].peft_config(shape) is None:
+        raise ConfigError(
+            f"{found.folder / PEFT_CONFIG}: {kind} does not work there with the {shape.names.name} family; expected another encoder. Check --encoder."
+        )
+    return made
+
+
+def _head_of(where: Path, left: dict[str, Any], root: str, shape: EncoderShape) -> tuple[HeadSpec, dict[str, Any]]:
+    """Take the trained head out."""
+    family = shape.names
+    output = next(layer for layer in family.native_head if layer.to_classes)
+    weight = left.get(f"{root}{output.key}.weight")
+    if weight is None:
+        raise ArtifactError(
+            f"{where}: no trained head, got no {output.key!r}; expected the {family.name} family's. It was saved without one: train again there with task_type SEQ_CLS, which saves it."
+        )
+    has_pooler = family.has_pooler and any(name.startswith(f"{root}{family.prefix}.pooler.") for name in left)
+    head = make_head(shape, "native-pooler" if has_pooler else "native", "cls", len(weight))
+    keys = [f"{layer.key}.{part}" for layer in head.layers for part in ("weight", "bias")]
+    missing = [key for key in keys if f"{root}{key}" not in left]
+    if missing:
+        raise ArtifactError(
+            f"{where}: part of the head is missing, got no {missing[0]!r}; expected all of {', '.join(keys)}. Train again there with modules_to_save naming them all."
+        )
+    return head, {f"head.{key}": left.pop(f"{root}{key}") for key in keys}

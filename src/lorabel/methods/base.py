@@ -268,6 +268,23 @@ class Method(BaseModel):
         return f"{self.peft_root}{family.prefix}.{family.layer.format(i=spec.layer)}.{family.linears[spec.site]}.{spec.role}.weight"
 
     @classmethod
+    def from_peft(cls, config: Mapping[str, Any], left: dict[str, Tensor], shape: EncoderShape) -> tuple[Method, dict[str, Tensor]] | None:
+        """What answers as an adapter that the common library saved, or None where that is of another method.
+
+        Args:
+            config: Content of its `adapter_config.json`.
+            left: The tensors of its file by their names, float32; those that are used are taken out.
+            shape: The encoder.
+
+        Returns:
+            A method, and its parameters and constants by our names.
+
+        Raises:
+            ConfigError: It is of this method, in a form that has no equal here.
+        """
+        return None
+
+    @classmethod
     def smaller(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
         """Options near the given ones whose adapter has at most `limit` parameters, best first; empty where none exists.
 

@@ -6,23 +6,44 @@ learning rate means the same everywhere, and the patterns that are written say s
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from lorabel.errors import ConfigError
 from lorabel.families import LINEAR_SITES, EncoderShape
-from lorabel.methods.base import ParameterSpec
-from lorabel.methods.base_sited import LowRankMethod
+from lorabel.methods.base import Method, ParameterSpec, make_method
+from lorabel.methods.base_sited import LowRankMethod, covering
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EVERYWHERE = "*"
+# Factors that the common library starts elsewhere than at B = 0 with the encoder's own weights changed to match: the file alone does not say to what.
+_PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+# Options of its LoRA that change the answer and have no equal here.
+_WITHOUT_EQUAL = (
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "layer_replication",
+    "monteclora_config",
+    "target_parameters",
+    "use_bdlora",
+    "use_qalora",
+)
 _SITE = re.compile(rf"layers\.\d+\.({'|'.join(LINEAR_SITES)})")
 
 
 class SiteRanksMethod(LowRankMethod):
     """A low-rank method with one rank, or a rank for each site; the update is multiplied by alpha / rank at all of them."""
+
+    # Whether it is what the common library calls DoRA.
+    uses_dora: ClassVar[bool] = False
 
     ranks: dict[str, int] | None = Field(
         default=None,
@@ -70,7 +91,11 @@ class SiteRanksMethod(LowRankMethod):
     def peft_config(self, shape: EncoderShape) -> dict[str, Any] | None:
         """`LoraConfig` of the common library; with ranks of sites, their modules by name, each with its rank and the alpha that gives the same scaling."""
         config = super().peft_config(shape)
-        if self.ranks is None or config is None:
+        if config is None:
+            return None
+        if self.uses_dora:
+            config["use_dora"] = True
+        if self.ranks is None:
             return config
         family = shape.names
         modules = {
@@ -87,6 +112,16 @@ class SiteRanksMethod(LowRankMethod):
             "rank_pattern": ranks,
             "alpha_pattern": {module: rank * self.scaling for module, rank in ranks.items()},
         }
+
+    @classmethod
+    def from_peft(cls, config: Mapping[str, Any], left: dict[str, Tensor], shape: EncoderShape) -> tuple[Method, dict[str, Tensor]] | None:
+        """Its LoRA or DoRA, ranks and scalings of single sites included: the scaling of the first site becomes everyone's, and B is multiplied where another was meant."""
+        if config.get("peft_type") != "LORA" or bool(config.get("use_dora")) is not cls.uses_dora:
+            return None
+        check_plain_lora(config)
+        downs, ups = cls.taken(left, shape, "lora_A"), cls.taken(left, shape, "lora_B")
+        scalings = {site: _their_scaling(config, _module(site, shape), len(down)) for site, down in downs.items() if len(down)}
+        return from_factors(cls.name, downs, ups, scalings, shape, config.get("lora_dropout") or 0.0)
 
     @classmethod
     def reasons(cls, given: Mapping[str, Any], settled: Mapping[str, Any]) -> list[str]:
@@ -109,3 +144,76 @@ class SiteRanksMethod(LowRankMethod):
     def spends(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
         """As with one rank; ranks that are given are spent already."""
         return [] if options.get("ranks") is not None else super().spends(options, shape, limit)
+
+
+def _module(site: tuple[int, str], shape: EncoderShape) -> str:
+    """The common library's name of a site's module, without what stands before the layers."""
+    return f"{shape.names.layer.format(i=site[0])}.{shape.names.linears[site[1]]}"
+
+
+def check_plain_lora(config: Mapping[str, Any]) -> None:
+    """Refuse a LoRA of the common library that its factors alone do not describe.
+
+    Raises:
+        ConfigError: An option that changes the answer and has no equal here.
+    """
+    start = config.get("init_lora_weights", True)
+    if start not in _PLAIN_STARTS:
+        raise ConfigError(
+            f"adapter_config.json: starts by changing the encoder's own weights, got init_lora_weights {start!r}; expected factors for the encoder as it is. "
+            "Save it there with path_initial_model_for_weight_conversion, which gives such factors."
+        )
+    used = [name for name in _WITHOUT_EQUAL if config.get(name)]
+    if used:
+        raise ConfigError(
+            f"adapter_config.json: an option that has no equal here, got {used[0]}; expected plain LoRA or DoRA. Merge it there, and give the result as the encoder."
+        )
+
+
+def _their_scaling(config: Mapping[str, Any], module: str, rank: int) -> float:
+    """What the common library multiplies a site's product by. A key of `alpha_pattern` is an expression that the end of the module's name must match."""
+    patterns = config.get("alpha_pattern") or {}
+    alpha = next((value for key, value in patterns.items() if re.fullmatch(rf"(.*\.)?({key})", module)), config.get("lora_alpha", 8))
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def from_factors(
+    name: str,
+    downs: Mapping[tuple[int, str], Tensor],
+    ups: Mapping[tuple[int, str], Tensor],
+    scalings: Mapping[tuple[int, str], float],
+    shape: EncoderShape,
+    dropout: float,
+) -> tuple[Method, dict[str, Tensor]]:
+    """A low-rank method from factors, whatever their ranks and scalings.
+
+    Args:
+        name: The method's.
+        downs: A (R, D_in) by layer and site; empty where the site is not adapted.
+        ups: B (D_out, R) of the same sites.
+        scalings: What their product is multiplied by, of the sites whose rank is not zero.
+        shape: The encoder.
+        dropout: Of its training.
+
+    Returns:
+        The method, and the factors by our names.
+
+    Raises:
+        ConfigError: No site, or a site with one factor alone.
+    """
+    if set(downs) != set(ups):
+        raise ConfigError(
+            f"{name}: a factor without its partner, got {len(downs)} lora_A and {len(ups)} lora_B; expected as many. Restore the file from a copy."
+        )
+    found = {site: len(downs[site]) for site in scalings}
+    places = covering(name, found, shape)
+    rank, scaling = Counter(found.values()).most_common(1)[0][0], next(iter(scalings.values()))
+    covered = [(layer, site) for layer in places["layers"] or range(shape.num_layers) for site in places["targets"]]
+    uneven = {f"layers.{layer}.{site}": found.get((layer, site), 0) for layer, site in covered if found.get((layer, site), 0) != rank}
+    # Rounded so that an alpha of 16 is 16 again after the division by its rank.
+    method = make_method({"name": name, "rank": rank, "alpha": round(scaling * rank, 9), "ranks": uneven or None, "dropout": dropout, **places})
+    tensors = {}
+    for (layer, site), its in scalings.items():
+        tensors[f"layers.{layer}.{site}.lora_A"] = downs[layer, site]
+        tensors[f"layers.{layer}.{site}.lora_B"] = ups[layer, site] if its == scaling else ups[layer, site] * (its / scaling)
+    return method, tensors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, field_validator
@@ -46,6 +46,25 @@ def _is_auto(targets: Any) -> bool:
 def _expanded(targets: str) -> tuple[str, ...]:
     """`all-linear`, `attention` or `query,value` as sites."""
     return tuple(site for name in targets.split(",") for site in TARGET_SHORTCUTS.get(name, (name,)))
+
+
+def covering(name: str, sites: Collection[tuple[int, str]], shape: EncoderShape) -> dict[str, Any]:
+    """The options `targets` and `layers` that cover adapted sites; others may be covered too.
+
+    Args:
+        name: The method's, for the message.
+        sites: By layer and site.
+        shape: The encoder.
+
+    Raises:
+        ConfigError: None at all.
+    """
+    if not sites:
+        raise ConfigError(
+            f"{name}: adapts no site of this encoder, got no tensor by its names; expected those of the {shape.names.name} family. Give the encoder it was trained on."
+        )
+    layers = sorted({layer for layer, _ in sites})
+    return {"targets": [site for site in LINEAR_SITES if any(site == one for _, one in sites)], "layers": None if len(layers) == shape.num_layers else layers}
 
 
 class SitedMethod(Method):
@@ -102,6 +121,47 @@ class SitedMethod(Method):
         names = "|".join(re.escape(family.linears[site]) for site in LINEAR_SITES if site in (self.targets if sites is None else sites))
         stem = re.escape(family.layer).replace(re.escape("{i}"), f"({layers})")
         return rf".*\.{stem}\.({names})"
+
+    @classmethod
+    def taken(cls, left: dict[str, Tensor], shape: EncoderShape, role: str) -> dict[tuple[int, str], Tensor]:
+        """Take the tensors of one role at the encoder's sites out of a file of the common library.
+
+        Args:
+            left: Tensors by its names.
+            shape: The encoder.
+            role: Such as `lora_A`.
+
+        Returns:
+            By layer and site, in the encoder's order.
+        """
+        family, found = shape.names, {}
+        for layer in range(shape.num_layers):
+            for site in LINEAR_SITES:
+                stem = f"{cls.peft_root}{family.prefix}.{family.layer.format(i=layer)}.{family.linears[site]}.{role}"
+                key = next((key for key in (f"{stem}.weight", stem) if key in left), None)
+                if key is not None:
+                    found[layer, site] = left.pop(key)
+        return found
+
+    @classmethod
+    def placed(cls, sites: Collection[tuple[int, str]], shape: EncoderShape) -> dict[str, Any]:
+        """The options `targets` and `layers` that cover adapted sites and no others.
+
+        Args:
+            sites: By layer and site.
+            shape: The encoder.
+
+        Raises:
+            ConfigError: None at all, or not the same ones in each layer.
+        """
+        options = covering(cls.name, sites, shape)
+        layers = options["layers"] or range(shape.num_layers)
+        if len(set(sites)) != len(layers) * len(options["targets"]):
+            raise ConfigError(
+                f"{cls.name}: other sites in one layer than in another, got {len(set(sites))} sites in {len(layers)} layers; expected the same ones in each. "
+                "Only lora and dora can leave single sites out."
+            )
+        return options
 
 
 class LowRankMethod(SitedMethod):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field
 
 from lorabel.families import LINEAR_SITES, EncoderShape
-from lorabel.methods.base import ParameterSpec
+from lorabel.methods.base import Method, ParameterSpec
 from lorabel.methods.base_ranks import SiteRanksMethod
 from lorabel.registry import METHODS
 from lorabel.slots import LinearSlots, Start
@@ -30,6 +30,7 @@ class Dora(SiteRanksMethod):
     name: ClassVar[str] = "dora"
     paper: ClassVar[str] = "Liu et al. 2024, arXiv:2402.09353"
     default_learning_rate: ClassVar[float] = 1e-3
+    uses_dora: ClassVar[bool] = True
     # A site that a member lacks would get lengths of zero: ranks may differ within a bank, sites may not.
     shared_options: ClassVar[tuple[str, ...]] = ("targets", "layers", "left_out")
 
@@ -58,10 +59,15 @@ class Dora(SiteRanksMethod):
         slots = super().linear(members, layer, site, tensors, shape)
         return None if slots is None else replace(slots, magnitude=tensors[f"layers.{layer}.{site}.lora_magnitude_vector"])
 
-    def peft_config(self, shape: EncoderShape) -> dict[str, Any] | None:
-        """LoRA's, with `use_dora`."""
-        config = super().peft_config(shape)
-        return None if config is None else {**config, "use_dora": True}
+    @classmethod
+    def from_peft(cls, config: Mapping[str, Any], left: dict[str, Tensor], shape: EncoderShape) -> tuple[Method, dict[str, Tensor]] | None:
+        """The factors, and the lengths beside them."""
+        found = super().from_peft(config, left, shape)
+        if found is None:
+            return None
+        method, tensors = found
+        lengths = cls.taken(left, shape, "lora_magnitude_vector")
+        return method, tensors | {f"layers.{layer}.{site}.lora_magnitude_vector": value for (layer, site), value in lengths.items()}
 
     def peft_key(self, spec: ParameterSpec, shape: EncoderShape) -> str:
         """As LoRA's; the vector's name ends without `weight`."""

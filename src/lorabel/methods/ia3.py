@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field
 
 from lorabel.families import EncoderShape
-from lorabel.methods.base import ParameterSpec
+from lorabel.methods.base import Method, ParameterSpec, make_method
 from lorabel.methods.base_sited import SitedMethod
 from lorabel.registry import METHODS
 from lorabel.slots import LinearSlots
@@ -65,6 +65,14 @@ class Ia3(SitedMethod):
             "fan_in_fan_out": False,
             "init_ia3_weights": True,
         }
+
+    @classmethod
+    def from_peft(cls, config: Mapping[str, Any], left: dict[str, Tensor], shape: EncoderShape) -> tuple[Method, dict[str, Tensor]] | None:
+        """Its IA3 at the same sites; whether a site scales its input shows in the vector's shape."""
+        if config.get("peft_type") != "IA3":
+            return None
+        found = cls.taken(left, shape, "ia3_l")
+        return make_method({"name": cls.name, **cls.placed(found, shape)}), {f"layers.{layer}.{site}.ia3_l": value for (layer, site), value in found.items()}
 
     def peft_key(self, spec: ParameterSpec, shape: EncoderShape) -> str:
         """The vector's name ends without `weight`."""

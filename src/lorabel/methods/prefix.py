@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field
 
 from lorabel.families import EncoderShape
-from lorabel.methods.base import Method, ParameterSpec, largest, prefix_of_layer
+from lorabel.methods.base import Method, ParameterSpec, largest, make_method, prefix_of_layer
 from lorabel.registry import METHODS
 
 if TYPE_CHECKING:
@@ -96,6 +96,13 @@ class Prefix(Method):
             "prefix_projection": False,
             "encoder_hidden_size": shape.hidden_size,
         }
+
+    @classmethod
+    def from_peft(cls, config: Mapping[str, Any], left: dict[str, Tensor], shape: EncoderShape) -> tuple[Method, dict[str, Tensor]] | None:
+        """Its prefix; whatever gave it in training, the file holds the prefix itself."""
+        if config.get("peft_type") != "PREFIX_TUNING":
+            return None
+        return make_method({"name": cls.name, "length": config["num_virtual_tokens"]}), {_PREFIX: left.pop("prompt_embeddings")}
 
     def peft_key(self, spec: ParameterSpec, shape: EncoderShape) -> str:
         """One tensor for all layers."""

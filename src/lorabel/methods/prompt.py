@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from lorabel.families import EncoderShape
-from lorabel.methods.base import Method, ParameterSpec
+from lorabel.methods.base import Method, ParameterSpec, make_method
 from lorabel.registry import METHODS
 from lorabel.slots import Prompt as PromptSlot
 from lorabel.slots import Start
@@ -84,6 +84,13 @@ class Prompt(Method):
             "prompt_tuning_init_text": None,
             "tokenizer_name_or_path": None,
         }
+
+    @classmethod
+    def from_peft(cls, config: Mapping[str, Any], left: dict[str, Tensor], shape: EncoderShape) -> tuple[Method, dict[str, Tensor]] | None:
+        """Its prompt, before the text's first token."""
+        if config.get("peft_type") != "PROMPT_TUNING":
+            return None
+        return make_method({"name": cls.name, "length": config["num_virtual_tokens"], "place": "front"}), {_NAME: left.pop("prompt_embeddings")}
 
     def peft_key(self, spec: ParameterSpec, shape: EncoderShape) -> str:
         """One tensor."""

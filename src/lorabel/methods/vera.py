@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field
 
 from lorabel.families import EncoderShape
-from lorabel.methods.base import ParameterSpec, largest
+from lorabel.methods.base import Method, ParameterSpec, largest, make_method
 from lorabel.methods.base_sited import SitedMethod
 from lorabel.registry import METHODS
 from lorabel.slots import LinearSlots, LowRank, Start
@@ -58,17 +58,19 @@ class Vera(SitedMethod):
 
     def initial(self, spec: ParameterSpec, start: Start) -> Tensor | None:
         """The frozen factors: uniform with variance 2 / fan_in, A before B from one generator."""
-        if spec.role not in (_A, _B):
-            return None
+        return self.drawn(spec.role, start.shape) if spec.role in (_A, _B) else None
+
+    def drawn(self, role: str, shape: EncoderShape) -> Tensor:
+        """A frozen factor, `vera_A` or `vera_B`, from the seed."""
         import torch
 
         generator = torch.Generator().manual_seed(self.projection_seed)
-        for one in self.constants(start.shape):
+        for one in self.constants(shape):
             bound = math.sqrt(3.0) * math.sqrt(2.0) / math.sqrt(one.shape[1])
             drawn = torch.empty(one.shape).uniform_(-bound, bound, generator=generator)
-            if one.role == spec.role:
+            if one.role == role:
                 return drawn
-        raise AssertionError(spec.role)
+        raise AssertionError(role)
 
     @classmethod
     def linear(cls, members: Sequence[Self], layer: int, site: str, tensors: Mapping[str, Tensor], shape: EncoderShape) -> LinearSlots | None:
@@ -104,6 +106,21 @@ class Vera(SitedMethod):
             "layers_to_transform": None,
             "layers_pattern": None,
         }
+
+    @classmethod
+    def from_peft(cls, config: Mapping[str, Any], left: dict[str, Tensor], shape: EncoderShape) -> tuple[Method, dict[str, Tensor]] | None:
+        """Its VeRA at the same sites; factors that were not saved are drawn from their seed."""
+        if config.get("peft_type") != "VERA":
+            return None
+        vectors = {role: cls.taken(left, shape, role) for role in ("vera_lambda_b", "vera_lambda_d")}
+        options = {"rank": config["r"], "projection_seed": config.get("projection_prng_key") or 0, "dropout": config.get("vera_dropout") or 0.0}
+        method = make_method({"name": cls.name, **options, **cls.placed(vectors["vera_lambda_b"], shape)})
+        tensors = {f"layers.{layer}.{site}.{role}": value for role, found in vectors.items() for (layer, site), value in found.items()}
+        for spec in method.constants(shape):
+            saved = left.pop(method.peft_key(spec, shape), None)
+            assert isinstance(method, Vera)
+            tensors[spec.name] = method.drawn(spec.role, shape) if saved is None else saved
+        return method, tensors
 
     def peft_key(self, spec: ParameterSpec, shape: EncoderShape) -> str:
         """Vectors without `weight` at the end of their names; the shared factors above all layers."""

@@ -1,0 +1,268 @@
+"""Folders that the common adapter library saved become adapters that answer the same, for every family it can do; everything else is refused by name."""
+
+import json
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import lorabel
+from lorabel.errors import ArtifactError, ConfigError, RefusedError
+from lorabel.methods.base import make_method
+from lorabel.methods.base_ranks import SiteRanksMethod
+from lorabel.workflows.import_adapter import run_import
+from tests.conftest import FAMILIES, reference_model
+
+LABELS = "money,science,sport"
+SITES = {"distilbert": ["q_lin", "v_lin", "lin1"]}
+FORMS = {
+    "lora": lambda family: peft.LoraConfig(r=3, lora_alpha=6, target_modules=sites(family)),
+    "rslora": lambda family: peft.LoraConfig(r=4, lora_alpha=5, use_rslora=True, lora_dropout=0.1, target_modules=sites(family), layers_to_transform=[1]),
+    "patterns": lambda family: peft.LoraConfig(
+        r=2, lora_alpha=3, target_modules=sites(family), rank_pattern={sites(family)[0]: 5}, alpha_pattern={rf"{sites(family)[1]}": 7}
+    ),
+    "rslora patterns": lambda family: peft.LoraConfig(
+        r=2, lora_alpha=3, use_rslora=True, target_modules=sites(family), rank_pattern={sites(family)[0]: 5}, alpha_pattern={sites(family)[2]: 7}
+    ),
+    "one site": lambda family: peft.LoraConfig(r=2, target_modules=r".*layer\.1\..*\." + sites(family)[0], init_lora_weights="gaussian"),
+    "dora": lambda family: peft.LoraConfig(r=2, use_dora=True, target_modules=sites(family), rank_pattern={sites(family)[1]: 3}),
+    "adalora": lambda family: peft.AdaLoraConfig(init_r=4, target_r=2, total_step=10, lora_alpha=5, target_modules=sites(family)),
+    "ia3": lambda family: peft.IA3Config(target_modules=sites(family), feedforward_modules=[]),
+    "vera": lambda family: peft.VeraConfig(r=4, target_modules=sites(family)[:2], projection_prng_key=5),
+    "vera without factors": lambda family: peft.VeraConfig(r=4, target_modules=sites(family)[:2], save_projection=False),
+    "prefix": lambda _: peft.PrefixTuningConfig(num_virtual_tokens=3),
+    "prefix of layers": lambda _: peft.PrefixTuningConfig(num_virtual_tokens=3, prefix_projection=True, encoder_hidden_size=16),
+    "prompt": lambda _: peft.PromptTuningConfig(num_virtual_tokens=3),
+}
+UNABLE = {("distilbert", "prefix"), ("distilbert", "prefix of layers"), ("distilbert", "prompt"), ("electra", "prompt")}
+CASES = [pytest.param(family, form, id=f"{family}-{form}") for family in FAMILIES for form in FORMS if (family, form) not in UNABLE]
+
+
+def sites(family):
+    return SITES.get(family, ["query", "value", "intermediate.dense"])
+
+
+def saved(folder, family, config, dtype=None):
+    """A folder as the library writes it, every trained value moved."""
+    config.task_type = config.task_type or "SEQ_CLS"
+    # Its own default leaves a layer of this family's head untrained and unsaved.
+    config.modules_to_save = ["pre_classifier", "classifier"] if family == "distilbert" else config.modules_to_save
+    model = peft.get_peft_model(reference_model(family), config)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    if dtype is not None:
+        model = model.to(dtype)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("family", "form"), CASES)
+def test_every_form_answers_as_there(family, form, tiny_encoder, tmp_path):
+    encoder = str(tiny_encoder(family))
+    found = run_import(saved(tmp_path / "theirs", family, FORMS[form](family)), tmp_path / "ours", labels=LABELS, encoder=encoder)
+    assert found.largest_difference <= 1e-5
+    assert found.parameters.adapter == make_method(found.method).adapter_size(shape_of(encoder))
+    classifier = lorabel.load(tmp_path / "ours", encoder=encoder)  # The canary is compared.
+    assert classifier.labels.names == ("money", "science", "sport")
+    assert abs(classifier.predict_proba(["the team won"]).sum() - 1) < 1e-6
+
+
+def shape_of(encoder):
+    from lorabel.config import EncoderConfig
+    from lorabel.models.checkpoint import resolve_encoder
+
+    return resolve_encoder(EncoderConfig(name=encoder)).shape
+
+
+def test_ranks_that_were_allocated_there_are_kept(tiny_encoder, tmp_path):
+    """AdaLoRA after its last allocation: the file holds what is left of each site."""
+    model = peft.get_peft_model(reference_model("bert"), FORMS["adalora"]("bert"))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_()
+    layers = [name for name, _ in model.named_parameters() if "lora_E" in name]
+    model.peft_config["default"].rank_pattern = {
+        name.removeprefix("base_model.model."): [True, False, number % 2 == 0, False] for number, name in enumerate(layers)
+    }
+    model.peft_config["default"].task_type = "SEQ_CLS"
+    model.save_pretrained(tmp_path / "theirs")
+    encoder = str(tiny_encoder("bert"))
+    found = run_import(with_head(tmp_path / "theirs", model), tmp_path / "ours", labels=LABELS, encoder=encoder)
+    assert found.method["name"] == "lora"
+    assert sorted({found.method["rank"], *found.method["ranks"].values()}) == [1, 2]
+    assert found.largest_difference <= 1e-4
+
+
+def with_head(folder, model):
+    """What `modules_to_save` would have kept."""
+    tensors = load_file(folder / "adapter_model.safetensors")
+    classifier = model.base_model.model.classifier
+    head = {f"base_model.model.classifier.{part}": getattr(classifier, part).detach().clone() for part in ("weight", "bias")}
+    save_file({**tensors, **head}, folder / "adapter_model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "modules_to_save": ["classifier"]}))
+    return folder
+
+
+def test_a_trained_pooler_and_half_precision_come_along(tiny_encoder, tmp_path):
+    config = FORMS["lora"]("bert")
+    config.modules_to_save = ["pooler", "classifier"]
+    found = run_import(saved(tmp_path / "theirs", "bert", config, dtype=torch.bfloat16), tmp_path / "ours", labels=LABELS, encoder=str(tiny_encoder("bert")))
+    assert found.head == "native-pooler"
+    assert found.largest_difference <= 1e-5
+
+
+def test_what_we_saved_and_it_saved_again_is_what_we_saved(tiny_encoder, news_table, tmp_path):
+    from peft import PeftModel
+
+    from lorabel.config import load_config
+    from lorabel.workflows.train import run_train
+
+    encoder = str(tiny_encoder("bert"))
+    layers = {"encoder": {"name": encoder}, "data": {"source": str(news_table)}, "head": {"kind": "native"}}
+    run_train(load_config(layers, {"training": {"num_epochs": 2, "precision": "fp32", "threads": 1}}), tmp_path / "run")
+    PeftModel.from_pretrained(reference_model("bert"), tmp_path / "run" / "adapter").save_pretrained(tmp_path / "theirs")
+    run_import(tmp_path / "theirs", tmp_path / "ours", labels=LABELS, encoder=encoder)
+    texts = ["the team won the match", "bank shares fell"]
+    before, after = (lorabel.load(folder, encoder=encoder, precision="fp32").logits(texts) for folder in (tmp_path / "run" / "adapter", tmp_path / "ours"))
+    assert abs(before - after).max() == 0
+
+
+def changed(folder, **config):
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **config}))
+
+
+def without(folder, part):
+    file = folder / "adapter_model.safetensors"
+    save_file({name: tensor for name, tensor in load_file(file).items() if part not in name}, file, {"format": "pt"})
+
+
+def as_pickle(folder):
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+
+
+BROKEN = {
+    "another method": (lambda folder: changed(folder, peft_type="LOHA"), ConfigError, "no equal here, got peft_type 'LOHA'"),
+    "a start that changes the encoder": (lambda folder: changed(folder, init_lora_weights="pissa"), ConfigError, "got init_lora_weights 'pissa'"),
+    "an option without equal": (lambda folder: changed(folder, layer_replication=[[0, 2]]), ConfigError, "no equal here, got layer_replication"),
+    "another task": (lambda folder: changed(folder, task_type="TOKEN_CLS"), ArtifactError, "another task, got task_type 'TOKEN_CLS'"),
+    "a pickle": (as_pickle, ArtifactError, "a pickle, which can run any code"),
+    "no head": (lambda folder: without(folder, "classifier"), ArtifactError, "no trained head, got no 'classifier'"),
+    "half a head": (lambda folder: without(folder, "classifier.bias"), ArtifactError, "part of the head is missing, got no 'classifier.bias'"),
+    "half a pair": (lambda folder: without(folder, "layer.0.attention.self.query.lora_B"), ConfigError, "a factor without its partner"),
+    "no factors": (lambda folder: without(folder, "lora_"), ConfigError, "adapts no site of this encoder"),
+    "no configuration": (lambda folder: (folder / "adapter_config.json").unlink(), ArtifactError, "not a folder of the PEFT library"),
+    "damaged": (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"1"), ArtifactError, "adapter_model.safetensors"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_what_cannot_be_read_is_refused_and_nothing_is_written(fault, tiny_encoder, tmp_path):
+    folder = saved(tmp_path / "theirs", "bert", FORMS["lora"]("bert"))
+    spoil, kind, message = BROKEN[fault]
+    spoil(folder)
+    with pytest.raises(kind, match=message):
+        run_import(folder, tmp_path / "ours", labels=LABELS, encoder=str(tiny_encoder("bert")))
+    assert not (tmp_path / "ours").exists()
+
+
+def test_a_head_that_was_adapted_too_has_no_place(tiny_encoder, tmp_path):
+    """Its `all-linear` reaches into the head, which is saved whole beside it."""
+    config = peft.LoraConfig(r=2, target_modules=["query", "classifier"])
+    model = peft.get_peft_model(reference_model("bert"), config)
+    model.save_pretrained(tmp_path / "theirs")
+    with pytest.raises(ArtifactError, match=r"no trained head|have no place here"):
+        run_import(with_head_of(tmp_path / "theirs"), tmp_path / "ours", labels=LABELS, encoder=str(tiny_encoder("bert")))
+
+
+def with_head_of(folder):
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file(
+        {**tensors, "base_model.model.classifier.weight": torch.ones(3, 32), "base_model.model.classifier.bias": torch.ones(3)},
+        folder / "adapter_model.safetensors",
+        {"format": "pt"},
+    )
+    return folder
+
+
+@pytest.mark.parametrize(("family", "message"), [("roberta", "adapts no site of this encoder"), ("electra", "adapts no site of this encoder")])
+def test_another_encoder_is_refused(family, message, tiny_encoder, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        run_import(saved(tmp_path / "theirs", "bert", FORMS["lora"]("bert")), tmp_path / "ours", labels=LABELS, encoder=str(tiny_encoder(family)))
+
+
+def test_vectors_that_scale_another_end_are_refused(tiny_encoder, tmp_path):
+    config = peft.IA3Config(target_modules=["intermediate.dense"], feedforward_modules=["intermediate.dense"])
+    with pytest.raises(ArtifactError, match=r"ffn_up\.ia3_l: does not fit this encoder, got shape \(1, 32\); expected shape \(64, 1\)"):
+        run_import(saved(tmp_path / "theirs", "bert", config), tmp_path / "ours", labels=LABELS, encoder=str(tiny_encoder("bert")))
+
+
+def test_other_answers_than_there_are_refused_and_nothing_is_written(tiny_encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(SiteRanksMethod, "scaling", property(lambda _: 0.5))
+    with pytest.raises(RefusedError, match="answers otherwise here than in the PEFT library"):
+        run_import(saved(tmp_path / "theirs", "bert", FORMS["lora"]("bert")), tmp_path / "ours", labels=LABELS, encoder=str(tiny_encoder("bert")))
+    assert not (tmp_path / "ours").exists()
+
+
+def test_without_the_library_it_says_that_nothing_was_compared(tiny_encoder, tmp_path, monkeypatch):
+    import importlib.util
+
+    folder, real = saved(tmp_path / "theirs", "bert", FORMS["lora"]("bert")), importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "peft" else real(name, *rest))
+    said = []
+    found = run_import(folder, tmp_path / "ours", labels=LABELS, encoder=str(tiny_encoder("bert")), on_event=said.append)
+    assert found.largest_difference is None
+    assert any("Not compared with the PEFT library" in note.text for note in said)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("a,b", "has 3 classes, got 2 names"),
+        ("a,b,b", "not distinct names, got 'b'"),
+        ("a,,b", "not distinct names, got 'an empty one'"),
+        ("bad.json", "no class names"),
+        ("worse.json", "not JSON"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels, message, tiny_encoder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("bad.json").write_text('{"id2label": []}')
+    Path("worse.json").write_text("{")
+    with pytest.raises(ConfigError, match=message):
+        run_import(saved(tmp_path / "theirs", "bert", FORMS["lora"]("bert")), tmp_path / "ours", labels=labels, encoder=str(tiny_encoder("bert")))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("names.txt", "a\n\nb c\nd,e\n"), ("config.json", json.dumps({"id2label": {"2": "d,e", "0": "a", "1": "b c"}}))],
+    ids=["lines", "json"],
+)
+def test_labels_come_from_files_too(file, content, tiny_encoder, tmp_path):
+    (tmp_path / file).write_text(content)
+    found = run_import(
+        saved(tmp_path / "theirs", "bert", FORMS["lora"]("bert")), tmp_path / "ours", labels=str(tmp_path / file), encoder=str(tiny_encoder("bert"))
+    )
+    assert found.labels == ("a", "b c", "d,e")
+
+
+def test_the_command_line(tiny_encoder, news_table, tmp_path, run_cli):
+    encoder = str(tiny_encoder("bert"))
+    folder = saved(tmp_path / "theirs", "bert", FORMS["lora"]("bert"))
+    changed(folder, base_model_name_or_path=encoder)
+    found = run_cli("import", folder, "--out", tmp_path / "ours", "--labels", LABELS)
+    assert (found.code, "the same logits as in the PEFT library" in found.out) == (0, True), found.err
+    assert run_cli("import", folder, "--out", tmp_path / "ours", "--labels", LABELS).code == 2  # Not empty.
+    said = json.loads(run_cli("import", folder, "--out", tmp_path / "again", "--json").out)
+    assert said["labels"] == ["LABEL_0", "LABEL_1", "LABEL_2"]
+    assert said["parameters"]["adapter"] == 3 * (32 + 32) * 2 * 2 + 3 * (32 + 64) * 2
+    scored = run_cli("evaluate", tmp_path / "ours", news_table, "--encoder", encoder, "--json")
+    assert json.loads(scored.out)["n"] == 12
+    assert f"lorabel import {folder}" in run_cli("predict", folder, "--text", "x").err
