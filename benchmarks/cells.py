@@ -12,6 +12,7 @@ from lorabel.artifacts.layout import RunLayout
 from lorabel.artifacts.records import RunRecord
 from lorabel.artifacts.sweeps import SweepMember
 from lorabel.config import DataConfig
+from lorabel.data.types import SplitName
 
 
 def parser_of_banks(description: str | None, name: str) -> argparse.ArgumentParser:
@@ -26,13 +27,13 @@ def parser_of_banks(description: str | None, name: str) -> argparse.ArgumentPars
     return parser
 
 
-def train_bank(work: Path, data: dict, settings: dict, name: str, values: list) -> list[tuple[SweepMember, RunLayout]]:
-    """One setting at several values, side by side; gone on with where the work folder, which is of these values alone, holds its beginning."""
+def train_bank(work: Path, data: dict, settings: dict, members: list[dict]) -> list[tuple[SweepMember, RunLayout]]:
+    """Members that differ in a few settings, side by side; gone on with where the work folder, which is of these members alone, holds its beginning."""
     from lorabel.artifacts.sweeps import SweepLayout
     from lorabel.workflows.sweep import run_sweep
 
     layout = SweepLayout(work)
-    found = run_sweep([settings, {"data": data}], [{name: value} for value in values], work, resume=layout.record.exists()).record
+    found = run_sweep([settings, {"data": data}], members, work, resume=layout.record.exists()).record
     return [(member, layout.member(member.number)) for member in found.members]
 
 
@@ -41,15 +42,15 @@ def tested_seeds(work: Path, data: dict, settings: dict, seeds: list[int]) -> li
     from lorabel.artifacts.records import read_record
 
     cells = []
-    for member, run in train_bank(work, data, settings, "training.seed", seeds):
+    for member, run in train_bank(work, data, settings, [{"training.seed": seed} for seed in seeds]):
         assert member.has_scores, member.reason
-        cells.append({**test_adapter(run.adapter, DataConfig(**data)), **facts_of(read_record(run.record)), "bank": len(seeds)})
+        cells.append({**score_adapter(run.adapter, DataConfig(**data)), **facts_of(read_record(run.record)), "bank": len(seeds)})
     shutil.rmtree(work)
     return cells
 
 
-def test_adapter(adapter: Path, data_config: DataConfig) -> dict:
-    """Scores of an adapter on the test split, and the bits they can be compared by."""
+def score_adapter(adapter: Path, data_config: DataConfig, split: SplitName = "test") -> dict:
+    """Scores of an adapter on a split, and the bits they can be compared by."""
     from lorabel.data.load import load_data
     from lorabel.data.packing import tokenise
     from lorabel.inference.predictor import table_logits
@@ -57,9 +58,9 @@ def test_adapter(adapter: Path, data_config: DataConfig) -> dict:
 
     predictor, _ = load_predictor(adapter)
     data = load_data(data_config)
-    table = tokenise(data.splits["test"].texts, predictor.tokenizer, predictor.tokenizer_digest, predictor.max_length_tokens)
+    table = tokenise(data.splits[split].texts, predictor.tokenizer, predictor.tokenizer_digest, predictor.max_length_tokens)
     found = predictor.rule.probabilities(table_logits(predictor.bank, table))
-    return scores_of(data, found, predictor.rule.answers(found), predictor.rule.thresholds)
+    return scores_of(data, found, predictor.rule.answers(found), predictor.rule.thresholds, split)
 
 
 def facts_of(record: RunRecord) -> dict:
@@ -89,11 +90,11 @@ def tfidf_cell(data_settings: dict) -> dict:
     return {**scores_of(data, found, predicted), "seconds": time.perf_counter() - started}
 
 
-def scores_of(data: object, found: np.ndarray, predicted: np.ndarray, thresholds: tuple[float, ...] | None = None) -> dict:
-    """Scores on the test split, and the bits they can be compared by."""
+def scores_of(data: object, found: np.ndarray, predicted: np.ndarray, thresholds: tuple[float, ...] | None = None, split: SplitName = "test") -> dict:
+    """Scores on a split, and the bits they can be compared by."""
     from lorabel.evaluation import evaluate_probabilities
 
-    labels = data.splits["test"].labels  # type: ignore[attr-defined]
+    labels = data.splits[split].labels  # type: ignore[attr-defined]
     result = evaluate_probabilities(labels, found, data.labels, thresholds=thresholds)  # type: ignore[attr-defined]
     scores = {"accuracy": result.accuracy, "macro_f1": result.macro_f1, "n": result.n, "interval": result.interval}
     if labels.ndim == 2:

@@ -41,7 +41,7 @@ def run_bank(arguments: argparse.Namespace, name: str, shots: int, head: str, dr
     data = {"source": str(data_folder(arguments.data) / name), "limit_rows": SETS[name] * shots, "validation_rows": VALIDATION_ROWS, "split_seed": draw}
     settings = {"head": HEADS[head], "training": {"seed": draw, "threads": arguments.threads, "evaluate_every_steps": 1_000_000}}
     work = Path(arguments.work) / f"{name}-{shots}-{head}-{draw}"
-    found = train_bank(work, data, settings, "training.num_epochs", [passes(name, shots, count) for count in steps])
+    found = train_bank(work, data, settings, [{"training.num_epochs": passes(name, shots, count)} for count in steps])
     for count, (member, _) in zip(steps, found, strict=True):
         save_json(
             cell_path(name, shots, head, count, draw), {"accuracy": member.accuracy or 0.0, "failure": member.reason, "passes": passes(name, shots, count)}

@@ -92,7 +92,7 @@ def run_trials(arguments: argparse.Namespace, method: str, name: str) -> None:
     data = {"source": str(data_folder(arguments.data) / name), "limit_rows": TUNING_ROWS}
     settings = {"method": {"name": method}, "training": {"seed": 0, "threads": arguments.threads}}
     work = Path(arguments.work) / "-".join(["rates", method, name, *(f"{rate:g}" for rate in rates)])
-    for rate, (member, _) in zip(rates, train_bank(work, data, settings, "optimizer.learning_rate", rates), strict=True):
+    for rate, (member, _) in zip(rates, train_bank(work, data, settings, [{"optimizer.learning_rate": rate} for rate in rates]), strict=True):
         found = {"accuracy": 0.0, "failure": member.reason} if member.accuracy is None else {"accuracy": member.accuracy, "seconds": member.seconds}
         save_json(trial_path(method, name, rate), found)
     shutil.rmtree(work)

@@ -50,7 +50,7 @@ def run_bank(arguments: argparse.Namespace, candidate: str, rate: float, seeds: 
     settings = {**asked, "optimizer": {"learning_rate": rate, **asked.get("optimizer", {})}}
     settings["training"] = {"threads": arguments.threads, "evaluate_every_steps": 1_000_000, **asked.get("training", {})}
     work = Path(arguments.work) / cell_path(candidate, rate, seeds[0]).stem
-    for seed, (member, run) in zip(seeds, train_bank(work, data, settings, "training.seed", seeds), strict=True):
+    for seed, (member, run) in zip(seeds, train_bank(work, data, settings, [{"training.seed": seed} for seed in seeds]), strict=True):
         found = {"accuracy": member.accuracy or 0.0, "failure": member.reason, "bank": len(seeds)}
         if member.has_scores:
             record = read_record(run.record)

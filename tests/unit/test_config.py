@@ -30,6 +30,7 @@ def test_the_paper_recipe_holds_the_papers_settings():
         "dropout": 0.1,
         "use_rslora": False,
         "lora_plus_ratio": 1.0,
+        "ranks": None,
         "init": "zeros",
     }
     assert (config.encoder.name, config.encoder.dropout, config.head.kind, config.head.pooling) == ("roberta-base", True, "native", "cls")

@@ -25,7 +25,7 @@ def test_counts_on_the_embedded_encoder():
 def test_options_of_one_method_have_defaults_and_help():
     (lora,) = run_methods("lora")
     options = {option.name: option for option in lora.options}
-    assert set(options) == {"targets", "layers", "rank", "alpha", "dropout", "use_rslora", "lora_plus_ratio", "init"}
+    assert set(options) == {"targets", "layers", "rank", "alpha", "dropout", "use_rslora", "lora_plus_ratio", "ranks", "init"}
     assert (options["rank"].default, options["rank"].type) == (8, "int")
     assert all(option.help.endswith(".") for option in lora.options)
 
