@@ -233,8 +233,21 @@ def calibration_error(y_true: LabelArray, y_prob: NDArray[np.float64]) -> float:
         y_true: Class ids (N,) or indicators (N, C).
         y_prob: (N, C) probabilities.
     """
-    bins = label_bins(indicators(y_true), y_prob) if y_true.ndim == 2 else reliability_bins(class_ids(y_true), y_prob)
-    return error_of_bins(bins)
+    return error_of_bins(_bins(y_true, y_prob))
+
+
+def reliability(y_true: LabelArray, y_prob: NDArray[np.float64]) -> list[ReliabilityBin]:
+    """The bins of a reliability diagram, as in `EvalResult.reliability`.
+
+    Args:
+        y_true: Class ids (N,) or indicators (N, C).
+        y_prob: (N, C) probabilities.
+    """
+    return _as_results(_bins(y_true, y_prob))
+
+
+def _bins(y_true: LabelArray, y_prob: NDArray[np.float64]) -> list[Bin]:
+    return label_bins(indicators(y_true), y_prob) if y_true.ndim == 2 else reliability_bins(class_ids(y_true), y_prob)
 
 
 def accuracy_and_macro_f1(y_true: LabelArray, y_prob: NDArray[np.float64], thresholds: tuple[float, ...] | None = None) -> tuple[float, float]:

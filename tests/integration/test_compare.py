@@ -51,6 +51,9 @@ def test_rows_hold_what_their_cells_found(base, tmp_path):
         assert row.test.accuracy.low <= row.test.accuracy.mean <= row.test.accuracy.high
         assert np.sum(row.confusion) == pytest.approx(12)
         assert row.ece == pytest.approx(np.mean([ece(one.labels, one.probabilities) for one in scored]))
+        assert sum(one.n for one in row.reliability) == sum(len(one.labels) for one in scored)
+        right = np.concatenate([one.correct for one in scored])
+        assert sum(one.n * one.accuracy for one in row.reliability) == pytest.approx(right.sum())
         assert row.kind == "method" or row.settings["temperature"] > 0
         assert row.seconds >= 0
     reference, other = answers["lora"], answers["head_only"]

@@ -10,6 +10,7 @@ from lorabel.artifacts.layout import RunLayout
 from lorabel.artifacts.records import Plain, read_versioned
 from lorabel.artifacts.store import write_json
 from lorabel.data.types import TaskKind
+from lorabel.evaluation import ReliabilityBin
 
 COMPARE_VERSION = 1
 
@@ -93,7 +94,8 @@ class CompareRow(Plain):
         bytes: Size of the file that is kept, the frozen encoder left out.
         validation: Scores.
         test: Scores, where it was opened.
-        ece: Expected calibration error.
+        ece: Expected calibration error, mean over seeds.
+        reliability: Bins of a reliability diagram on the judged split, over the rows of all seeds.
         p_value: Of no difference to the reference: exact McNemar test, merged over seeds, Holm's correction over rows; None in the reference's own row.
         raw_p_value: Before the correction.
         difference: To the reference's accuracy.
@@ -118,6 +120,7 @@ class CompareRow(Plain):
     validation: SplitScores | None = None
     test: SplitScores | None = None
     ece: float | None = None
+    reliability: list[ReliabilityBin] | None = None
     p_value: float | None = None
     raw_p_value: float | None = None
     difference: Gap | None = None

@@ -1,4 +1,4 @@
-"""Figures of a comparison: score against parameters, learning curves, and where each row's confusions differ from the reference's."""
+"""Figures of a comparison: score against parameters, learning curves, reliability, and where each row's confusions differ from the reference's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from lorabel.artifacts.compares import CompareRecord, CompareRow, CurvePoint
-from lorabel.reports.figures import COLOURS, MANY_CLASSES, STYLE, epoch_axis, new_axes, percent_axis, short
+from lorabel.reports.figures import COLOURS, GREY, MANY_CLASSES, STYLE, epoch_axis, new_axes, percent_axis, short
 
 _DOTS_PER_INCH = 150
 # More panels than this do not fit a page; the record holds all matrices.
@@ -34,6 +34,9 @@ def draw_compare_figures(record: CompareRecord) -> dict[str, Figure]:
         figures = {"parameters": parameters_figure(record)}
         if any(curve for row in record.rows for curve in row.curves):
             figures["curves"] = curves_figure(record)
+        binned = [row for row in record.rows if row.reliability]
+        if binned:
+            figures["reliability"] = reliability_figure(record, binned[:_MOST_PANELS])
         others = [row for row in record.rows if row.confusion is not None and row.method != record.reference]
         reference = next((row for row in record.rows if row.method == record.reference), None)
         if others and reference is not None and reference.confusion is not None:
@@ -92,6 +95,47 @@ def _points(curve: Sequence[CurvePoint]) -> tuple[list[float], list[float]]:
     return [point.epoch for point in curve], [100 * point.accuracy for point in curve]
 
 
+def _panels(figure: Figure, count: int, columns: int) -> list[Axes]:
+    """So many panels in rows; what is left of the last row stays empty."""
+    panels: list[Axes] = list(np.asarray(figure.subplots(-(-count // columns), columns, squeeze=False), dtype=object).ravel())
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return panels[:count]
+
+
+def reliability_figure(record: CompareRecord, rows: Sequence[CompareRow]) -> Figure:
+    """Per row, the share of right answers against probability, over all seeds; a calibrated one lies on the diagonal. Marks grow with the share of rows in their bin.
+
+    Args:
+        record: The comparison.
+        rows: The rows to show.
+    """
+    lines = -(-len(rows) // 4)
+    columns = -(-len(rows) // lines)
+    figure = Figure(figsize=(max(4.2, columns * 2.5), lines * 2.6 + 0.7), dpi=_DOTS_PER_INCH, layout="constrained")
+    colours = {row.method: COLOURS[place % len(COLOURS)] for place, row in enumerate(record.rows)}
+    for place, (axes, row) in enumerate(zip(_panels(figure, len(rows), columns), rows, strict=True)):
+        bins = row.reliability or []
+        whole = sum(one.n for one in bins)
+        axes.plot([0, 1], [0, 100], color=GREY, linestyle="--", linewidth=1.1)
+        right = [100 * one.accuracy for one in bins]
+        axes.plot([one.confidence for one in bins], right, color=colours[row.method], linewidth=1.0, alpha=0.4)
+        axes.scatter(
+            [one.confidence for one in bins], right, s=[10 + 110 * one.n / whole for one in bins], color=colours[row.method], alpha=0.8, zorder=3, clip_on=False
+        )
+        axes.set_title(short(row.method), fontsize=9.5)
+        if row.ece is not None:
+            axes.text(0.05, 0.93, f"ECE {100 * row.ece:.1f} %", transform=axes.transAxes, va="top", fontsize=8.5)
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(-2, 104)
+        axes.tick_params(labelsize=8, labelleft=place % columns == 0)
+    of_labels = record.task == "multi_label"
+    figure.supxlabel(f"probability of the {'label' if of_labels else 'answer'}", fontsize=9)
+    figure.supylabel("label is there, percent" if of_labels else "right, percent", fontsize=9)
+    figure.suptitle(f"Reliability ({record.judged}; marks grow with their share of rows)", fontsize=11, fontweight="bold")
+    return figure
+
+
 def confusions_figure(record: CompareRecord, reference: CompareRow, others: Sequence[CompareRow]) -> Figure:
     """Per row, the share of each true class that goes to each predicted one, less the reference's share, in points.
 
@@ -106,14 +150,11 @@ def confusions_figure(record: CompareRecord, reference: CompareRow, others: Sequ
     lines = -(-len(others) // columns)
     side = max(2.9, min(6.5, 0.5 * classes + 1.2))
     figure = Figure(figsize=(columns * side + 1.8, lines * side + 0.9), dpi=_DOTS_PER_INCH, layout="constrained")
-    panels = np.atleast_1d(np.asarray(figure.subplots(lines, columns, squeeze=False), dtype=object)).ravel()
+    panels = _panels(figure, len(others), columns)
     gaps = [_shares(row) - _shares(reference) for row in others]
     largest = max(1.0, max(float(np.abs(gap).max()) for gap in gaps))
     image = None
     for place, axes in enumerate(panels):
-        if place >= len(others):
-            axes.set_axis_off()
-            continue
         image = _panel(axes, gaps[place], largest, short(others[place].method), is_small=is_small)
         names = [short(label) for label in record.labels] if classes <= MANY_CLASSES else []
         size = 8 if is_small else 6
@@ -123,7 +164,7 @@ def confusions_figure(record: CompareRecord, reference: CompareRow, others: Sequ
     figure.supylabel("true", fontsize=9)
     figure.suptitle(f"Confusions less those of {short(record.reference)} ({record.judged}, points of the true class)", fontsize=11, fontweight="bold")
     if image is not None:
-        figure.colorbar(image, ax=panels.tolist(), shrink=0.75)
+        figure.colorbar(image, ax=panels, shrink=0.75)
     return figure
 
 

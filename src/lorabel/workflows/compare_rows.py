@@ -16,7 +16,7 @@ from lorabel.artifacts.layout import RunLayout
 from lorabel.artifacts.probabilities import ScoredRows, read_probabilities
 from lorabel.artifacts.records import read_record
 from lorabel.artifacts.store import read_json
-from lorabel.evaluation import accuracy_of, calibration_error, per_class_scores
+from lorabel.evaluation import accuracy_of, calibration_error, per_class_scores, reliability
 from lorabel.metrics.multi_label import f1_of_counts
 from lorabel.stats import holm, mcnemar_exact, mean_and_spread, merged_p_value, resampled_means, resampled_scores
 from lorabel.workflows.cells import Cell
@@ -146,6 +146,8 @@ def score_rows(sources: Sequence[RowSource], reference: str, judged: str, root: 
             if split == judged:
                 answers[source.row.method] = _Judged(np.stack([one.correct for one in scored]), found.resampled["accuracy"])
                 updates["ece"] = _mean([calibration_error(one.labels, one.probabilities) for one in scored])
+                pooled = (np.concatenate([one.labels for one in scored]), np.concatenate([one.probabilities for one in scored]))
+                updates["reliability"] = reliability(*pooled)
                 updates |= {"confusion": found.confusion, "probabilities": [str(file.relative_to(root)) for file in files]}
         rows.append(source.row.model_copy(update=updates))
     return _compared(rows, reference, answers)

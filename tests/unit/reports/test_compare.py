@@ -20,6 +20,7 @@ from lorabel.artifacts.compares import (
     write_compare,
 )
 from lorabel.errors import ArtifactError
+from lorabel.evaluation import ReliabilityBin
 from lorabel.reports.compare_figures import draw_compare_figures
 from lorabel.reports.compare_tables import COLUMNS, as_csv, as_latex, as_markdown, as_text, caption, compare_rows, escape_latex
 from lorabel.reports.figures import png_bytes, svg_bytes
@@ -39,6 +40,10 @@ def row(name, mean, trainable, **more):
         "validation": scores(mean),
         "parameters": Trainable(trainable=trainable),
         "confusion": [[8.0, 2.0], [1.0, 9.0]],
+        "reliability": [
+            ReliabilityBin(low=0.6, high=0.7, n=5, confidence=0.66, accuracy=0.6),
+            ReliabilityBin(low=0.9, high=1.0, n=15, confidence=0.97, accuracy=1.0),
+        ],
         "curves": curves,
         **more,
     }
@@ -139,8 +144,8 @@ def test_no_mark_stands_above_one_hundred_percent(record):
 
 def test_figures_show_every_row_and_the_same_record_gives_the_same_bytes(record):
     figures = draw_compare_figures(record)
-    assert set(figures) == {"parameters", "curves", "confusions"}
-    assert set(draw_compare_figures(record.model_copy(update={"reference": "broken"}))) == {"parameters", "curves"}
+    assert set(figures) == {"parameters", "curves", "reliability", "confusions"}
+    assert set(draw_compare_figures(record.model_copy(update={"reference": "broken"}))) == {"parameters", "curves", "reliability"}
     names = [text.get_text() for text in figures["parameters"].axes[0].get_legend().get_texts()]
     assert names == ["full", "lora", "a_b|c (none)"]
     assert figures["parameters"].axes[0].get_xscale() == "log"
@@ -149,6 +154,13 @@ def test_figures_show_every_row_and_the_same_record_gives_the_same_bytes(record)
     # Two thin lines and a mean that goes as far as the shorter seed, for each of two rows.
     assert [len(line.get_xdata()) for line in curves.lines] == [3, 2, 2, 3, 2, 2]
     assert {axes.get_title() or axes.get_title(loc="left") for axes in figures["confusions"].axes} >= {"lora", "a_b|c"}
+    panels = figures["reliability"].axes
+    assert [axes.get_title() or axes.get_title(loc="left") for axes in panels] == ["full", "lora", "a_b|c"]
+    # The marks of a bin: its mean probability and its share of right answers, as large as its share of rows.
+    (marks,) = panels[1].collections
+    assert marks.get_offsets().tolist() == [[0.66, 60.0], [0.97, 100.0]]
+    assert marks.get_sizes().tolist() == [10 + 110 * 0.25, 10 + 110 * 0.75]
+    assert [text.get_text() for text in panels[1].texts] == ["ECE 2.3 %"]
     again = draw_compare_figures(record)
     assert all(png_bytes(figures[name]) == png_bytes(again[name]) for name in figures)
     assert all(svg_bytes(figures[name]) == svg_bytes(again[name]) for name in figures)
@@ -169,14 +181,14 @@ def test_confusions_of_many_classes(record, classes):
 def test_the_report_stands_alone_and_everything_in_it_is_escaped(record, tmp_path):
     write_compare_report(CompareLayout(tmp_path), record, draw_compare_figures(record))
     page = (tmp_path / "report.html").read_text()
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
     assert "50%_off &amp; &lt;b&gt;" in page
     assert "not &lt;finite&gt;" in page
     for known in ("http://www.w3.org", "http://purl.org", "http://creativecommons.org", "https://matplotlib.org"):
         page = page.replace(known, "")
     assert "http" not in page
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", "figures", "table.csv", "table.md", "table.tex"}
-    assert len(list((tmp_path / "figures").iterdir())) == 6
+    assert len(list((tmp_path / "figures").iterdir())) == 8
 
 
 def test_a_record_comes_back_and_another_version_is_refused(record, tmp_path):
