@@ -9,11 +9,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lorabel
+from lorabel.artifacts.adapter import expected_tensors, save_adapter
+from lorabel.artifacts.peft_format import from_peft, read_peft
+from lorabel.config import EncoderConfig
 from lorabel.errors import ArtifactError, ConfigError, RefusedError
+from lorabel.heads import make_head
 from lorabel.methods.base import make_method
 from lorabel.methods.base_ranks import SiteRanksMethod
+from lorabel.models.checkpoint import resolve_encoder
 from lorabel.workflows.import_adapter import run_import
 from tests.conftest import FAMILIES, reference_model
+from tests.contracts.test_method_contract import ALL
+from tests.contracts.test_peft_parity import bundle_for
 
 LABELS = "money,science,sport"
 SITES = {"distilbert": ["q_lin", "v_lin", "lin1"]}
@@ -73,9 +80,6 @@ def test_every_form_answers_as_there(family, form, tiny_encoder, tmp_path):
 
 
 def shape_of(encoder):
-    from lorabel.config import EncoderConfig
-    from lorabel.models.checkpoint import resolve_encoder
-
     return resolve_encoder(EncoderConfig(name=encoder)).shape
 
 
@@ -132,6 +136,24 @@ def test_what_we_saved_and_it_saved_again_is_what_we_saved(tiny_encoder, news_ta
     texts = ["the team won the match", "bank shares fell"]
     before, after = (lorabel.load(folder, encoder=encoder, precision="fp32").logits(texts) for folder in (tmp_path / "run" / "adapter", tmp_path / "ours"))
     assert abs(before - after).max() == 0
+
+
+@pytest.mark.parametrize(("name", "options"), ALL)
+def test_every_method_that_is_written_in_its_form_can_be_read_back(name, options, tiny_encoder, tmp_path):
+    source = resolve_encoder(EncoderConfig(name=str(tiny_encoder("bert"))))
+    method, head = make_method({"name": name, **options}).stored_form(), make_head(source.shape, "native", "cls", 3)
+    if method.peft_config(source.shape) is None:
+        pytest.skip("no form there")
+    random = torch.Generator().manual_seed(0)
+    tensors = {key: torch.randn(size, generator=random) for key, size in expected_tensors(method, head, source.shape).items()}
+    save_adapter(tmp_path / "adapter", bundle_for(source, method, head, tensors), "card")
+    read, its_head, found = from_peft(read_peft(tmp_path / "adapter"), source.shape)
+    assert (read.name, its_head) == (method.name, head)
+    sizes = [[(spec.name, spec.shape) for spec in one.parameters(source.shape)] for one in (read, method)]
+    assert sizes[0] == sizes[1]
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[key], tensors[key]) for key in tensors)
+    assert getattr(read, "scaling", 1) == pytest.approx(getattr(method, "scaling", 1))
 
 
 def changed(folder, **config):
