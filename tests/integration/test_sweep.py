@@ -39,9 +39,20 @@ def outcome(record):
     return [member.model_dump(exclude={"seconds"}) for member in record.members]
 
 
-def test_every_member_is_what_it_would_be_alone(base, tmp_path):
-    result = run_sweep(base, GRID, tmp_path / "sweep")
-    assert result.record.banks == 1
+UNEVEN = [{"method.ranks": ranks} for ranks in (None, {"*": 0, "layers.0.query": 3}, {"*": 0, "layers.1.query": 2}, {"layers.0.query": 5})]
+SPREADS = {
+    "settings": (GRID, 1),
+    "ranks": (UNEVEN, 1),
+    # The lengths of a site's rows would be zero for those that lack it.
+    "ranks of dora": ([{**one, "method.name": "dora"} for one in UNEVEN], 3),
+}
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+def test_every_member_is_what_it_would_be_alone(spread, base, tmp_path):
+    members, banks = SPREADS[spread]
+    result = run_sweep(base, members, tmp_path / "sweep")
+    assert result.record.banks == banks
     for member in result.record.members:
         alone = run_train(load_config(*base, nested(member.assignment)), tmp_path / f"alone-{member.number}")
         folder = tmp_path / "sweep" / "members" / f"{member.number:04d}"

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorabel.artifacts.layout import PEFT_CONFIG, PEFT_WEIGHTS
+from lorabel.artifacts.layout import MANIFEST, PEFT_CONFIG, PEFT_WEIGHTS
 from lorabel.artifacts.store import read_json, read_tensors
 from lorabel.errors import ArtifactError, ConfigError
 from lorabel.families import EncoderShape
 from lorabel.heads import HeadSpec, make_head
 from lorabel.methods.base import Method
+from lorabel.methods.base_peft import PeftFile
 from lorabel.registry import METHODS
 
 _HEAD_MODULES = ("classifier", "score")
@@ -37,10 +38,16 @@ class PeftFolder:
     config: dict[str, Any]
     tensors: dict[str, Any]
 
-    @property
-    def base_model(self) -> str | None:
-        """The encoder it names."""
-        return self.config.get("base_model_name_or_path") or None
+    def text(self, name: str) -> str | None:
+        """A setting that is a text, or None where it is missing.
+
+        Raises:
+            ArtifactError: Something else.
+        """
+        value = self.config.get(name)
+        if value is not None and not isinstance(value, str):
+            raise ArtifactError(f"{self.folder / PEFT_CONFIG}: {name}: got {value!r}; expected a text. Restore the file from a copy.")
+        return value or None
 
 
 def peft_names(method: Method, shape: EncoderShape, head_names: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
@@ -85,28 +92,42 @@ def read_peft(folder: Path) -> PeftFolder:
         folder: With `adapter_config.json` and `adapter_model.safetensors`.
 
     Raises:
-        ArtifactError: Missing, damaged, a pickle, or of another task than sequence classification.
+        ArtifactError: Missing, damaged, a pickle, of another task than sequence classification, or an adapter of ours already.
     """
     import torch
 
-    if not (folder / PEFT_CONFIG).exists():
+    config_file, weights = folder / PEFT_CONFIG, folder / PEFT_WEIGHTS
+    if (folder / MANIFEST).exists():
+        raise ArtifactError(f"{folder}: an adapter of lorabel already, got a {MANIFEST}; expected a folder of the PEFT library alone. Use it as it is.")
+    if not config_file.exists():
         raise ArtifactError(f"{folder}: not a folder of the PEFT library, got no {PEFT_CONFIG}; expected one. Check the path.")
-    if not (folder / PEFT_WEIGHTS).exists() and (folder / _PICKLE).exists():
+    if not weights.exists() and (folder / _PICKLE).exists():
         raise ArtifactError(
-            f"{folder / _PICKLE}: a pickle, which can run any code, got no {PEFT_WEIGHTS} beside it; expected safetensors. Load it there and save it again, which writes that file."
+            f"{folder / _PICKLE}: a pickle, which can run any code, got no {PEFT_WEIGHTS} beside it; expected safetensors. "
+            "Load it there and save it again, which writes that file."
         )
-    config = read_json((folder / PEFT_CONFIG).resolve())
+    config = read_json(_followed(config_file))
     if config.get("task_type") not in ("SEQ_CLS", None):
         raise ArtifactError(
-            f"{folder / PEFT_CONFIG}: made for another task, got task_type {config['task_type']!r}; expected 'SEQ_CLS'. Only sequence classifiers can be imported."
+            f"{config_file}: made for another task, got task_type {config['task_type']!r}; expected 'SEQ_CLS'. Only sequence classifiers can be imported."
         )
-    tensors = read_tensors((folder / PEFT_WEIGHTS).resolve())
-    odd = next((name for name, tensor in tensors.items() if not tensor.is_floating_point()), None)
-    if odd is not None:
-        raise ArtifactError(
-            f"{folder / PEFT_WEIGHTS}: {odd}: not numbers with a fraction, got {tensors[odd].dtype}; expected float32, float16 or bfloat16. Save it unquantised."
-        )
+    tensors = read_tensors(_followed(weights))
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise ArtifactError(
+                f"{weights}: {name}: not numbers with a fraction, got {tensor.dtype}; expected float32, float16 or bfloat16. Save it unquantised."
+            )
+        if not torch.isfinite(tensor).all():
+            raise ArtifactError(f"{weights}: {name}: values that are not finite, got NaN or infinity; expected numbers. Its training diverged.")
     return PeftFolder(folder, config, {name: tensor.to(torch.float32).contiguous() for name, tensor in tensors.items()})
+
+
+def _followed(file: Path) -> Path:
+    """Where a link leads."""
+    try:
+        return file.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        raise ArtifactError(f"{file}: leads nowhere, got {type(error).__name__}; expected a file. Restore it from a copy.") from error
 
 
 def from_peft(found: PeftFolder, shape: EncoderShape) -> tuple[Method, HeadSpec, dict[str, Any]]:
@@ -120,56 +141,55 @@ def from_peft(found: PeftFolder, shape: EncoderShape) -> tuple[Method, HeadSpec,
         The method, the head, and their tensors by our names.
 
     Raises:
-        ArtifactError: No trained head, tensors without a place here, or places without a tensor.
-        ConfigError: A method, or a form of one, that has no equal here.
+        ConfigError: A method, or a form of one, that has no equal here, or settings that are wrong.
+        ArtifactError: No trained head, tensors without a place here, or places without a tensor that fits.
     """
-    where, left = found.folder / PEFT_WEIGHTS, dict(found.tensors)
-    method, tensors = _method_of(found, left, shape)
-    head, trained = _head_of(where, left, method.peft_root, shape)
-    if left:
+    file = PeftFile(found.config, found.tensors)
+    try:
+        method, tensors = _method_of(file, shape)
+        head, trained = _head_of(file, method.peft_root, shape)
+    except ConfigError as error:
+        raise ConfigError(f"{found.folder}: {error}") from error
+    if file.left:
         raise ArtifactError(
-            f"{where}: {len(left)} tensors have no place here, got {min(left)!r}; expected the adapter's and the {shape.names.name} family's head. "
+            f"{found.folder / PEFT_WEIGHTS}: {len(file.left)} tensors have no place here, got {min(file.left)!r}; expected the adapter's and the {shape.names.name} family's head. "
             "Give the encoder it was trained on, or train again without what made them."
         )
     return method, head, tensors | trained
 
 
-def _method_of(found: PeftFolder, left: dict[str, Any], shape: EncoderShape) -> tuple[Method, dict[str, Any]]:
-    kind = found.config.get("peft_type")
+def _method_of(file: PeftFile, shape: EncoderShape) -> tuple[Method, dict[str, Any]]:
     kinds = [entry for _, entry in METHODS.items() if issubclass(entry, Method)]
-    try:
-        made = next((one for one in (entry.from_peft(found.config, left, shape) for entry in kinds) if one is not None), None)
-    except KeyError as error:
-        raise ArtifactError(
-            f"{found.folder}: incomplete, got no {error} for {kind}; expected it in {PEFT_CONFIG} or {PEFT_WEIGHTS}. Restore it from a copy."
-        ) from error
+    made = next((one for one in (entry.from_peft(file, shape) for entry in kinds) if one is not None), None)
     if made is None:
         raise ConfigError(
-            f"{found.folder / PEFT_CONFIG}: a method that has no equal here, got peft_type {kind!r}; expected one of those that `lorabel methods` marks. "
+            f"{PEFT_CONFIG}: a method that has no equal here, got peft_type {file.kind!r}; expected one of those that `lorabel methods` marks. "
             "Merge it there, where it can be, and give the result as the encoder."
         )
     if made[0].peft_config(shape) is None:
-        raise ConfigError(
-            f"{found.folder / PEFT_CONFIG}: {kind} does not work there with the {shape.names.name} family; expected another encoder. Check --encoder."
-        )
+        raise ConfigError(f"{PEFT_CONFIG}: {file.kind} does not work there with the {shape.names.name} family; expected another encoder. Check --encoder.")
     return made
 
 
-def _head_of(where: Path, left: dict[str, Any], root: str, shape: EncoderShape) -> tuple[HeadSpec, dict[str, Any]]:
+def _head_of(file: PeftFile, root: str, shape: EncoderShape) -> tuple[HeadSpec, dict[str, Any]]:
     """Take the trained head out."""
     family = shape.names
     output = next(layer for layer in family.native_head if layer.to_classes)
-    weight = left.get(f"{root}{output.key}.weight")
+    weight = file.left.get(f"{root}{output.key}.weight")
     if weight is None:
-        raise ArtifactError(
-            f"{where}: no trained head, got no {output.key!r}; expected the {family.name} family's. It was saved without one: train again there with task_type SEQ_CLS, which saves it."
+        raise ConfigError(
+            f"{PEFT_WEIGHTS}: no trained head, got no {output.key!r}; expected the {family.name} family's. "
+            "It was saved without one: train again there with task_type SEQ_CLS, which saves it."
         )
-    has_pooler = family.has_pooler and any(name.startswith(f"{root}{family.prefix}.pooler.") for name in left)
-    head = make_head(shape, "native-pooler" if has_pooler else "native", "cls", len(weight))
-    keys = [f"{layer.key}.{part}" for layer in head.layers for part in ("weight", "bias")]
-    missing = [key for key in keys if f"{root}{key}" not in left]
+    classes = len(weight) if weight.dim() else 0
+    if classes < 2:
+        raise ConfigError(f"{PEFT_WEIGHTS}: no classifier, got a head with {classes} output; expected at least 2 classes. A regression cannot be imported.")
+    has_pooler = family.has_pooler and f"{root}{family.prefix}.pooler.dense.weight" in file.left
+    head = make_head(shape, "native-pooler" if has_pooler else "native", "cls", classes)
+    keys = {f"{layer.key}.{part}": dimensions for layer in head.layers for part, dimensions in (("weight", 2), ("bias", 1))}
+    missing = [key for key in keys if f"{root}{key}" not in file.left]
     if missing:
-        raise ArtifactError(
-            f"{where}: part of the head is missing, got no {missing[0]!r}; expected all of {', '.join(keys)}. Train again there with modules_to_save naming them all."
+        raise ConfigError(
+            f"{PEFT_WEIGHTS}: part of the head is missing, got no {missing[0]!r}; expected all of {', '.join(keys)}. Train again there with modules_to_save naming them all."
         )
-    return head, {f"head.{key}": left.pop(f"{root}{key}") for key in keys}
+    return head, {f"head.{key}": file.take(f"{root}{key}", dimensions) for key, dimensions in keys.items()}

@@ -29,7 +29,7 @@ def import_adapter(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Make an adapter of a folder that the PEFT library saved, and prove that it answers the same. Exit code 3 where it does not; nothing is written then."""
+    """Make an adapter of a folder that the PEFT library saved. Where that is installed both answer first; exit code 3 where they differ, and nothing is written then."""
     from lorabel.cli.progress import ProgressPrinter
     from lorabel.workflows.import_adapter import run_import
 
@@ -44,6 +44,8 @@ def import_adapter(
     console.print(f"Method      {result.method['name']}, {result.head} head, on {result.encoder}", markup=False)
     console.print(f"Trainable   {parameters.trainable:,} = adapter {parameters.adapter:,} + head {parameters.head:,}")
     console.print(f"Labels      {', '.join(result.labels)}", markup=False)
-    if result.largest_difference is not None:
-        console.print(f"Proof       the same logits as in the PEFT library: they differ by at most {result.largest_difference:.1g}")
+    difference = result.largest_difference
+    console.print(
+        f"Proof       {'none: the PEFT library is not installed' if difference is None else f'the same logits as in the PEFT library: they differ by at most {difference:.1g}'}"
+    )
     console.print(f"Adapter     {result.adapter}", markup=False)

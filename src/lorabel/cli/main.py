@@ -24,7 +24,7 @@ _VERBS = {
     "audit": ("lorabel.cli.audit:audit", "Find duplicates, conflicting labels and other faults in a table, or labels that are probably wrong."),
     "evaluate": ("lorabel.cli.evaluate:evaluate", "Score an adapter on labelled texts, with intervals."),
     "predict": ("lorabel.cli.predict:predict", "Classify a table or one text."),
-    "import": ("lorabel.cli.import_adapter:import_adapter", "Make an adapter of a folder that the PEFT library saved, and prove that it answers the same."),
+    "import": ("lorabel.cli.import_adapter:import_adapter", "Make an adapter of a folder that the PEFT library saved."),
     "plan": ("lorabel.cli.plan:plan", "Count parameters and check the budget; needs no network and no torch."),
     "report": ("lorabel.cli.report:report", "Write a report of one run, or of several side by side."),
     "methods": ("lorabel.cli.methods:methods", "List the methods, or explain one."),

@@ -29,6 +29,7 @@ from pydantic import Field
 
 from lorabel.families import LINEAR_SITES, EncoderShape
 from lorabel.methods.base import Method, ParameterSpec, make_method
+from lorabel.methods.base_peft import PeftFile
 from lorabel.methods.base_ranks import EVERYWHERE, check_plain_lora, from_factors
 from lorabel.methods.base_sited import LowRankMethod
 from lorabel.registry import METHODS
@@ -132,16 +133,15 @@ class AdaLora(LowRankMethod):
         return None
 
     @classmethod
-    def from_peft(cls, config: Mapping[str, Any], left: dict[str, Tensor], shape: EncoderShape) -> tuple[Method, dict[str, Tensor]] | None:
+    def from_peft(cls, file: PeftFile, shape: EncoderShape) -> tuple[Method, dict[str, Tensor]] | None:
         """Its AdaLoRA, as the LoRA that answers the same: P (α / (R + 1e-5)) Λ as B, R the initial rank of every site, whatever is left of it."""
-        if config.get("peft_type") != "ADALORA":
+        if file.kind != "ADALORA":
             return None
-        check_plain_lora(config)
-        downs, ups, diagonals = (cls.taken(left, shape, role) for role in ("lora_A", "lora_B", _DIAGONAL))
-        start, alpha = config.get("init_r", 12), config.get("lora_alpha", 8)
-        scaling = (alpha if alpha > 0 else start) / (start + 1e-5)
-        folded = {site: up * (scaling * diagonals[site][:, 0]) for site, up in ups.items() if site in diagonals}
-        return from_factors("lora", downs, folded, {site: 1.0 for site, down in downs.items() if len(down)}, shape, config.get("lora_dropout") or 0.0)
+        check_plain_lora(file.config)
+        downs, ups, diagonals = (file.take_sites(cls.peft_root, shape, role) for role in ("lora_A", "lora_B", _DIAGONAL))
+        scaling = file.number("lora_alpha", 8) / (file.count("init_r", 12) + 1e-5)
+        folded = {site: up * (scaling * diagonals[site][:, 0]) for site, up in ups.items() if site in diagonals and diagonals[site].shape == (up.shape[1], 1)}
+        return from_factors("lora", downs, folded, {site: 1.0 for site, down in downs.items() if len(down)}, shape, file.probability("lora_dropout"))
 
     @classmethod
     def settle(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> dict[str, Any]:

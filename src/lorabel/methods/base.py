@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lorabel.errors import ConfigError
 from lorabel.families import EncoderShape
+from lorabel.methods.base_peft import PeftFile, site_key
 from lorabel.registry import METHODS, unknown_name
 from lorabel.slots import LinearSlots, Prompt, Start, StreamMap, StreamPlace
 
@@ -107,6 +108,7 @@ class Method(BaseModel):
         can_merge: Whether a trained member can be written into the encoder's own weights.
         folds_by_value: The form a trained adapter is stored in depends on its values; `stored_form` is then the one that is planned for.
         pads_exactly: Members of a bank may differ in the sizes of their tensors: smaller ones are filled up with zeros, which stay zero in training and change no answer.
+        has_same_tensors: Where sizes may differ, members of a bank must still have the same tensors: one of zeros would not be as good as none.
         paper: Where the method comes from.
     """
 
@@ -118,6 +120,7 @@ class Method(BaseModel):
     peft_root: ClassVar[str] = "base_model.model."
     trains_encoder: ClassVar[bool] = False
     pads_exactly: ClassVar[bool] = False
+    has_same_tensors: ClassVar[bool] = False
     folds_by_value: ClassVar[bool] = False
     shared_options: ClassVar[tuple[str, ...]] = ()
     starts_unchanged: ClassVar[bool] = True
@@ -264,23 +267,21 @@ class Method(BaseModel):
             spec: One of `parameters`.
             shape: The encoder.
         """
-        family = shape.names
-        return f"{self.peft_root}{family.prefix}.{family.layer.format(i=spec.layer)}.{family.linears[spec.site]}.{spec.role}.weight"
+        return f"{site_key(self.peft_root, shape, spec.layer, spec.site, spec.role)}.weight"
 
     @classmethod
-    def from_peft(cls, config: Mapping[str, Any], left: dict[str, Tensor], shape: EncoderShape) -> tuple[Method, dict[str, Tensor]] | None:
+    def from_peft(cls, file: PeftFile, shape: EncoderShape) -> tuple[Method, dict[str, Tensor]] | None:
         """What answers as an adapter that the common library saved, or None where that is of another method.
 
         Args:
-            config: Content of its `adapter_config.json`.
-            left: The tensors of its file by their names, float32; those that are used are taken out.
+            file: The adapter; its tensors that are used are taken out.
             shape: The encoder.
 
         Returns:
             A method, and its parameters and constants by our names.
 
         Raises:
-            ConfigError: It is of this method, in a form that has no equal here.
+            ConfigError: It is of this method, damaged or in a form that has no equal here.
         """
         return None
 

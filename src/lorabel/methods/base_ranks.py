@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -17,7 +17,8 @@ from pydantic import Field
 from lorabel.errors import ConfigError
 from lorabel.families import LINEAR_SITES, EncoderShape
 from lorabel.methods.base import Method, ParameterSpec, make_method
-from lorabel.methods.base_sited import LowRankMethod, covering
+from lorabel.methods.base_peft import PeftFile, Sites, by_name, site_module
+from lorabel.methods.base_sited import LowRankMethod, covering, expanded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +37,7 @@ _WITHOUT_EQUAL = (
     "use_bdlora",
     "use_qalora",
 )
-_SITE = re.compile(rf"layers\.\d+\.({'|'.join(LINEAR_SITES)})")
+_SITE = re.compile(rf"layers\.(0|[1-9][0-9]*)\.({'|'.join(LINEAR_SITES)})")
 
 
 class SiteRanksMethod(LowRankMethod):
@@ -51,19 +52,16 @@ class SiteRanksMethod(LowRankMethod):
     )
 
     def model_post_init(self, context: object) -> None:
-        """Refuse what is no site or no rank."""
+        """Refuse what is no site or no rank; no ranks at all are as good as none given."""
         super().model_post_init(context)
+        if not self.ranks:
+            object.__setattr__(self, "ranks", None)
         for site, rank in (self.ranks or {}).items():
             if (site != EVERYWHERE and not _SITE.fullmatch(site)) or rank < 0:
                 raise ValueError(
                     f"method.ranks: not a site and its rank, got {site!r}: {rank}; expected something like layers.0.query: 3. "
                     "Leave it out to give every site the same rank."
                 )
-
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        """Sites of rank 0, sorted."""
-        return tuple(sorted(site for site, rank in (self.ranks or {}).items() if not rank))
 
     def rank_at(self, layer: int, site: str) -> int:
         """The site's own rank, else that of `*`, else `rank`."""
@@ -80,7 +78,7 @@ class SiteRanksMethod(LowRankMethod):
         specs = super().parameters(shape)
         if self.ranks is not None:
             adapted = {f"layers.{layer}.{site}" for layer in self.chosen_layers(shape) for site in self.targets}
-            others = [site for site, rank in self.ranks.items() if rank and site != EVERYWHERE and site not in adapted]
+            others = [site for site in self.ranks if site != EVERYWHERE and site not in adapted]
             if others or not specs:
                 raise ConfigError(
                     f"method.ranks: no such site among those adapted, got {others[0] if others else self.ranks}; expected sites of the targets and layers that are set. "
@@ -97,10 +95,7 @@ class SiteRanksMethod(LowRankMethod):
             config["use_dora"] = True
         if self.ranks is None:
             return config
-        family = shape.names
-        modules = {
-            f"{family.layer.format(i=spec.layer)}.{family.linears[spec.site]}": spec.shape[0] for spec in self.parameters(shape) if spec.role == "lora_A"
-        }
+        modules = {site_module(shape, spec.layer, spec.site): spec.shape[0] for spec in self.parameters(shape) if spec.role == "lora_A"}
         ranks = {re.escape(module): rank for module, rank in modules.items()}
         most = max(ranks.values())
         return {
@@ -114,20 +109,26 @@ class SiteRanksMethod(LowRankMethod):
         }
 
     @classmethod
-    def from_peft(cls, config: Mapping[str, Any], left: dict[str, Tensor], shape: EncoderShape) -> tuple[Method, dict[str, Tensor]] | None:
+    def from_peft(cls, file: PeftFile, shape: EncoderShape) -> tuple[Method, dict[str, Tensor]] | None:
         """Its LoRA or DoRA, ranks and scalings of single sites included: the scaling of the first site becomes everyone's, and B is multiplied where another was meant."""
-        if config.get("peft_type") != "LORA" or bool(config.get("use_dora")) is not cls.uses_dora:
+        if file.kind != "LORA" or bool(file.config.get("use_dora")) is not cls.uses_dora:
             return None
-        check_plain_lora(config)
-        downs, ups = cls.taken(left, shape, "lora_A"), cls.taken(left, shape, "lora_B")
-        scalings = {site: _their_scaling(config, _module(site, shape), len(down)) for site, down in downs.items() if len(down)}
-        return from_factors(cls.name, downs, ups, scalings, shape, config.get("lora_dropout") or 0.0)
+        check_plain_lora(file.config)
+        downs, ups = (file.take_sites(cls.peft_root, shape, role) for role in ("lora_A", "lora_B"))
+        scalings = {(layer, site): _their_scaling(file, shape, layer, site, len(down)) for (layer, site), down in downs.items() if len(down)}
+        return from_factors(cls.name, downs, ups, scalings, shape, file.probability("lora_dropout"))
+
+    @classmethod
+    def open_targets(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        """Those that have all sites whose rank is given."""
+        named = {site.rpartition(".")[2] for site in options.get("ranks") or {}} - {EVERYWHERE}
+        return [choice for choice in super().open_targets(options) if named <= set(expanded(choice))]
 
     @classmethod
     def reasons(cls, given: Mapping[str, Any], settled: Mapping[str, Any]) -> list[str]:
         """As with one rank; it is nobody's where all sites have their own."""
         ranks = given.get("ranks")
-        if ranks is None:
+        if not ranks:
             return super().reasons(given, settled)
         found = [] if EVERYWHERE in ranks else super().reasons(given, settled)
         apart = "1 site has a rank of its own" if len(ranks) == 1 else f"{len(ranks):,} sites have ranks of their own"
@@ -136,19 +137,15 @@ class SiteRanksMethod(LowRankMethod):
     @classmethod
     def smaller(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
         """As with one rank; ranks that are given cannot shrink."""
-        if options.get("ranks") is not None:
+        if options.get("ranks"):
+            # That of all methods: as it is, or not at all.
             return super(LowRankMethod, cls).smaller(options, shape, limit)
         return super().smaller(options, shape, limit)
 
     @classmethod
     def spends(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
         """As with one rank; ranks that are given are spent already."""
-        return [] if options.get("ranks") is not None else super().spends(options, shape, limit)
-
-
-def _module(site: tuple[int, str], shape: EncoderShape) -> str:
-    """The common library's name of a site's module, without what stands before the layers."""
-    return f"{shape.names.layer.format(i=site[0])}.{shape.names.linears[site[1]]}"
+        return [] if options.get("ranks") else super().spends(options, shape, limit)
 
 
 def check_plain_lora(config: Mapping[str, Any]) -> None:
@@ -170,20 +167,14 @@ def check_plain_lora(config: Mapping[str, Any]) -> None:
         )
 
 
-def _their_scaling(config: Mapping[str, Any], module: str, rank: int) -> float:
-    """What the common library multiplies a site's product by. A key of `alpha_pattern` is an expression that the end of the module's name must match."""
-    patterns = config.get("alpha_pattern") or {}
-    alpha = next((value for key, value in patterns.items() if re.fullmatch(rf"(.*\.)?({key})", module)), config.get("lora_alpha", 8))
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+def _their_scaling(file: PeftFile, shape: EncoderShape, layer: int, site: str, rank: int) -> float:
+    """What the common library multiplies a site's product by."""
+    alpha = file.pattern("alpha_pattern", f"{shape.names.prefix}.{site_module(shape, layer, site)}", file.number("lora_alpha", 8))
+    return alpha / (math.sqrt(rank) if file.config.get("use_rslora") else rank)
 
 
 def from_factors(
-    name: str,
-    downs: Mapping[tuple[int, str], Tensor],
-    ups: Mapping[tuple[int, str], Tensor],
-    scalings: Mapping[tuple[int, str], float],
-    shape: EncoderShape,
-    dropout: float,
+    name: str, downs: Sites, ups: Sites, scalings: Mapping[tuple[int, str], float], shape: EncoderShape, dropout: float
 ) -> tuple[Method, dict[str, Tensor]]:
     """A low-rank method from factors, whatever their ranks and scalings.
 
@@ -212,8 +203,5 @@ def from_factors(
     uneven = {f"layers.{layer}.{site}": found.get((layer, site), 0) for layer, site in covered if found.get((layer, site), 0) != rank}
     # Rounded so that an alpha of 16 is 16 again after the division by its rank.
     method = make_method({"name": name, "rank": rank, "alpha": round(scaling * rank, 9), "ranks": uneven or None, "dropout": dropout, **places})
-    tensors = {}
-    for (layer, site), its in scalings.items():
-        tensors[f"layers.{layer}.{site}.lora_A"] = downs[layer, site]
-        tensors[f"layers.{layer}.{site}.lora_B"] = ups[layer, site] if its == scaling else ups[layer, site] * (its / scaling)
-    return method, tensors
+    scaled = {site: ups[site] if its == scaling else ups[site] * (its / scaling) for site, its in scalings.items()}
+    return method, by_name({site: downs[site] for site in scalings}, "lora_A") | by_name(scaled, "lora_B")

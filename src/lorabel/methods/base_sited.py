@@ -43,7 +43,7 @@ def _is_auto(targets: Any) -> bool:
     return targets in ("auto", ["auto"], ("auto",))
 
 
-def _expanded(targets: str) -> tuple[str, ...]:
+def expanded(targets: str) -> tuple[str, ...]:
     """`all-linear`, `attention` or `query,value` as sites."""
     return tuple(site for name in targets.split(",") for site in TARGET_SHORTCUTS.get(name, (name,)))
 
@@ -121,27 +121,6 @@ class SitedMethod(Method):
         names = "|".join(re.escape(family.linears[site]) for site in LINEAR_SITES if site in (self.targets if sites is None else sites))
         stem = re.escape(family.layer).replace(re.escape("{i}"), f"({layers})")
         return rf".*\.{stem}\.({names})"
-
-    @classmethod
-    def taken(cls, left: dict[str, Tensor], shape: EncoderShape, role: str) -> dict[tuple[int, str], Tensor]:
-        """Take the tensors of one role at the encoder's sites out of a file of the common library.
-
-        Args:
-            left: Tensors by its names.
-            shape: The encoder.
-            role: Such as `lora_A`.
-
-        Returns:
-            By layer and site, in the encoder's order.
-        """
-        family, found = shape.names, {}
-        for layer in range(shape.num_layers):
-            for site in LINEAR_SITES:
-                stem = f"{cls.peft_root}{family.prefix}.{family.layer.format(i=layer)}.{family.linears[site]}.{role}"
-                key = next((key for key in (f"{stem}.weight", stem) if key in left), None)
-                if key is not None:
-                    found[layer, site] = left.pop(key)
-        return found
 
     @classmethod
     def placed(cls, sites: Collection[tuple[int, str]], shape: EncoderShape) -> dict[str, Any]:
@@ -248,9 +227,14 @@ class LowRankMethod(SitedMethod):
     @classmethod
     def _settled_targets(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[str]:
         """The first choice of sites that fits at the rank asked for, or at rank 1; the smallest where none does, for the gate to refuse."""
-        least = cls._least_rank(options)
-        fitting = (one for one in _AUTO_TARGETS if cls._largest_rank({**options, "targets": one}, shape, limit) >= least)
-        return list(_expanded(next(fitting, _AUTO_TARGETS[-1])))
+        least, choices = cls._least_rank(options), cls.open_targets(options)
+        fitting = (one for one in choices if cls._largest_rank({**options, "targets": one}, shape, limit) >= least)
+        return list(expanded(next(fitting, choices[-1])))
+
+    @classmethod
+    def open_targets(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        """What `targets: auto` chooses from, best first; at least one."""
+        return _AUTO_TARGETS
 
     @classmethod
     def _least_rank(cls, options: Mapping[str, Any]) -> int:
@@ -284,7 +268,7 @@ class LowRankMethod(SitedMethod):
     def spends(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
         """Each choice of sites at the largest rank that fits."""
         found = []
-        for targets in map(_expanded, _AUTO_TARGETS):
+        for targets in map(expanded, _AUTO_TARGETS):
             rank = cls._largest_rank({**options, "targets": targets}, shape, limit)
             if rank >= 1:
                 found.append({**options, "targets": list(targets), **cls._of_rank(options, rank)})

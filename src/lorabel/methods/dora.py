@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field
 
 from lorabel.families import LINEAR_SITES, EncoderShape
 from lorabel.methods.base import Method, ParameterSpec
+from lorabel.methods.base_peft import PeftFile, by_name
 from lorabel.methods.base_ranks import SiteRanksMethod
 from lorabel.registry import METHODS
 from lorabel.slots import LinearSlots, Start
@@ -31,8 +32,8 @@ class Dora(SiteRanksMethod):
     paper: ClassVar[str] = "Liu et al. 2024, arXiv:2402.09353"
     default_learning_rate: ClassVar[float] = 1e-3
     uses_dora: ClassVar[bool] = True
-    # A site that a member lacks would get lengths of zero: ranks may differ within a bank, sites may not.
-    shared_options: ClassVar[tuple[str, ...]] = ("targets", "layers", "left_out")
+    # A site that a member lacks would get lengths of zero.
+    has_same_tensors: ClassVar[bool] = True
 
     targets: tuple[str, ...] = Field(default=LINEAR_SITES, description="Linear sites to adapt; or all-linear, attention, ffn.")
 
@@ -60,14 +61,13 @@ class Dora(SiteRanksMethod):
         return None if slots is None else replace(slots, magnitude=tensors[f"layers.{layer}.{site}.lora_magnitude_vector"])
 
     @classmethod
-    def from_peft(cls, config: Mapping[str, Any], left: dict[str, Tensor], shape: EncoderShape) -> tuple[Method, dict[str, Tensor]] | None:
+    def from_peft(cls, file: PeftFile, shape: EncoderShape) -> tuple[Method, dict[str, Tensor]] | None:
         """The factors, and the lengths beside them."""
-        found = super().from_peft(config, left, shape)
+        found = super().from_peft(file, shape)
         if found is None:
             return None
-        method, tensors = found
-        lengths = cls.taken(left, shape, "lora_magnitude_vector")
-        return method, tensors | {f"layers.{layer}.{site}.lora_magnitude_vector": value for (layer, site), value in lengths.items()}
+        role = "lora_magnitude_vector"
+        return found[0], found[1] | by_name(file.take_sites(cls.peft_root, shape, role, dimensions=1), role)
 
     def peft_key(self, spec: ParameterSpec, shape: EncoderShape) -> str:
         """As LoRA's; the vector's name ends without `weight`."""

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from lorabel.families import EncoderShape
 from lorabel.methods.base import Method, ParameterSpec, make_method
+from lorabel.methods.base_peft import PeftFile, by_name
 from lorabel.methods.base_sited import SitedMethod
 from lorabel.registry import METHODS
 from lorabel.slots import LinearSlots
@@ -67,12 +68,12 @@ class Ia3(SitedMethod):
         }
 
     @classmethod
-    def from_peft(cls, config: Mapping[str, Any], left: dict[str, Tensor], shape: EncoderShape) -> tuple[Method, dict[str, Tensor]] | None:
+    def from_peft(cls, file: PeftFile, shape: EncoderShape) -> tuple[Method, dict[str, Tensor]] | None:
         """Its IA3 at the same sites; whether a site scales its input shows in the vector's shape."""
-        if config.get("peft_type") != "IA3":
+        if file.kind != "IA3":
             return None
-        found = cls.taken(left, shape, "ia3_l")
-        return make_method({"name": cls.name, **cls.placed(found, shape)}), {f"layers.{layer}.{site}.ia3_l": value for (layer, site), value in found.items()}
+        found = file.take_sites(cls.peft_root, shape, "ia3_l")
+        return make_method({"name": cls.name, **cls.placed(found, shape)}), by_name(found, "ia3_l")
 
     def peft_key(self, spec: ParameterSpec, shape: EncoderShape) -> str:
         """The vector's name ends without `weight`."""

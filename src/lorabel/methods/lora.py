@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from lorabel.errors import ConfigError
 from lorabel.families import EncoderShape
 from lorabel.methods.base import Method, ParameterSpec
 from lorabel.methods.base_ranks import SiteRanksMethod
@@ -41,6 +42,21 @@ class Lora(SiteRanksMethod):
     init: Literal["zeros", "pissa"] = Field(
         default="zeros", description="Start of the factors: B at zero; or pissa: the principal components of the weight, as rank 2R in the file."
     )
+
+    def parameters(self, shape: EncoderShape) -> tuple[ParameterSpec, ...]:
+        """Those of each adapted site, by layer.
+
+        Raises:
+            ConfigError: With `pissa`, a rank above a weight's own; else as with all ranks of sites.
+        """
+        specs = super().parameters(shape)
+        large = [spec for spec in specs if self.init == "pissa" and self.rank_at(spec.layer, spec.site) > min(shape.linear_shape(spec.site))]
+        if large:
+            rank, most = self.rank_at(large[0].layer, large[0].site), min(shape.linear_shape(large[0].site))
+            raise ConfigError(
+                f"method.rank: more than the weight has principal components, got {rank} with init pissa; expected at most {most}. Lower the rank, or leave init out."
+            )
+        return specs
 
     def constants(self, shape: EncoderShape) -> tuple[ParameterSpec, ...]:
         """With `pissa`, the factors' starts: as many values as are trained."""

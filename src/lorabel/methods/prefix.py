@@ -16,6 +16,7 @@ from pydantic import Field
 
 from lorabel.families import EncoderShape
 from lorabel.methods.base import Method, ParameterSpec, largest, make_method, prefix_of_layer
+from lorabel.methods.base_peft import PeftFile
 from lorabel.registry import METHODS
 
 if TYPE_CHECKING:
@@ -98,11 +99,11 @@ class Prefix(Method):
         }
 
     @classmethod
-    def from_peft(cls, config: Mapping[str, Any], left: dict[str, Tensor], shape: EncoderShape) -> tuple[Method, dict[str, Tensor]] | None:
+    def from_peft(cls, file: PeftFile, shape: EncoderShape) -> tuple[Method, dict[str, Tensor]] | None:
         """Its prefix; whatever gave it in training, the file holds the prefix itself."""
-        if config.get("peft_type") != "PREFIX_TUNING":
+        if file.kind != "PREFIX_TUNING":
             return None
-        return make_method({"name": cls.name, "length": config["num_virtual_tokens"]}), {_PREFIX: left.pop("prompt_embeddings")}
+        return make_method({"name": cls.name, "length": file.count("num_virtual_tokens")}), {_PREFIX: file.take("prompt_embeddings")}
 
     def peft_key(self, spec: ParameterSpec, shape: EncoderShape) -> str:
         """One tensor for all layers."""

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from lorabel.families import EncoderShape
 from lorabel.methods.base import Method, ParameterSpec, make_method
+from lorabel.methods.base_peft import PeftFile
 from lorabel.registry import METHODS
 from lorabel.slots import Prompt as PromptSlot
 from lorabel.slots import Start
@@ -86,11 +87,11 @@ class Prompt(Method):
         }
 
     @classmethod
-    def from_peft(cls, config: Mapping[str, Any], left: dict[str, Tensor], shape: EncoderShape) -> tuple[Method, dict[str, Tensor]] | None:
+    def from_peft(cls, file: PeftFile, shape: EncoderShape) -> tuple[Method, dict[str, Tensor]] | None:
         """Its prompt, before the text's first token."""
-        if config.get("peft_type") != "PROMPT_TUNING":
+        if file.kind != "PROMPT_TUNING":
             return None
-        return make_method({"name": cls.name, "length": config["num_virtual_tokens"], "place": "front"}), {_NAME: left.pop("prompt_embeddings")}
+        return make_method({"name": cls.name, "length": file.count("num_virtual_tokens"), "place": "front"}), {_NAME: file.take("prompt_embeddings")}
 
     def peft_key(self, spec: ParameterSpec, shape: EncoderShape) -> str:
         """One tensor."""

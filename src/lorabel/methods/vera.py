@@ -16,6 +16,7 @@ from pydantic import Field
 
 from lorabel.families import EncoderShape
 from lorabel.methods.base import Method, ParameterSpec, largest, make_method
+from lorabel.methods.base_peft import PeftFile, by_name
 from lorabel.methods.base_sited import SitedMethod
 from lorabel.registry import METHODS
 from lorabel.slots import LinearSlots, LowRank, Start
@@ -108,19 +109,21 @@ class Vera(SitedMethod):
         }
 
     @classmethod
-    def from_peft(cls, config: Mapping[str, Any], left: dict[str, Tensor], shape: EncoderShape) -> tuple[Method, dict[str, Tensor]] | None:
+    def from_peft(cls, file: PeftFile, shape: EncoderShape) -> tuple[Method, dict[str, Tensor]] | None:
         """Its VeRA at the same sites; factors that were not saved are drawn from their seed."""
-        if config.get("peft_type") != "VERA":
+        if file.kind != "VERA":
             return None
-        vectors = {role: cls.taken(left, shape, role) for role in ("vera_lambda_b", "vera_lambda_d")}
-        options = {"rank": config["r"], "projection_seed": config.get("projection_prng_key") or 0, "dropout": config.get("vera_dropout") or 0.0}
-        method = make_method({"name": cls.name, **options, **cls.placed(vectors["vera_lambda_b"], shape)})
-        tensors = {f"layers.{layer}.{site}.{role}": value for role, found in vectors.items() for (layer, site), value in found.items()}
+        scales, lengths = (file.take_sites(cls.peft_root, shape, role, dimensions=1) for role in ("vera_lambda_b", "vera_lambda_d"))
+        seed = file.count("projection_prng_key", 0, least=0)
+        method = make_method(
+            {"name": cls.name, "rank": file.count("r"), "projection_seed": seed, "dropout": file.probability("vera_dropout"), **cls.placed(scales, shape)}
+        )
+        assert isinstance(method, Vera)
+        frozen = {}
         for spec in method.constants(shape):
-            saved = left.pop(method.peft_key(spec, shape), None)
-            assert isinstance(method, Vera)
-            tensors[spec.name] = method.drawn(spec.role, shape) if saved is None else saved
-        return method, tensors
+            key = method.peft_key(spec, shape)
+            frozen[spec.name] = file.take(key) if key in file.left else method.drawn(spec.role, shape)
+        return method, by_name(scales, "vera_lambda_b") | by_name(lengths, "vera_lambda_d") | frozen
 
     def peft_key(self, spec: ParameterSpec, shape: EncoderShape) -> str:
         """Vectors without `weight` at the end of their names; the shared factors above all layers."""

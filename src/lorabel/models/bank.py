@@ -112,7 +112,7 @@ def stacked_parameters(members: Sequence[Method], shape: EncoderShape) -> tuple[
         One specification per tensor; a member that is smaller fills the first rows and columns, one that lacks the tensor none of it.
 
     Raises:
-        ConfigError: Members differ in method, in an option that all must share, or in sizes where the method cannot fill up with zeros.
+        ConfigError: Members differ in method, in an option that all must share, or in sizes or sites where the method cannot fill up with zeros.
     """
     kinds = sorted({member.name for member in members})
     if len(kinds) > 1:
@@ -128,6 +128,10 @@ def stacked_parameters(members: Sequence[Method], shape: EncoderShape) -> tuple[
     if not members[0].pads_exactly and any([(s.name, s.shape) for s in stacked] != [(s.name, s.shape) for s in specs] for specs in of_members):
         raise ConfigError(
             f"bank: members of different sizes, got {len(members)} settings of {kinds[0]}; expected equal sizes and sites. Train each size in a bank of its own."
+        )
+    if members[0].has_same_tensors and len({frozenset(spec.name for spec in specs) for specs in of_members}) > 1:
+        raise ConfigError(
+            f"bank: members on different sites, got {len(members)} settings of {kinds[0]}; expected the same ones. Train each choice of sites in a bank of its own."
         )
     return stacked
 

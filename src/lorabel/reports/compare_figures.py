@@ -36,7 +36,7 @@ def draw_compare_figures(record: CompareRecord) -> dict[str, Figure]:
             figures["curves"] = curves_figure(record)
         binned = [row for row in record.rows if row.reliability]
         if binned:
-            figures["reliability"] = reliability_figure(record, binned[:_MOST_PANELS])
+            figures["reliability"] = reliability_figure(record, binned)
         others = [row for row in record.rows if row.confusion is not None and row.method != record.reference]
         reference = next((row for row in record.rows if row.method == record.reference), None)
         if others and reference is not None and reference.confusion is not None:
@@ -112,7 +112,7 @@ def reliability_figure(record: CompareRecord, rows: Sequence[CompareRow]) -> Fig
     """
     lines = -(-len(rows) // 4)
     columns = -(-len(rows) // lines)
-    figure = Figure(figsize=(max(4.2, columns * 2.5), lines * 2.6 + 0.7), dpi=_DOTS_PER_INCH, layout="constrained")
+    figure = Figure(figsize=(max(5.0, columns * 2.5), lines * 2.6 + 0.7), dpi=_DOTS_PER_INCH, layout="constrained")
     colours = {row.method: COLOURS[place % len(COLOURS)] for place, row in enumerate(record.rows)}
     for place, (axes, row) in enumerate(zip(_panels(figure, len(rows), columns), rows, strict=True)):
         bins = row.reliability or []
@@ -125,14 +125,14 @@ def reliability_figure(record: CompareRecord, rows: Sequence[CompareRow]) -> Fig
         )
         axes.set_title(short(row.method), fontsize=9.5)
         if row.ece is not None:
-            axes.text(0.05, 0.93, f"ECE {100 * row.ece:.1f} %", transform=axes.transAxes, va="top", fontsize=8.5)
+            axes.text(0.05, 0.93, f"ECE {100 * row.ece:.1f} %" + (", mean" if row.seeds > 1 else ""), transform=axes.transAxes, va="top", fontsize=8.5)
         axes.set_xlim(-0.02, 1.02)
         axes.set_ylim(-2, 104)
         axes.tick_params(labelsize=8, labelleft=place % columns == 0)
     of_labels = record.task == "multi_label"
-    figure.supxlabel(f"probability of the {'label' if of_labels else 'answer'}", fontsize=9)
+    figure.supxlabel(f"probability of the {'label' if of_labels else 'answer'}; marks grow with their share of rows", fontsize=9)
     figure.supylabel("label is there, percent" if of_labels else "right, percent", fontsize=9)
-    figure.suptitle(f"Reliability ({record.judged}; marks grow with their share of rows)", fontsize=11, fontweight="bold")
+    figure.suptitle(f"Reliability ({record.judged})", fontsize=11, fontweight="bold")
     return figure
 
 

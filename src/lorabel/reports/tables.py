@@ -96,7 +96,7 @@ def describe_method(record: RunRecord) -> str:
     options = record.plan.get("method", record.config["method"])
     parts = [str(options["name"])]
     if "rank" in options:
-        parts.append(f"r={options['rank']}")
+        parts.append("r by site" if options.get("ranks") else f"r={options['rank']}")
     targets = options.get("targets")
     if targets:
         parts.append("on all linear layers" if set(targets) == set(LINEAR_SITES) else f"({', '.join(targets)})")

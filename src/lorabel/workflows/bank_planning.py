@@ -37,8 +37,11 @@ def bank_key(prepared: Prepared, number: int) -> str:
     if method.trains_encoder:
         shared["alone"] = number
     shared["options"] = {name: getattr(method, name) for name in method.shared_options}
+    specs = method.parameters(prepared.source.shape)
     if not method.pads_exactly:
-        shared["sizes"] = [(spec.name, spec.shape) for spec in method.parameters(prepared.source.shape)]
+        shared["sizes"] = [(spec.name, spec.shape) for spec in specs]
+    elif method.has_same_tensors:
+        shared["tensors"] = [spec.name for spec in specs]
     return json.dumps(shared, sort_keys=True)
 
 

@@ -21,6 +21,7 @@ from lorabel.artifacts.canary import CANARY_SENTENCES
 from lorabel.artifacts.card import imported_card
 from lorabel.artifacts.layout import PEFT_WEIGHTS
 from lorabel.artifacts.peft_format import PeftFolder, from_peft, read_peft
+from lorabel.artifacts.store import read_json
 from lorabel.budget import Parameters, count
 from lorabel.config import EncoderConfig
 from lorabel.data.packing import tokenise
@@ -36,6 +37,8 @@ from lorabel.workflows.finishing import settled_options
 from lorabel.workflows.out_folder import check_out_folder
 from lorabel.workflows.preparation import DEFAULT_MAX_LENGTH
 
+# Of an adapter folder: the first and the last token, and two between them.
+SHORTEST_LENGTH = 4
 # float32 sums in another order; measured differences are a hundredth of it.
 _TOLERANCE = 1e-4
 
@@ -91,18 +94,18 @@ def run_import(
 
     Raises:
         ArtifactError: The folder is damaged, lacks its head, or holds what has no place here.
-        ConfigError: No equal here, the encoder is not found, or the labels do not fit.
+        ConfigError: No equal here, wrong settings, the encoder is not found, or the labels do not fit.
         RefusedError: The common library is installed and answers otherwise; nothing is written.
         StorageError: The disk refused.
     """
-    check_out_folder(out, out / ".lock", resume=False, overwrite=False)
+    out = out.resolve()
+    check_out_folder(out, out / ".lock", resume=False, overwrite=False, can_go_on=False)
     found = read_peft(folder)
-    source = resolve_encoder(EncoderConfig(name=encoder or _named_encoder(found), revision=None if encoder else found.config.get("revision")))
+    source = resolve_encoder(EncoderConfig(name=encoder or _named_encoder(found), revision=None if encoder else found.text("revision")))
     method, head, tensors = from_peft(found, source.shape)
     _check_shapes(folder, tensors, method, head, source.shape)
     names = _label_names(labels, source, head.classes, on_event)
-    limit = source.shape.max_length_tokens - method.reserved_tokens()
-    length = min(max_length_tokens or DEFAULT_MAX_LENGTH, limit)
+    length = _length(max_length_tokens, method, source.shape)
     weights = load_weights(source)
     logits = canary_logits(source, weights, method, head, tensors, length)
     difference = _difference_there(found, source, np.array(logits), length, on_event)
@@ -126,18 +129,31 @@ def run_import(
 
 
 def _named_encoder(found: PeftFolder) -> str:
-    if found.base_model is None:
+    named = found.text("base_model_name_or_path")
+    if named is None:
         raise ConfigError(f"{found.folder}: names no encoder, got no base_model_name_or_path; expected one. Give it with --encoder.")
-    return found.base_model
+    return named
+
+
+def _length(asked: int | None, method: Method, shape: EncoderShape) -> int:
+    limit = shape.max_length_tokens - method.reserved_tokens()
+    if limit < SHORTEST_LENGTH:
+        raise ConfigError(
+            f"{method.name}: its {method.reserved_tokens()} trained tokens leave no room for a text, got {limit} of the encoder's {shape.max_length_tokens} positions; "
+            f"expected at least {SHORTEST_LENGTH}. Check --encoder."
+        )
+    return min(asked or DEFAULT_MAX_LENGTH, limit)
 
 
 def _check_shapes(folder: Path, tensors: dict[str, Any], method: Method, head: HeadSpec, shape: EncoderShape) -> None:
     """A vector of another length means another encoder, one across instead of along that another end of the layer is scaled."""
-    for name, size in expected_tensors(method, head, shape).items():
-        got = None if name not in tensors else tuple(tensors[name].shape)
-        if got != tuple(size):
+    expected = expected_tensors(method, head, shape)
+    for name in sorted({*expected, *tensors}):
+        got, size = (None if one is None else tuple(one) for one in (tensors[name].shape if name in tensors else None, expected.get(name)))
+        if got != size:
             raise ArtifactError(
-                f"{folder / PEFT_WEIGHTS}: {name}: does not fit this encoder, got {'nothing' if got is None else f'shape {got}'}; expected shape {tuple(size)}. "
+                f"{folder / PEFT_WEIGHTS}: {name}: does not fit this encoder, got {'nothing' if got is None else f'shape {got}'}; "
+                f"expected {'nothing' if size is None else f'shape {size}'}. "
                 "Give the encoder it was trained on with --encoder; else the folder uses a form that has no equal here."
             )
 
@@ -145,8 +161,9 @@ def _check_shapes(folder: Path, tensors: dict[str, Any], method: Method, head: H
 def _label_names(given: str | None, source: EncoderSource, classes: int, on_event: EventSink) -> tuple[str, ...]:
     """Class names as asked for, else as the encoder's configuration has them, else by number."""
     if given is None:
-        named = _id2label(json.loads((source.folder / "config.json").read_text("utf-8")))
+        named = _id2label(json.loads((source.folder / "config.json").read_text("utf-8"))) or ()
         if len(named) == classes and len(set(named)) == classes and not all(name.startswith("LABEL_") for name in named):
+            on_event(Note(f"Class names are those of the encoder's own configuration: {', '.join(named)}. Others can be given with --labels.", is_warning=True))
             return named
         on_event(
             Note(
@@ -154,33 +171,49 @@ def _label_names(given: str | None, source: EncoderSource, classes: int, on_even
             )
         )
         return tuple(f"LABEL_{number}" for number in range(classes))
-    names = _read_names(Path(given)) if Path(given).is_file() else tuple(name.strip() for name in given.split(","))
+    names = _read_names(given)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice or "" in names:
         raise ConfigError(f"--labels: not distinct names, got {twice[0] if twice else 'an empty one'!r}; expected one name per class. Check the list.")
+    odd = next((name for name in names if any("\ud800" <= letter <= "\udfff" for letter in name)), None)
+    if odd is not None:
+        raise ConfigError(f"--labels: not text, got {odd!r}; expected names that can be written as UTF-8. Check the list.")
     if len(names) != classes:
         raise ConfigError(f"--labels: the adapter's head has {classes} classes, got {len(names)} names; expected {classes}, in its order. Check the list.")
     return names
 
 
-def _read_names(path: Path) -> tuple[str, ...]:
-    text = path.read_text("utf-8")
-    if path.suffix != ".json":
-        return tuple(line.strip() for line in text.splitlines() if line.strip())
+def _read_names(given: str) -> tuple[str, ...]:
+    """Names separated by commas, or those of a file."""
+    path = Path(given)
     try:
-        loaded = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"--labels: not JSON, got {str(path)!r} ({error}); expected an object with id2label. Check the file.") from error
-    names = _id2label(loaded)
-    if not names:
-        raise ConfigError(f"--labels: no class names, got {str(path)!r}; expected an object with id2label, such as a config.json. Check the file.")
-    return names
+        is_file = path.is_file()
+    except OSError:
+        is_file = False  # Longer than any path may be: a list of names.
+    if not is_file:
+        if "," not in given and (path.suffix in (".txt", ".json") or path.is_dir()):
+            raise ConfigError(f"--labels: no such file, got {given!r}; expected names separated by commas, or a file of them. Check the path.")
+        return tuple(name.strip() for name in given.split(","))
+    if path.suffix == ".json":
+        names = _id2label(read_json(path.resolve()))
+        if not names:
+            raise ConfigError(
+                f"--labels: no class names, got {given!r}; expected id2label with a name for each number, as a config.json has it. Check the file."
+            )
+        return names
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--labels: not UTF-8, got byte {error.start} of {given!r}; expected a text file with one name a line. Save it as UTF-8.") from error
+    return tuple(line.strip() for line in lines if line.strip())
 
 
-def _id2label(config: Any) -> tuple[str, ...]:
-    """The names of a model's configuration in order of their numbers; empty where it has none."""
-    named = config.get("id2label") if isinstance(config, dict) else None
-    return tuple(str(named[key]) for key in sorted(named, key=int)) if isinstance(named, dict) else ()
+def _id2label(config: dict[str, Any]) -> tuple[str, ...] | None:
+    """The names of a model's configuration in order of their numbers; None where it has none."""
+    named = config.get("id2label")
+    if not isinstance(named, dict) or not all(key.isdecimal() and isinstance(name, str) for key, name in named.items()):
+        return None
+    return tuple(named[key] for key in sorted(named, key=int))
 
 
 def _difference_there(found: PeftFolder, source: EncoderSource, ours: np.ndarray[Any, Any], length: int, on_event: EventSink) -> float | None:
@@ -190,21 +223,28 @@ def _difference_there(found: PeftFolder, source: EncoderSource, ours: np.ndarray
         RefusedError: They differ by more than rounding.
     """
     if importlib.util.find_spec("peft") is None:
-        on_event(Note("Not compared with the PEFT library, which is not installed (pip install 'lorabel[peft]')."))
+        on_event(Note("Not compared with the PEFT library, which is not installed (pip install 'lorabel[peft]').", is_warning=True))
         return None
     table = tokenise(CANARY_SENTENCES, *load_tokenizer(source.folder), length)
     rows = [torch.from_numpy(row.astype(np.int64))[None] for row in np.split(table.input_ids, table.offsets[1:-1])]
-    with _quiet_libraries(), torch.inference_mode():
-        from peft import PeftModel
-        from transformers import AutoModelForSequenceClassification
+    try:
+        with _quiet_libraries(), torch.inference_mode():
+            from peft import PeftModel
+            from transformers import AutoModelForSequenceClassification
 
-        base = AutoModelForSequenceClassification.from_pretrained(source.folder, num_labels=ours.shape[1], dtype=torch.float32)
-        model = PeftModel.from_pretrained(base, found.folder).eval()
-        theirs = np.concatenate([model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.double().numpy() for ids in rows])
-    difference = float(np.abs(ours - theirs).max())
-    if not difference <= _TOLERANCE * max(1.0, float(np.abs(theirs).max())):
+            base = AutoModelForSequenceClassification.from_pretrained(source.folder, num_labels=ours.shape[1], dtype=torch.float32)
+            model = PeftModel.from_pretrained(base, found.folder).eval()
+            theirs = np.concatenate([model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.double().numpy() for ids in rows])
+    except Exception as error:
+        # Whatever its code makes of a folder that it cannot load: the proof cannot be given, and that is what has to be said.
+        said = str(error).strip().splitlines() or [""]
+        raise ArtifactError(
+            f"{found.folder}: the PEFT library itself cannot load it, got {type(error).__name__}: {said[0]}; expected a folder that it saved. Restore it from a copy."
+        ) from error
+    difference, most = float(np.abs(ours - theirs).max()), _TOLERANCE * max(1.0, float(np.abs(theirs).max()))
+    if not difference <= most:
         raise RefusedError(
-            f"{found.folder}: answers otherwise here than in the PEFT library, got logits that differ by {difference:.2g}; expected at most {_TOLERANCE:g}. "
+            f"{found.folder}: answers otherwise here than in the PEFT library, got logits that differ by {difference:.2g}; expected at most {most:.2g}. "
             "Nothing was written. Check that --encoder is the one it was trained on; else please report it."
         )
     return difference

@@ -6,7 +6,7 @@ from pathlib import Path
 from lorabel.errors import ConfigError
 
 
-def check_out_folder(root: Path, lock: Path, *, resume: bool, overwrite: bool) -> bool:
+def check_out_folder(root: Path, lock: Path, *, resume: bool, overwrite: bool, can_go_on: bool = True) -> bool:
     """Refuse what cannot become a new folder, before anything is done.
 
     Args:
@@ -14,6 +14,7 @@ def check_out_folder(root: Path, lock: Path, *, resume: bool, overwrite: bool) -
         lock: Its lock file, which does not count as content.
         resume: Content is gone on with.
         overwrite: Content is removed first.
+        can_go_on: The verb has `--resume` and `--overwrite`.
 
     Returns:
         Whether the folder has content.
@@ -27,9 +28,8 @@ def check_out_folder(root: Path, lock: Path, *, resume: bool, overwrite: bool) -
         raise ConfigError(f"--out: a file has this name, got {str(root)!r}; expected a folder to make. Choose another name.")
     exists = root.exists() and any(path.name != lock.name for path in root.iterdir())
     if exists and not (resume or overwrite):
-        raise ConfigError(
-            f"--out: the folder is not empty, got {str(root)!r}; expected a new one. Use --resume to go on, --overwrite to start again, or another name."
-        )
+        advice = "Use --resume to go on, --overwrite to start again, or another name" if can_go_on else "Use another name"
+        raise ConfigError(f"--out: the folder is not empty, got {str(root)!r}; expected a new one. {advice}.")
     return exists
 
 

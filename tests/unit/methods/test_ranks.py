@@ -35,14 +35,14 @@ def test_the_scaling_is_that_of_the_rank_at_every_site(rslora, expected):
     assert make(alpha=6.0, use_rslora=rslora, ranks={"layers.0.query": 7}).scaling == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("ranks", [{"layers.0.qurey": 2}, {"layers.0.query": -1}, {"query": 2}])
+@pytest.mark.parametrize("ranks", [{"layers.0.qurey": 2}, {"layers.0.query": -1}, {"query": 2}, {"layers.00.query": 2}, {"layers.٣.query": 2}])
 def test_what_is_no_site_or_no_rank_is_refused(ranks):
     ((site, rank),) = ranks.items()
     with pytest.raises(ConfigError, match=rf"method\.ranks: not a site and its rank, got '{site}': {rank}"):
         make(ranks=ranks)
 
 
-@pytest.mark.parametrize("ranks", [{"layers.2.query": 1}, {"layers.0.query": 1, "layers.0.key": 1}, {"*": 0}])
+@pytest.mark.parametrize("ranks", [{"layers.2.query": 1}, {"layers.2.query": 0}, {"layers.0.query": 1, "layers.0.key": 1}, {"*": 0}])
 def test_ranks_of_sites_that_are_not_adapted_are_refused(ranks):
     with pytest.raises(ConfigError, match=r"method\.ranks: no such site among those adapted"):
         make(ranks=ranks).parameters(MINILM)
@@ -71,12 +71,13 @@ def test_members_of_a_bank_differ_in_ranks():
     }
 
 
-@pytest.mark.parametrize("other", [{"targets": "query"}, {"layers": (1,)}, {"ranks": {"layers.0.query": 0}}])
+@pytest.mark.parametrize("other", [{"targets": "query"}, {"layers": (1,)}, {"ranks": {"layers.0.query": 0}}, {"ranks": {"*": 0, "layers.1.query": 3}}])
 def test_members_of_dora_act_on_the_same_sites(other):
     """Where a member lacked a site, the lengths it shares a tensor with would be zero, and so would the site's output."""
+    first = make("dora", ranks={"*": 0, "layers.0.query": 3}) if "*" in other.get("ranks", {}) else make("dora")
+    with pytest.raises(ConfigError, match=r"bank: members on different sites, got 2 settings of dora"):
+        stacked_parameters([first, make("dora", **other)], MINILM)
     assert stacked_parameters([make("dora"), make("dora", rank=5, ranks={"layers.0.query": 3})], MINILM)
-    with pytest.raises(ConfigError, match=r"bank: members differ in method\.(targets|layers|left_out)"):
-        stacked_parameters([make("dora"), make("dora", **other)], MINILM)
 
 
 def test_reasons_say_which_sites_the_rank_is_of():
@@ -86,3 +87,22 @@ def test_reasons_say_which_sites_the_rank_is_of():
         "Adapted: query at rank 3 (the largest rank that fits); 1 site has a rank of its own."
     ]
     assert kind.reasons({**given, "ranks": {"*": 1}}, settled) == []
+
+
+def test_no_ranks_are_as_good_as_none_given():
+    assert make(ranks={}) == make()
+    assert type(make()).smaller({"ranks": {}, "rank": 8}, MINILM, 20_000)
+
+
+@pytest.mark.parametrize("limit", [10_000, 40_000, 10**6])
+def test_open_sites_have_those_that_are_named(limit):
+    found = type(make()).settle({"name": "lora", "targets": "auto", "rank": "auto", "ranks": {"layers.0.ffn_up": 4}}, MINILM, limit)
+    assert "ffn_up" in found["targets"]
+    make_method(found).parameters(MINILM)
+
+
+@pytest.mark.parametrize("options", [{"rank": 385}, {"ranks": {"layers.0.query": 385}}])
+def test_a_start_from_more_components_than_there_are_is_refused(options):
+    with pytest.raises(ConfigError, match=r"more than the weight has principal components, got 385 with init pissa; expected at most 384"):
+        make(init="pissa", **options).parameters(MINILM)
+    assert make(**options).parameters(MINILM)

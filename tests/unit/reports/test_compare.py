@@ -160,7 +160,7 @@ def test_figures_show_every_row_and_the_same_record_gives_the_same_bytes(record)
     (marks,) = panels[1].collections
     assert marks.get_offsets().tolist() == [[0.66, 60.0], [0.97, 100.0]]
     assert marks.get_sizes().tolist() == [10 + 110 * 0.25, 10 + 110 * 0.75]
-    assert [text.get_text() for text in panels[1].texts] == ["ECE 2.3 %"]
+    assert [text.get_text() for text in panels[1].texts] == ["ECE 2.3 %, mean"]
     again = draw_compare_figures(record)
     assert all(png_bytes(figures[name]) == png_bytes(again[name]) for name in figures)
     assert all(svg_bytes(figures[name]) == svg_bytes(again[name]) for name in figures)
