@@ -1,9 +1,10 @@
 """Where a budget is best spent: LoRA on which sites at which rank, for four budgets, on validation splits of four data sets.
 
-For each budget and each set of targets the rank is the largest that fits; what is compared costs (nearly) the same. The test splits are never read. Each
-(budget, targets, data set, seed) is a cell, kept in benchmarks/results/budget_solver/; a stopped run goes on.
+For each budget and each set of targets the rank is the largest that fits; what is compared costs (nearly) the same. `filled` is that rank on all linear layers, and one more in
+as many top layers as what is left of the budget allows. The test splits are never read. Each (budget, targets, data set, seed) is a cell, kept in
+benchmarks/results/budget_solver/; a stopped run goes on.
 
-    python benchmarks/budget_solver.py [--budgets …] [--seeds 1] [--threads N] [--max-minutes N] [--data FOLDER] [--table-only]
+    python benchmarks/budget_solver.py [--budgets …] [--targets …] [--seeds 1] [--threads N] [--max-minutes N] [--data FOLDER] [--table-only]
 """
 
 import argparse
@@ -28,6 +29,7 @@ TARGETS = {
     "attention": ["query", "key", "value", "attention_output"],
     "feed-forward": ["ffn_up", "ffn_down"],
     "all-linear": ["all-linear"],
+    "filled": ["all-linear"],
 }
 CELLS = RESULTS / "budget_solver"
 
@@ -35,7 +37,7 @@ CELLS = RESULTS / "budget_solver"
 def settings_of(budget: str, targets: str) -> dict:
     """The default recipe with these targets and the largest rank within the budget; alpha is twice the rank, as in the recipe."""
     from lorabel.budget import parse_budget
-    from lorabel.families import known_encoder
+    from lorabel.families import LINEAR_SITES, known_encoder
     from lorabel.heads import make_head
     from lorabel.methods.base import make_method
 
@@ -43,8 +45,14 @@ def settings_of(budget: str, targets: str) -> dict:
     # The head of the set with the most classes; one rank for all sets.
     room = parse_budget(budget, shape.parameter_count).limit - make_head(shape, "native", "cls", 77).parameter_count
     per_rank = make_method({"name": "lora", "rank": 1, "alpha": 2, "targets": TARGETS[targets]}).adapter_size(shape)
-    rank = room // per_rank
-    return {"method": {"name": "lora", "rank": rank, "alpha": 2 * rank, "targets": TARGETS[targets], "lora_plus_ratio": 2}, "budget": "1M"} if rank else {}
+    rank, left = divmod(room, per_rank)
+    if not rank:
+        return {}
+    method = {"name": "lora", "rank": rank, "alpha": 2 * rank, "targets": TARGETS[targets], "lora_plus_ratio": 2}
+    # All layers have the same sites, so one rank of a layer is a sixth of one of all.
+    richer = left // (per_rank // shape.num_layers) if targets == "filled" else 0
+    sites = [f"layers.{layer}.{site}" for layer in range(shape.num_layers - richer, shape.num_layers) for site in LINEAR_SITES]
+    return {"method": {**method, **({"ranks": dict.fromkeys(sites, rank + 1)} if sites else {})}, "budget": "1M"}
 
 
 def run_cell(folder: Path, name: str, settings: dict, seed: int, threads: int | None) -> dict:
@@ -96,6 +104,7 @@ def main() -> None:
     """Run what is missing, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--budgets", nargs="*", default=list(BUDGETS))
+    parser.add_argument("--targets", nargs="*", default=list(TARGETS), choices=list(TARGETS))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--max-minutes", type=float, default=1e9)
@@ -103,7 +112,7 @@ def main() -> None:
     parser.add_argument("--table-only", action="store_true")
     arguments = parser.parse_args()
     folder, deadline = data_folder(arguments.data), time.monotonic() + 60 * arguments.max_minutes
-    cells = [(s, b, t, n) for s in range(arguments.seeds) for b in arguments.budgets for t in TARGETS for n in SETS]
+    cells = [(s, b, t, n) for s in range(arguments.seeds) for b in arguments.budgets for t in arguments.targets for n in SETS]
     for seed, budget, targets, name in [] if arguments.table_only else cells:
         settings, path = settings_of(budget, targets), cell_path(budget, targets, name, seed)
         if not settings or path.exists() or time.monotonic() > deadline:

@@ -10,6 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -37,7 +38,37 @@ _WITHOUT_EQUAL = (
     "use_bdlora",
     "use_qalora",
 )
-_SITE = re.compile(rf"layers\.(0|[1-9][0-9]*)\.({'|'.join(LINEAR_SITES)})")
+_KEY = re.compile(rf"layers\.(0|[1-9][0-9]{{0,3}})(?:-(0|[1-9][0-9]{{0,3}}))?(?:\.({'|'.join(LINEAR_SITES)}))?")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a key of `ranks` names.
+
+    Attributes:
+        first: Lowest layer.
+        last: Highest layer.
+        site: The site in each of them; None for all.
+    """
+
+    first: int
+    last: int
+    site: str | None
+
+    @classmethod
+    def of(cls, key: str) -> _Place | None:
+        """The place, or None where the key names none."""
+        match = _KEY.fullmatch(key)
+        place = None if match is None else cls(int(match[1]), int(match[2] or match[1]), match[3])
+        return place if place is not None and place.first <= place.last else None
+
+    def holds(self, layer: int, site: str) -> bool:
+        """Whether a site lies in it."""
+        return self.first <= layer <= self.last and self.site in (None, site)
+
+    def meets(self, other: _Place) -> bool:
+        """Whether some site lies in both."""
+        return self.first <= other.last and other.first <= self.last and (self.site is None or other.site is None or self.site == other.site)
 
 
 class SiteRanksMethod(LowRankMethod):
@@ -48,26 +79,39 @@ class SiteRanksMethod(LowRankMethod):
 
     ranks: dict[str, int] | None = Field(
         default=None,
-        description="Ranks of single sites, such as layers.0.query: 3 (* for all that are not named; 0 leaves a site out); the others take rank.",
+        description="Ranks of layers and sites, such as layers.3-5: 4, layers.0.query: 2 (* for all that are not named; 0 leaves out); the others take rank.",
     )
 
     def model_post_init(self, context: object) -> None:
-        """Refuse what is no site or no rank; no ranks at all are as good as none given."""
+        """Refuse what is no place or no rank, and two ranks for one site; no ranks at all are as good as none given."""
         super().model_post_init(context)
         if not self.ranks:
             object.__setattr__(self, "ranks", None)
-        for site, rank in (self.ranks or {}).items():
-            if (site != EVERYWHERE and not _SITE.fullmatch(site)) or rank < 0:
+        known: dict[str, _Place] = {}
+        for key, rank in (self.ranks or {}).items():
+            place = _Place.of(key)
+            if (place is None and key != EVERYWHERE) or rank < 0:
                 raise ValueError(
-                    f"method.ranks: not a site and its rank, got {site!r}: {rank}; expected something like layers.0.query: 3. "
+                    f"method.ranks: not a site or layers and their rank, got {key!r}: {rank}; expected something like layers.0.query: 3 or layers.3-5: 4. "
                     "Leave it out to give every site the same rank."
                 )
+            if place is None:
+                continue
+            twice = next((other for other, its in known.items() if its.meets(place)), None)
+            if twice is not None:
+                raise ValueError(f"method.ranks: two ranks for one site, got {twice!r} and {key!r}; expected keys that have none in common. Leave one out.")
+            known[key] = place
+
+    def _places(self) -> list[tuple[_Place, str, int]]:
+        """Places, their keys and ranks."""
+        found = [(_Place.of(key), key, rank) for key, rank in (self.ranks or {}).items()]
+        return [(place, key, rank) for place, key, rank in found if place is not None]
 
     def rank_at(self, layer: int, site: str) -> int:
-        """The site's own rank, else that of `*`, else `rank`."""
+        """The rank that names the site, else that of `*`, else `rank`."""
         if self.ranks is None:
             return self.rank
-        return self.ranks.get(f"layers.{layer}.{site}", self.ranks.get(EVERYWHERE, self.rank))
+        return next((rank for place, _, rank in self._places() if place.holds(layer, site)), self.ranks.get(EVERYWHERE, self.rank))
 
     def parameters(self, shape: EncoderShape) -> tuple[ParameterSpec, ...]:
         """Those of each adapted site, by layer.
@@ -77,8 +121,12 @@ class SiteRanksMethod(LowRankMethod):
         """
         specs = super().parameters(shape)
         if self.ranks is not None:
-            adapted = {f"layers.{layer}.{site}" for layer in self.chosen_layers(shape) for site in self.targets}
-            others = [site for site in self.ranks if site != EVERYWHERE and site not in adapted]
+            layers = self.chosen_layers(shape)
+            others = [
+                key
+                for place, key, _ in self._places()
+                if place.last >= shape.num_layers or not any(place.holds(layer, site) for layer in layers for site in self.targets)
+            ]
             if others or not specs:
                 raise ConfigError(
                     f"method.ranks: no such site among those adapted, got {others[0] if others else self.ranks}; expected sites of the targets and layers that are set. "
@@ -121,7 +169,8 @@ class SiteRanksMethod(LowRankMethod):
     @classmethod
     def open_targets(cls, options: Mapping[str, Any]) -> Sequence[str]:
         """Those that have all sites whose rank is given."""
-        named = {site.rpartition(".")[2] for site in options.get("ranks") or {}} - {EVERYWHERE}
+        places = [_Place.of(key) for key in options.get("ranks") or {}]
+        named = {place.site for place in places if place is not None and place.site is not None}
         return [choice for choice in super().open_targets(options) if named <= set(expanded(choice))]
 
     @classmethod
@@ -131,8 +180,8 @@ class SiteRanksMethod(LowRankMethod):
         if not ranks:
             return super().reasons(given, settled)
         found = [] if EVERYWHERE in ranks else super().reasons(given, settled)
-        apart = "1 site has a rank of its own" if len(ranks) == 1 else f"{len(ranks):,} sites have ranks of their own"
-        return [f"{reason.removesuffix('.')}; {apart}." for reason in found]
+        apart = f"{len(ranks):,} places" if len(ranks) > 3 else ", ".join(f"{key} at {rank}" for key, rank in ranks.items())
+        return [f"{reason.removesuffix('.')}; as asked, {apart}." for reason in found]
 
     @classmethod
     def smaller(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:

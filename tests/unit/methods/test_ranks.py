@@ -21,6 +21,9 @@ def make(name="lora", targets="query,ffn_up", layers=(0, 1), rank=2, **options):
         ({"layers.0.query": 5}, (5, 2), (2, 2)),
         ({"*": 1, "layers.1.ffn_up": 3}, (1, 1), (1, 3)),
         ({"*": 0, "layers.1.query": 4}, (0, 4), (0, 0)),
+        ({"layers.1": 4}, (2, 4), (2, 4)),
+        ({"layers.0-1": 4}, (4, 4), (4, 4)),
+        ({"layers.0-1.query": 4, "layers.0.ffn_up": 1}, (4, 4), (1, 2)),
     ],
 )
 def test_counts_by_hand(ranks, of_query, of_ffn_up):
@@ -35,14 +38,24 @@ def test_the_scaling_is_that_of_the_rank_at_every_site(rslora, expected):
     assert make(alpha=6.0, use_rslora=rslora, ranks={"layers.0.query": 7}).scaling == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("ranks", [{"layers.0.qurey": 2}, {"layers.0.query": -1}, {"query": 2}, {"layers.00.query": 2}, {"layers.٣.query": 2}])
+@pytest.mark.parametrize(
+    "ranks", [{"layers.0.qurey": 2}, {"layers.0.query": -1}, {"query": 2}, {"layers.00.query": 2}, {"layers.٣.query": 2}, {"layers.3-1": 2}, {"layers": 2}]
+)
 def test_what_is_no_site_or_no_rank_is_refused(ranks):
     ((site, rank),) = ranks.items()
-    with pytest.raises(ConfigError, match=rf"method\.ranks: not a site and its rank, got '{site}': {rank}"):
+    with pytest.raises(ConfigError, match=rf"method\.ranks: not a site or layers and their rank, got '{site}': {rank}"):
         make(ranks=ranks)
 
 
-@pytest.mark.parametrize("ranks", [{"layers.2.query": 1}, {"layers.2.query": 0}, {"layers.0.query": 1, "layers.0.key": 1}, {"*": 0}])
+@pytest.mark.parametrize("other", ["layers.0.query", "layers.1", "layers.0-3.query", "layers.1-9"])
+def test_two_ranks_for_one_site_are_refused(other):
+    with pytest.raises(ConfigError, match=rf"two ranks for one site, got 'layers\.0-1' and '{other}'"):
+        make(ranks={"layers.0-1": 2, other: 3})
+
+
+@pytest.mark.parametrize(
+    "ranks", [{"layers.0-6": 1}, {"layers.2-3": 1}, {"layers.2.query": 1}, {"layers.2.query": 0}, {"layers.0.query": 1, "layers.0.key": 1}, {"*": 0}]
+)
 def test_ranks_of_sites_that_are_not_adapted_are_refused(ranks):
     with pytest.raises(ConfigError, match=r"method\.ranks: no such site among those adapted"):
         make(ranks=ranks).parameters(MINILM)
@@ -84,7 +97,7 @@ def test_reasons_say_which_sites_the_rank_is_of():
     kind, given = type(make()), {"name": "lora", "targets": ["query"], "rank": "auto"}
     settled = {**given, "rank": 3, "alpha": 6.0}
     assert kind.reasons({**given, "ranks": {"layers.0.query": 1}}, settled) == [
-        "Adapted: query at rank 3 (the largest rank that fits); 1 site has a rank of its own."
+        "Adapted: query at rank 3 (the largest rank that fits); as asked, layers.0.query at 1."
     ]
     assert kind.reasons({**given, "ranks": {"*": 1}}, settled) == []
 
