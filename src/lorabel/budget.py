@@ -3,7 +3,9 @@
 Trainable parameters are adapter + head; the total counts each parameter once. Other tools print the head twice (a frozen copy beside the trained one).
 """
 
+import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -93,8 +95,15 @@ class Alternative:
             flags.append(f"--alpha {self.method['alpha']:g}")
         if self.method.get("layers") is not None:
             flags.append(f"--layers {','.join(map(str, self.method['layers']))}")
-        flags += [f"--set method.{option}={self.method[option]}" for option in self.changed if option not in ("rank", "targets", "alpha", "layers")]
+        apart = ["ranks"] if self.method.get("ranks") or "ranks" in self.changed else []
+        apart += [option for option in self.changed if option not in ("rank", "ranks", "targets", "alpha", "layers")]
+        flags += [f"--set {_as_word(f'method.{option}', self.method[option])}" for option in apart]
         return " ".join(flags)
+
+
+def _as_word(name: str, value: Any) -> str:
+    """`name=value` as one word of a command line."""
+    return shlex.quote(f"{name}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}")
 
 
 def parse_budget(text: str | None, total: int) -> Budget:
@@ -233,7 +242,8 @@ def nearest(method: Mapping[str, Any], head: HeadSpec, shape: EncoderShape, budg
         if room <= 0:
             continue
         for smaller in type(refused).smaller(options, shape, room):
-            changed = tuple(option for option, value in smaller.items() if getattr(refused, option) != value)
+            made = make_method({"name": name, **smaller})
+            changed = tuple(option for option in smaller if getattr(refused, option) != getattr(made, option))
             found.append(alternative({"name": name, **smaller}, candidate, shape, changed))
     return [entry for entry in found if budget.fits(entry.parameters)]
 

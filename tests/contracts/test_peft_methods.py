@@ -23,6 +23,7 @@ from tests.contracts.test_peft_parity import bundle_for
 SETTINGS = [
     {"name": "lora", "ranks": {"*": 0, "layers.0.query": 3, "layers.1.query": 1, "layers.0.value": 2}, "alpha": 5.0},
     {"name": "lora", "targets": ("all-linear",), "rank": 2, "ranks": {"layers.0.ffn_down": 4, "layers.1.attention_output": 0}, "use_rslora": True},
+    {"name": "lora", "targets": ("all-linear",), "rank": 1, "alpha": 2.0, "ranks": {"layers.1": 2}},
     {"name": "dora", "rank": 2, "alpha": 6.0},
     {"name": "dora", "rank": 2, "ranks": {"layers.0.query": 3, "layers.1.value": 0}},
     {"name": "dora", "rank": 3, "use_rslora": True, "targets": ("attention_output", "ffn_down")},

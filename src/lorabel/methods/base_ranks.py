@@ -19,7 +19,7 @@ from lorabel.errors import ConfigError
 from lorabel.families import LINEAR_SITES, EncoderShape
 from lorabel.methods.base import Method, ParameterSpec, make_method
 from lorabel.methods.base_peft import PeftFile, Sites, by_name, site_module
-from lorabel.methods.base_sited import LowRankMethod, covering, expanded
+from lorabel.methods.base_sited import MOST_AUTO_RANK, LowRankMethod, covering, expanded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -176,25 +176,61 @@ class SiteRanksMethod(LowRankMethod):
     @classmethod
     def reasons(cls, given: Mapping[str, Any], settled: Mapping[str, Any]) -> list[str]:
         """As with one rank; it is nobody's where all sites have their own."""
-        ranks = given.get("ranks")
+        asked = given.get("ranks")
+        ranks = asked or settled.get("ranks")
         if not ranks:
             return super().reasons(given, settled)
         found = [] if EVERYWHERE in ranks else super().reasons(given, settled)
-        apart = f"{len(ranks):,} places" if len(ranks) > 3 else ", ".join(f"{key} at {rank}" for key, rank in ranks.items())
-        return [f"{reason.removesuffix('.')}; as asked, {apart}." for reason in found]
+        if asked:
+            apart = f"{len(ranks):,} places" if len(ranks) > 3 else ", ".join(f"{key} at {rank}" for key, rank in ranks.items())
+            return [f"{reason.removesuffix('.')}; as asked, {apart}." for reason in found]
+        ((key, rank),) = ranks.items()
+        where = key.replace("layers.", "layers " if "-" in key else "layer ").replace("-", " to ")
+        return [f"{reason.removesuffix('.')}; what is left takes {where} to rank {rank}." for reason in found]
+
+    @classmethod
+    def settle(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> dict[str, Any]:
+        """As with one rank; where that is open, what is left of the limit gives as many top layers as it can one rank more (benchmarks/budget_solver.py, `filled`)."""
+        found = super().settle(options, shape, limit)
+        is_open = options.get("rank") == "auto" and not options.get("ranks") and found["rank"] < MOST_AUTO_RANK
+        return {**found, **cls._filled(found, shape, limit)} if is_open else found
+
+    @classmethod
+    def _filled(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> dict[str, Any]:
+        """`ranks` of the top layers that get one more; nothing where none can."""
+
+        def with_richer(layers: Sequence[int]) -> dict[str, Any]:
+            if not layers:
+                return {}
+            top = str(layers[0]) if len(layers) == 1 else f"{layers[0]}-{layers[-1]}"
+            return {"ranks": {f"layers.{top}": options["rank"] + 1}}
+
+        def fits(layers: Sequence[int]) -> bool:
+            return make_method({**options, "name": cls.name, **with_richer(layers)}).adapter_size(shape) <= limit
+
+        made = make_method({**options, "name": cls.name})
+        assert isinstance(made, SiteRanksMethod)
+        layers = made.chosen_layers(shape)
+        # All of them do not fit, or the rank itself would be one more.
+        return next((with_richer(layers[place:]) for place in range(1, len(layers) + 1) if fits(layers[place:])), {})
 
     @classmethod
     def smaller(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
-        """As with one rank; ranks that are given cannot shrink."""
-        if options.get("ranks"):
-            # That of all methods: as it is, or not at all.
-            return super(LowRankMethod, cls).smaller(options, shape, limit)
-        return super().smaller(options, shape, limit)
+        """As with one rank; where sites have ranks of their own, as it is where that fits, and with one rank for all."""
+        if not options.get("ranks"):
+            return super().smaller(options, shape, limit)
+        # That of all methods.
+        as_it_is = super(LowRankMethod, cls).smaller(options, shape, limit)
+        return as_it_is + [{**one, "ranks": None} for one in super().smaller(_without_ranks(options), shape, limit)]
 
     @classmethod
     def spends(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
-        """As with one rank; ranks that are given are spent already."""
-        return [] if options.get("ranks") else super().spends(options, shape, limit)
+        """As with one rank for all."""
+        return super().spends(_without_ranks(options), shape, limit)
+
+
+def _without_ranks(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != "ranks"}
 
 
 def check_plain_lora(config: Mapping[str, Any]) -> None:

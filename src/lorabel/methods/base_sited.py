@@ -24,7 +24,7 @@ TARGET_SHORTCUTS: dict[str, tuple[str, ...]] = {
     "ffn": ("ffn_up", "ffn_down"),
 }
 # The rank of the recipe experiments (benchmarks/choose_recipe.py): `auto` goes no higher.
-_MOST_AUTO_RANK = 8
+MOST_AUTO_RANK = 8
 # Sites that `auto` chooses from: the recipe's where the budget allows them at rank 1, else fewer. benchmarks/budget_solver.py compares them budget by budget.
 _AUTO_TARGETS = ("all-linear", "attention", "query,value")
 
@@ -221,7 +221,7 @@ class LowRankMethod(SitedMethod):
         options = {**options, "targets": cls._settled_targets(options, shape, limit)} if _is_auto(options.get("targets")) else dict(options)
         if options.get("rank") != "auto":
             return options
-        rank = max(1, min(_MOST_AUTO_RANK, cls._largest_rank(options, shape, limit)))
+        rank = max(1, min(MOST_AUTO_RANK, cls._largest_rank(options, shape, limit)))
         return {"alpha": 2.0 * rank, **options, "rank": rank}
 
     @classmethod
@@ -261,7 +261,7 @@ class LowRankMethod(SitedMethod):
             beside = f"all linear layers do not fit beside this head at rank {cls._least_rank(given)}"
             parts.append("the recipe's sites" if made.targets == LINEAR_SITES else beside)
         if rank_open:
-            parts.append("a larger rank gained nothing in the recipe's experiments" if made.rank == _MOST_AUTO_RANK else "the largest rank that fits")
+            parts.append("a larger rank gained nothing in the recipe's experiments" if made.rank == MOST_AUTO_RANK else "the largest rank that fits")
         return [f"Adapted: {sites} at rank {made.rank} ({'; '.join(parts)})."]
 
     @classmethod

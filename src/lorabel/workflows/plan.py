@@ -115,7 +115,7 @@ class MethodPlan:
     Attributes:
         method: Its name.
         setting: Its defaults, made smaller where they are too large; None where no size fits.
-        largest: The largest size that fits; None for methods of one size.
+        largest: The largest size that fits, where that is larger; None for methods of one size.
     """
 
     method: str
@@ -167,7 +167,8 @@ def _method_plan(name: str, config: RunConfig, shape: EncoderShape, classes: int
     asked = alternative(solution.method, head, shape)
     setting = asked if solution.fits else next(iter(room), None)
     largest = max((entry for entry in room if entry.changed), key=lambda entry: entry.parameters.trainable, default=None)
-    return budget, MethodPlan(name, setting, None if largest is None or largest == setting else largest)
+    is_larger = largest is not None and (setting is None or largest.parameters.trainable > setting.parameters.trainable)
+    return budget, MethodPlan(name, setting, largest if is_larger else None)
 
 
 def encoder_shape(name: str) -> tuple[str, EncoderShape]:

@@ -112,7 +112,9 @@ def test_all_methods_show_what_fits_the_budget(run_cli):
     for one in methods.values():
         for size in (one["setting"], one["largest"]):
             assert size is None or 0 < size["parameters"]["trainable"] <= 300_000
-    assert methods["lora"]["largest"]["flags"] == "--method lora --rank 32 --targets query,value --alpha 64 --head native"
+    assert methods["lora"]["setting"]["flags"] == """--method lora --rank 7 --targets all-linear --alpha 14 --set 'method.ranks={"layers.5":8}' --head native"""
+    assert methods["lora"]["largest"] is None  # The one that is settled is.
+    assert methods["vera"]["largest"]["flags"].startswith("--method vera --rank 384 ")
     # VeRA's frozen factors are stored with it: 256 x (384 + 384) values beside the 9,220 that are trained.
     assert methods["vera"]["setting"]["bytes"]["adapter_file"] == 4 * (9_220 + 256 * 768)
 

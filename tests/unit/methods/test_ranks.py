@@ -61,12 +61,12 @@ def test_ranks_of_sites_that_are_not_adapted_are_refused(ranks):
         make(ranks=ranks).parameters(MINILM)
 
 
-def test_ranks_that_are_given_cannot_shrink_and_are_spent():
+def test_ranks_that_are_given_cannot_shrink_but_one_for_all_can():
     kind, options = type(make()), {"targets": ("query",), "layers": (0, 1), "ranks": {"layers.0.query": 2, "layers.1.query": 1}}
     size = 3 * 768
-    assert kind.smaller(options, MINILM, size) == [options]
-    assert kind.smaller(options, MINILM, size - 1) == []
-    assert kind.spends(options, MINILM, 10 * size) == []
+    assert kind.smaller(options, MINILM, size)[0] == options
+    assert kind.smaller(options, MINILM, size - 1) == [{"targets": ("query",), "layers": (0, 1), "rank": 1, "ranks": None}]
+    assert [one["rank"] for one in kind.spends({**options, "rank": 1}, MINILM, 2 * 6912)] == [1, 2, 4]
 
 
 def test_an_open_rank_fills_the_sites_that_are_not_named():
@@ -119,3 +119,39 @@ def test_a_start_from_more_components_than_there_are_is_refused(options):
     with pytest.raises(ConfigError, match=r"more than the weight has principal components, got 385 with init pissa; expected at most 384"):
         make(init="pissa", **options).parameters(MINILM)
     assert make(**options).parameters(MINILM)
+
+
+@pytest.mark.parametrize("name", ["lora", "dora"])
+@pytest.mark.parametrize("layers", [None, (1, 3, 4)])
+@pytest.mark.parametrize("limit", [*range(40_000, 140_000, 7_000), 10**6])
+def test_what_is_left_of_a_limit_takes_the_top_layers_one_rank_further(name, layers, limit):
+    options = {"name": name, "targets": "all-linear", "rank": "auto", **({} if layers is None else {"layers": layers})}
+    found = type(make(name)).settle(options, MINILM, limit)
+    method = make_method(found)
+    size, rank = method.adapter_size(MINILM), found["rank"]
+    if size > limit:  # Not even rank 1 fits.
+        assert rank == 1
+        assert "ranks" not in found
+        return
+    by_layer = {layer: method.rank_at(layer, "query") for layer in method.chosen_layers(MINILM)}
+    assert sorted(by_layer.values()) == list(by_layer.values())
+    assert set(by_layer.values()) <= {rank, rank + 1}
+    assert method.scaling == 2
+    richer = make_method({**found, "ranks": None, "rank": rank, "alpha": 2 * rank})
+    one_layer = 2 * 4 * 384 + 2 * (384 + 1536)
+    # Another layer would not fit, or all have as much as helps.
+    assert limit - size < one_layer or rank == 8
+    assert size - richer.adapter_size(MINILM) == one_layer * sum(its > rank for its in by_layer.values())
+
+
+def test_ranks_that_are_asked_for_are_not_filled_up():
+    kind, open_rank = type(make()), {"name": "lora", "targets": "all-linear", "rank": "auto"}
+    assert kind.settle({**open_rank, "ranks": {"layers.0.query": 1}}, MINILM, 100_000)["ranks"] == {"layers.0.query": 1}
+    assert "ranks" not in kind.settle({**open_rank, "rank": 1}, MINILM, 100_000)
+
+
+@pytest.mark.parametrize(("limit", "where"), [(55_000, "layer 5 to rank 2"), (70_000, "layers 2 to 5 to rank 2")])
+def test_reasons_say_where_what_is_left_goes(limit, where):
+    kind, given = type(make()), {"name": "lora", "targets": "all-linear", "rank": "auto"}
+    (reason,) = kind.reasons(given, kind.settle(given, MINILM, limit))
+    assert reason == f"Adapted: all linear layers at rank 1 (the largest rank that fits); what is left takes {where}."
