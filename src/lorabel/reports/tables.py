@@ -96,7 +96,9 @@ def describe_method(record: RunRecord) -> str:
     options = record.plan.get("method", record.config["method"])
     parts = [str(options["name"])]
     if "rank" in options:
-        parts.append("r by site" if options.get("ranks") else f"r={options['rank']}")
+        ranks = options.get("ranks") or {}
+        apart = ", ".join(f"{place}: {rank}" for place, rank in ranks.items()) if len(ranks) <= 2 else f"{len(ranks)} places apart"
+        parts.append(f"r={options['rank']}" + (f" ({apart})" if ranks else ""))
     targets = options.get("targets")
     if targets:
         parts.append("on all linear layers" if set(targets) == set(LINEAR_SITES) else f"({', '.join(targets)})")

@@ -12,6 +12,8 @@ from lorabel.reports.tables import describe_method
     ("method", "expected"),
     [
         ({"name": "lora", "rank": 8, "targets": list(LINEAR_SITES)}, "lora r=8 on all linear layers, native head, cls"),
+        ({"name": "lora", "rank": 1, "ranks": {"layers.3-5": 2}, "targets": ["query"]}, "lora r=1 (layers.3-5: 2) (query), native head, cls"),
+        ({"name": "lora", "rank": 1, "ranks": {f"layers.{layer}": layer for layer in range(4)}}, "lora r=1 (4 places apart), native head, cls"),
         ({"name": "lora", "rank": 2, "targets": ["query", "value"]}, "lora r=2 (query, value), native head, cls"),
         ({"name": "full"}, "full, native head, cls"),
     ],
