@@ -75,6 +75,9 @@ def write_table() -> None:
         for name in SETS
     }
     names = [name for name in SETS if all(cells[choice, name] for choice in CHOICES)]
+    if not names:
+        print("No data set is complete yet: no table was written.")
+        return
     text = f"# A rank for each site\n\nLoRA, default recipe, embedded encoder, all linear layers, as many parameters as rank {RANK} everywhere has, or a little less; validation accuracy in "
     text += "percent, mean over seeds. Ranks of the six layers in attention / feed-forward.\n\n"
     means = {choice: {name: float(np.mean([cell["accuracy"] for cell in cells[choice, name]])) for name in names} for choice in CHOICES}
