@@ -51,7 +51,8 @@ def _print_alternatives(result: PlanResult) -> None:
     """What else the budget allows, the chosen setting first."""
     table = Table(box=None, pad_edge=False)
     for title, justify in (("within the budget", "left"), ("head", "left"), ("trainable", "right"), ("file, MB", "right")):
-        table.add_column(title, justify=justify)  # type: ignore[arg-type]
+        # What is to be copied is broken where the terminal is narrow, never cut.
+        table.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for entry in ([result.chosen] if result.fits else []) + result.alternatives:
         mark = " (chosen)" if entry is result.chosen else ""
         table.add_row((entry.size_flags() or "as set") + mark, entry.head, f"{entry.parameters.trainable:,}", f"{entry.stored * BYTES_PER_PARAMETER / 1e6:.2f}")

@@ -25,8 +25,9 @@ TARGET_SHORTCUTS: dict[str, tuple[str, ...]] = {
 }
 # The rank of the recipe experiments (benchmarks/choose_recipe.py): `auto` goes no higher.
 MOST_AUTO_RANK = 8
-# Sites that `auto` chooses from: the recipe's where the budget allows them at rank 1, else fewer. benchmarks/budget_solver.py compares them budget by budget.
-_AUTO_TARGETS = ("all-linear", "attention", "query,value")
+# Sites that `auto` chooses from: the recipe's where the budget allows them at rank 1, else fewer. benchmarks/budget_solver.py compares them budget by budget: where little is
+# allowed, the feed-forward layers at rank 1 are ahead of attention at rank 2.
+_AUTO_TARGETS = ("all-linear", "ffn", "attention", "query,value")
 
 
 def named_targets(targets: Sequence[str]) -> str:

@@ -66,7 +66,7 @@ def test_ranks_that_are_given_cannot_shrink_but_one_for_all_can():
     size = 3 * 768
     assert kind.smaller(options, MINILM, size)[0] == options
     assert kind.smaller(options, MINILM, size - 1) == [{"targets": ("query",), "layers": (0, 1), "rank": 1, "ranks": None}]
-    assert [one["rank"] for one in kind.spends({**options, "rank": 1}, MINILM, 2 * 6912)] == [1, 2, 4]
+    assert [one["rank"] for one in kind.spends({**options, "rank": 1}, MINILM, 2 * 6912)] == [1, 1, 2, 4]  # All, feed-forward, attention, query and value.
 
 
 def test_an_open_rank_fills_the_sites_that_are_not_named():
