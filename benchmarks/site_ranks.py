@@ -92,6 +92,9 @@ def write_table() -> None:
     seeds = {name: sorted({len(cells[choice, name]) for choice in CHOICES}) for name in names}
     counts = ", ".join(f"{name} {'–'.join(map(str, found))}" for name, found in seeds.items())
     text += f"\nSeeds: {counts}.\n"
+    missing = [name for name in SETS if name not in names]
+    if missing:
+        text += f"\nNot run yet: {', '.join(missing)}.\n"
     env = environment(1)
     (RESULTS / "site_ranks.md").write_text(text + "\n" + environment_lines(env))
     save_json(RESULTS / "site_ranks.json", {"environment": env, "accuracy": means})
