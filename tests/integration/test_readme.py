@@ -6,6 +6,7 @@ import pytest
 
 from lorabel import errors
 from lorabel.cli.main import _VERBS
+from lorabel.cli.output import out
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "README.md").read_text("utf-8")
@@ -17,7 +18,7 @@ COMMANDS = [part.strip() for block in BLOCKS for line in block.splitlines() for 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.startswith("$ lorabel plan")])
 def test_the_plan_shown_is_the_plan_printed(block, run_cli, monkeypatch):
     command, _, shown = block.partition("\n")
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(out, "_width", 200)  # It read COLUMNS when it was made, which another test may have asked for.
     done = run_cli(*command.split()[2:])
     assert done.code == 0
     printed = "\n".join(line.rstrip() for line in done.out.splitlines())

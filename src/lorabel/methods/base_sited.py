@@ -270,7 +270,7 @@ class LowRankMethod(SitedMethod):
         """Each choice of sites at the largest rank that fits."""
         found = []
         for targets in map(expanded, _AUTO_TARGETS):
-            rank = cls._largest_rank({**options, "targets": targets}, shape, limit)
+            rank = min(shape.hidden_size, cls._largest_rank({**options, "targets": targets}, shape, limit))
             if rank >= 1:
                 found.append({**options, "targets": list(targets), **cls._of_rank(options, rank)})
         return found
@@ -287,7 +287,8 @@ class LowRankMethod(SitedMethod):
         found: list[dict[str, Any]] = []
         for targets in (options.get("targets", ("query", "value")), ("query", "value")):
             one = cls(**{**options, "targets": targets, "rank": 1})
-            rank = largest(lambda r, t=targets: cls(**{**options, "targets": t, "rank": r}).adapter_size(shape), limit)  # type: ignore[misc]
+            # No weight has a larger rank than the encoder is wide.
+            rank = min(shape.hidden_size, cls._largest_rank({**options, "targets": targets}, shape, limit))
             candidate = {**options, "targets": one.targets, **cls._of_rank(options, rank)}
             if rank >= 1 and candidate not in found:
                 found.append(candidate)

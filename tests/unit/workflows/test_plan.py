@@ -125,8 +125,11 @@ def test_the_default_recipe_takes_the_rank_that_fits(encoder, head, budget, rank
     settings = {"encoder": {"name": encoder}, "head": {"kind": head}, "budget": budget}
     result = run_plan(load_config(settings), 4)
     assert result.fits
+    assert result.chosen.method["rank"] == rank
     explicit = {"method": {"name": "lora", "rank": rank, "alpha": 2 * rank, "targets": ["all-linear"]}}
-    assert result.parameters == run_plan(load_config(settings, explicit), 4).parameters
+    alone, filled = (run_plan(load_config(settings, explicit, more), 4) for more in ({}, {"method": {"ranks": result.chosen.method.get("ranks")}}))
+    assert result.parameters == filled.parameters
+    assert alone.fits
     assert rank == 8 or not run_plan(load_config(settings, explicit, {"method": {"rank": rank + 1}}), 4).fits
 
 
