@@ -35,7 +35,7 @@ from lorabel.models.checkpoint import EncoderSource, load_tokenizer, load_weight
 from lorabel.workflows.building import canary_logits
 from lorabel.workflows.finishing import settled_options
 from lorabel.workflows.out_folder import check_out_folder
-from lorabel.workflows.preparation import DEFAULT_MAX_LENGTH
+from lorabel.workflows.preparation import longest_sequence
 
 # Of an adapter folder: the first and the last token, and two between them.
 SHORTEST_LENGTH = 4
@@ -142,7 +142,7 @@ def _length(asked: int | None, method: Method, shape: EncoderShape) -> int:
             f"{method.name}: its {method.reserved_tokens()} trained tokens leave no room for a text, got {limit} of the encoder's {shape.max_length_tokens} positions; "
             f"expected at least {SHORTEST_LENGTH}. Check --encoder."
         )
-    return min(asked or DEFAULT_MAX_LENGTH, limit)
+    return longest_sequence(asked, method, shape)
 
 
 def _check_shapes(folder: Path, tensors: dict[str, Any], method: Method, head: HeadSpec, shape: EncoderShape) -> None:

@@ -24,6 +24,7 @@ from lorabel.data.types import LabelledData, SplitName, TokenTable
 from lorabel.data.windows import STRIDE_DIVISOR, WindowRule
 from lorabel.errors import ConfigError
 from lorabel.events import EventSink, Note, ignore
+from lorabel.families import EncoderShape
 from lorabel.heads import HeadSpec
 from lorabel.methods.base import Method, make_method
 from lorabel.models.checkpoint import EncoderSource, load_tokenizer, resolve_encoder
@@ -123,7 +124,18 @@ def prepare(config: RunConfig, on_event: EventSink) -> Prepared:
 
 def _max_length(config: RunConfig, source: EncoderSource, method: Method) -> int:
     """Longest text in tokens: as set, as the encoder's positions allow beside those that the method takes up."""
-    return min(config.data.max_length_tokens or DEFAULT_MAX_LENGTH, source.shape.max_length_tokens - method.reserved_tokens())
+    return longest_sequence(config.data.max_length_tokens, method, source.shape)
+
+
+def longest_sequence(asked: int | None, method: Method, shape: EncoderShape) -> int:
+    """Tokens of a sequence at most: as asked, or 512, and no more than the encoder allows beside the method's own.
+
+    Args:
+        asked: The limit that was set, or None.
+        method: The method.
+        shape: The encoder.
+    """
+    return min(asked or DEFAULT_MAX_LENGTH, shape.max_length_tokens - method.reserved_tokens())
 
 
 def window_rule(config: DataConfig, max_length_tokens: int) -> WindowRule | None:
