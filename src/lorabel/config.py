@@ -21,6 +21,8 @@ from lorabel.registry import AUGMENTATIONS, unknown_name
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+# Tokens of the longest sequence at least: the first and the last, and two between them.
+SHORTEST_LENGTH = 4
 AveragingFactor = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -60,7 +62,7 @@ class DataConfig(Section):
     fold: int | None = Field(default=None, ge=0, description="Cross-validation: the part that is left out of training, from 0.")
     split_seed: int = Field(default=0, ge=0, description="Seed of splits that are made and rows that are drawn.")
     max_length_tokens: int | None = Field(
-        default=None, ge=4, description="Longest sequence in tokens; longer texts are cut and counted (default: 512 or what the encoder allows)."
+        default=None, ge=SHORTEST_LENGTH, description="Longest sequence in tokens; longer texts are cut and counted (default: 512 or what the encoder allows)."
     )
     long_texts: Literal["cut", "windows"] = Field(
         default="cut", description="Texts longer than the longest sequence: cut, or read in windows of that length whose states are pooled."

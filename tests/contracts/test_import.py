@@ -310,6 +310,8 @@ def test_several_labels_and_a_limit_are_kept(tiny_encoder, tmp_path):
     classifier = lorabel.load(tmp_path / "ours", encoder=encoder)
     assert (classifier.rule.task, classifier.max_length_tokens) == ("multi_label", 20)
     assert run_import(folder, tmp_path / "again", labels=LABELS, encoder=encoder).max_length_tokens == 48 - 3
+    with pytest.raises(ConfigError, match="--max-length: too short, got 3"):
+        run_import(folder, tmp_path / "short", labels=LABELS, encoder=encoder, max_length_tokens=3)
 
 
 def test_names_of_the_encoders_own_configuration_are_taken_and_said(tiny_encoder, tmp_path):

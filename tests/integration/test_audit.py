@@ -73,6 +73,7 @@ def test_the_folder_holds_counts_rows_and_a_page(planted, run_cli, tiny_encoder,
     again = run_cli(*words)
     assert again.code == 2
     assert "the folder is not empty" in again.err
+    assert "Use --overwrite to start again, or another name." in again.err
     assert run_cli(*words, "--overwrite").code == 0
 
 

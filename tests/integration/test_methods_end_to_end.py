@@ -6,6 +6,7 @@ from safetensors.numpy import load_file
 
 from lorabel.artifacts.records import read_record
 from lorabel.config import load_config
+from lorabel.errors import ConfigError
 from lorabel.registry import METHODS
 from lorabel.search.space import expand_grid, nested
 from lorabel.workflows.evaluate import run_evaluate
@@ -52,3 +53,10 @@ def test_methods_that_take_up_positions_share_a_sweep_with_those_that_do_not(tin
     assert result.record.banks == 3
     lengths = [read_record(tmp_path / "sweep" / "members" / f"{k:04d}" / "record.json").plan["max_length_tokens"] for k in range(3)]
     assert [lengths[0] - length for length in lengths] == [0, 5, 7]
+
+
+def test_trained_tokens_that_leave_no_room_for_a_text_are_refused_before_anything_is_made(tiny_encoder, news_table, tmp_path):
+    base = [BASE, {"encoder": {"name": str(tiny_encoder("bert"))}, "data": {"source": str(news_table)}}]
+    with pytest.raises(ConfigError, match=r"prompt: its 45 trained tokens leave no room for a text, got 3 of the encoder's 48 positions"):
+        run_train(load_config(*base, {"method": {"name": "prompt", "length": 45}}), tmp_path / "run")
+    assert not list(tmp_path.glob("run/*.json"))

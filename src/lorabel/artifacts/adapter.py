@@ -25,6 +25,7 @@ from lorabel.artifacts.canary import CANARY_VERSION
 from lorabel.artifacts.layout import ADAPTER_VERSION, CARD, MANIFEST, OWN_WEIGHTS, PEFT_CONFIG, PEFT_WEIGHTS
 from lorabel.artifacts.peft_format import peft_config, peft_names
 from lorabel.artifacts.store import file_sha256, read_json, read_tensors, require_regular, storage_errors, sync_folder, write_json, write_tensors, write_text
+from lorabel.config import SHORTEST_LENGTH
 from lorabel.data.types import TaskKind
 from lorabel.data.windows import WindowPooling, WindowRule
 from lorabel.errors import ArtifactError, ConfigError
@@ -80,7 +81,7 @@ class AdapterManifest(_Section):
     method: dict[str, Any]
     head: HeadKind
     pooling: Pooling
-    max_length_tokens: int = Field(ge=4)
+    max_length_tokens: int = Field(ge=SHORTEST_LENGTH)
     windows: AdapterWindows | None = None
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     thresholds: list[float] | None = None

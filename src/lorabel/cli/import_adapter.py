@@ -8,7 +8,6 @@ from cyclopts import Parameter
 from lorabel.cli.flags import JsonFlag, QuietFlag
 from lorabel.cli.output import out as console
 from lorabel.cli.output import print_json
-from lorabel.errors import ConfigError
 
 
 def import_adapter(
@@ -33,8 +32,6 @@ def import_adapter(
     from lorabel.cli.progress import ProgressPrinter
     from lorabel.workflows.import_adapter import run_import
 
-    if max_length is not None and max_length < 4:
-        raise ConfigError(f"--max-length: too short, got {max_length}; expected at least 4 tokens. Leave it out for 512.")
     with ProgressPrinter(is_quiet=quiet) as show:
         result = run_import(folder, out, labels=labels, encoder=encoder, max_length_tokens=max_length, task=task, on_event=show)
     if json:

@@ -178,7 +178,7 @@ def _wanted(fail_on: Sequence[str]) -> frozenset[str]:
 
 
 def _check_folder(out: Path, *, overwrite: bool) -> None:
-    has_content = check_out_folder(out, out / ".lock", resume=False, overwrite=overwrite)
+    has_content = check_out_folder(out, out / ".lock", overwrite=overwrite)
     if has_content and not ((out / "audit.json").exists() or (out / "label_errors.csv").exists()):
         raise ConfigError(
             f"--overwrite: this is not the folder of an audit, got {str(out)!r}; expected one with audit.json. It is left alone: choose another --out."

@@ -23,7 +23,7 @@ from lorabel.artifacts.layout import PEFT_WEIGHTS
 from lorabel.artifacts.peft_format import PeftFolder, from_peft, read_peft
 from lorabel.artifacts.store import read_json
 from lorabel.budget import Parameters, count
-from lorabel.config import EncoderConfig
+from lorabel.config import SHORTEST_LENGTH, EncoderConfig
 from lorabel.data.packing import tokenise
 from lorabel.data.types import TaskKind
 from lorabel.errors import ArtifactError, ConfigError, RefusedError
@@ -37,8 +37,6 @@ from lorabel.workflows.finishing import settled_options
 from lorabel.workflows.out_folder import check_out_folder
 from lorabel.workflows.preparation import longest_sequence
 
-# Of an adapter folder: the first and the last token, and two between them.
-SHORTEST_LENGTH = 4
 # float32 sums in another order; measured differences are a hundredth of it.
 _TOLERANCE = 1e-4
 
@@ -98,14 +96,16 @@ def run_import(
         RefusedError: The common library is installed and answers otherwise; nothing is written.
         StorageError: The disk refused.
     """
+    if max_length_tokens is not None and max_length_tokens < SHORTEST_LENGTH:
+        raise ConfigError(f"--max-length: too short, got {max_length_tokens}; expected at least {SHORTEST_LENGTH} tokens. Leave it out for 512.")
     out = out.resolve()
-    check_out_folder(out, out / ".lock", resume=False, overwrite=False, can_go_on=False)
+    check_out_folder(out, out / ".lock")
     found = read_peft(folder)
     source = resolve_encoder(EncoderConfig(name=encoder or _named_encoder(found), revision=None if encoder else found.text("revision")))
     method, head, tensors = from_peft(found, source.shape)
     _check_shapes(folder, tensors, method, head, source.shape)
     names = _label_names(labels, source, head.classes, on_event)
-    length = _length(max_length_tokens, method, source.shape)
+    length = longest_sequence(max_length_tokens, method, source.shape)
     weights = load_weights(source)
     logits = canary_logits(source, weights, method, head, tensors, length)
     difference = _difference_there(found, source, np.array(logits), length, on_event)
@@ -133,16 +133,6 @@ def _named_encoder(found: PeftFolder) -> str:
     if named is None:
         raise ConfigError(f"{found.folder}: names no encoder, got no base_model_name_or_path; expected one. Give it with --encoder.")
     return named
-
-
-def _length(asked: int | None, method: Method, shape: EncoderShape) -> int:
-    limit = shape.max_length_tokens - method.reserved_tokens()
-    if limit < SHORTEST_LENGTH:
-        raise ConfigError(
-            f"{method.name}: its {method.reserved_tokens()} trained tokens leave no room for a text, got {limit} of the encoder's {shape.max_length_tokens} positions; "
-            f"expected at least {SHORTEST_LENGTH}. Check --encoder."
-        )
-    return longest_sequence(asked, method, shape)
 
 
 def _check_shapes(folder: Path, tensors: dict[str, Any], method: Method, head: HeadSpec, shape: EncoderShape) -> None:

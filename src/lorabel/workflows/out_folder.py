@@ -6,15 +6,14 @@ from pathlib import Path
 from lorabel.errors import ConfigError
 
 
-def check_out_folder(root: Path, lock: Path, *, resume: bool, overwrite: bool, can_go_on: bool = True) -> bool:
+def check_out_folder(root: Path, lock: Path, *, resume: bool | None = None, overwrite: bool | None = None) -> bool:
     """Refuse what cannot become a new folder, before anything is done.
 
     Args:
         root: The folder to make.
         lock: Its lock file, which does not count as content.
-        resume: Content is gone on with.
-        overwrite: Content is removed first.
-        can_go_on: The verb has `--resume` and `--overwrite`.
+        resume: Content is gone on with; None where the verb has no `--resume`.
+        overwrite: Content is removed first; None where the verb has no `--overwrite`.
 
     Returns:
         Whether the folder has content.
@@ -28,8 +27,10 @@ def check_out_folder(root: Path, lock: Path, *, resume: bool, overwrite: bool, c
         raise ConfigError(f"--out: a file has this name, got {str(root)!r}; expected a folder to make. Choose another name.")
     exists = root.exists() and any(path.name != lock.name for path in root.iterdir())
     if exists and not (resume or overwrite):
-        advice = "Use --resume to go on, --overwrite to start again, or another name" if can_go_on else "Use another name"
-        raise ConfigError(f"--out: the folder is not empty, got {str(root)!r}; expected a new one. {advice}.")
+        ways = [way for way, wish in (("--resume to go on", resume), ("--overwrite to start again", overwrite)) if wish is not None]
+        raise ConfigError(
+            f"--out: the folder is not empty, got {str(root)!r}; expected a new one. Use {', '.join([*ways, 'or another name' if ways else 'another name'])}."
+        )
     return exists
 
 

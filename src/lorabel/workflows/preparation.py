@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from tokenizers import Tokenizer
 
 from lorabel.budget import Budget, Parameters, require_fits, settle
-from lorabel.config import DataConfig, RunConfig
+from lorabel.config import SHORTEST_LENGTH, DataConfig, RunConfig
 from lorabel.data.load import load_data
 from lorabel.data.packing import tokenise
 from lorabel.data.splits import fold_of_rows
@@ -134,8 +134,18 @@ def longest_sequence(asked: int | None, method: Method, shape: EncoderShape) -> 
         asked: The limit that was set, or None.
         method: The method.
         shape: The encoder.
+
+    Raises:
+        ConfigError: The method's own tokens leave no room for a text.
     """
-    return min(asked or DEFAULT_MAX_LENGTH, shape.max_length_tokens - method.reserved_tokens())
+    reserved = method.reserved_tokens()
+    room = shape.max_length_tokens - reserved
+    if room < SHORTEST_LENGTH:
+        raise ConfigError(
+            f"{method.name}: its {reserved} trained tokens leave no room for a text, got {room} of the encoder's {shape.max_length_tokens} positions; "
+            f"expected at least {SHORTEST_LENGTH}. Use fewer of them, or another --encoder."
+        )
+    return min(asked or DEFAULT_MAX_LENGTH, room)
 
 
 def window_rule(config: DataConfig, max_length_tokens: int) -> WindowRule | None:
