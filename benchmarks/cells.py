@@ -12,7 +12,7 @@ from lorabel.artifacts.layout import RunLayout
 from lorabel.artifacts.records import RunRecord
 from lorabel.artifacts.sweeps import SweepMember
 from lorabel.config import DataConfig
-from lorabel.data.types import SplitName
+from lorabel.data.types import LabelledData, SplitName
 
 
 def parser_of_banks(description: str | None, name: str) -> argparse.ArgumentParser:
@@ -40,24 +40,24 @@ def train_bank(work: Path, data: dict, settings: dict, members: list[dict]) -> l
 def tested_seeds(work: Path, data: dict, settings: dict, seeds: list[int]) -> list[dict]:
     """Train seeds of one setting side by side, read the test split once for each; one cell per seed, with what `paired` comparisons need. The work folder is removed after."""
     from lorabel.artifacts.records import read_record
+    from lorabel.data.load import load_data
 
-    cells = []
-    for member, run in train_bank(work, data, settings, [{"training.seed": seed} for seed in seeds]):
+    found = train_bank(work, data, settings, [{"training.seed": seed} for seed in seeds])
+    cells, loaded = [], load_data(DataConfig(**data))
+    for member, run in found:
         assert member.has_scores, member.reason
-        cells.append({**score_adapter(run.adapter, DataConfig(**data)), **facts_of(read_record(run.record)), "bank": len(seeds)})
+        cells.append({**score_adapter(run.adapter, loaded), **facts_of(read_record(run.record)), "bank": len(seeds)})
     shutil.rmtree(work)
     return cells
 
 
-def score_adapter(adapter: Path, data_config: DataConfig, split: SplitName = "test") -> dict:
+def score_adapter(adapter: Path, data: LabelledData, split: SplitName = "test") -> dict:
     """Scores of an adapter on a split, and the bits they can be compared by."""
-    from lorabel.data.load import load_data
     from lorabel.data.packing import tokenise
     from lorabel.inference.predictor import table_logits
     from lorabel.workflows.building import load_predictor
 
     predictor, _ = load_predictor(adapter)
-    data = load_data(data_config)
     table = tokenise(data.splits[split].texts, predictor.tokenizer, predictor.tokenizer_digest, predictor.max_length_tokens)
     found = predictor.rule.probabilities(table_logits(predictor.bank, table))
     return scores_of(data, found, predictor.rule.answers(found), predictor.rule.thresholds, split)
@@ -90,12 +90,12 @@ def tfidf_cell(data_settings: dict) -> dict:
     return {**scores_of(data, found, predicted), "seconds": time.perf_counter() - started}
 
 
-def scores_of(data: object, found: np.ndarray, predicted: np.ndarray, thresholds: tuple[float, ...] | None = None, split: SplitName = "test") -> dict:
+def scores_of(data: LabelledData, found: np.ndarray, predicted: np.ndarray, thresholds: tuple[float, ...] | None = None, split: SplitName = "test") -> dict:
     """Scores on a split, and the bits they can be compared by."""
     from lorabel.evaluation import evaluate_probabilities
 
-    labels = data.splits[split].labels  # type: ignore[attr-defined]
-    result = evaluate_probabilities(labels, found, data.labels, thresholds=thresholds)  # type: ignore[attr-defined]
+    labels = data.splits[split].labels
+    result = evaluate_probabilities(labels, found, data.labels, thresholds=thresholds)
     scores = {"accuracy": result.accuracy, "macro_f1": result.macro_f1, "n": result.n, "interval": result.interval}
     if labels.ndim == 2:
         return {**scores, "labels": labels.shape[1], "given": as_bits(predicted), "true": as_bits(labels), "micro_f1": result.micro_f1, "lrap": result.lrap}
@@ -112,18 +112,18 @@ def from_bits(text: str, count: int) -> np.ndarray:
     return np.unpackbits(np.frombuffer(bytes.fromhex(text), dtype=np.uint8))[:count]
 
 
-def tfidf(data: object) -> np.ndarray:
+def tfidf(data: LabelledData) -> np.ndarray:
     """Words and word pairs, sublinear TF-IDF, linear SVM with C = 1; trained on the training split alone."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.svm import LinearSVC
 
-    train, test = data.splits["train"], data.splits["test"]  # type: ignore[attr-defined]
+    train, test = data.splits["train"], data.splits["test"]
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=1)
     features = vectorizer.fit_transform(list(train.texts))
     return LinearSVC(C=1.0).fit(features, train.labels).predict(vectorizer.transform(list(test.texts)))
 
 
-def tfidf_of_labels(data: object) -> np.ndarray:
+def tfidf_of_labels(data: LabelledData) -> np.ndarray:
     """The same with one machine per label; its margin's threshold is chosen on the validation split as ours are."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.multiclass import OneVsRestClassifier
@@ -132,7 +132,7 @@ def tfidf_of_labels(data: object) -> np.ndarray:
     from lorabel.inference.answers import given_labels, label_probabilities
     from lorabel.thresholds import fit_thresholds
 
-    train, validation, test = (data.splits[name] for name in ("train", "validation", "test"))  # type: ignore[attr-defined]
+    train, validation, test = (data.splits[name] for name in ("train", "validation", "test"))
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=1)
     model = OneVsRestClassifier(LinearSVC(C=1.0)).fit(vectorizer.fit_transform(list(train.texts)), train.labels)
     scored, found = (label_probabilities(model.decision_function(vectorizer.transform(list(split.texts)))) for split in (validation, test))

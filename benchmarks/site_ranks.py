@@ -49,12 +49,15 @@ def cell_path(choice: str, name: str, seed: int) -> Path:
 def run_bank(work: Path, folder: Path, name: str, threads: int | None, missing: list[tuple[str, int]]) -> None:
     """Train what is missing on one data set, side by side."""
     from lorabel.artifacts.records import read_record
+    from lorabel.data.load import load_data
 
     data, settings = {"source": str(folder / name), **SETS[name]}, {"training": {"threads": threads}}
     members = [{"method": method_of(choice), "training.seed": seed} for choice, seed in missing]
-    for (choice, seed), (member, run) in zip(missing, train_bank(work, data, settings, members), strict=True):
+    found = train_bank(work, data, settings, members)
+    loaded = load_data(DataConfig(**data))
+    for (choice, seed), (member, run) in zip(missing, found, strict=True):
         assert member.has_scores, member.reason
-        save_json(cell_path(choice, name, seed), {**facts_of(read_record(run.record)), **score_adapter(run.adapter, DataConfig(**data), "validation")})
+        save_json(cell_path(choice, name, seed), {**facts_of(read_record(run.record)), **score_adapter(run.adapter, loaded, "validation")})
     shutil.rmtree(work)
 
 

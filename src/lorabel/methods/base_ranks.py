@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -56,6 +57,7 @@ class _Place:
     site: str | None
 
     @classmethod
+    @cache
     def of(cls, key: str) -> _Place | None:
         """The place, or None where the key names none."""
         match = _KEY.fullmatch(key)
