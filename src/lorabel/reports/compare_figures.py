@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from lorabel.artifacts.compares import CompareRecord, CompareRow, CurvePoint
-from lorabel.reports.figures import COLOURS, GREY, MANY_CLASSES, STYLE, epoch_axis, new_axes, percent_axis, short
+from lorabel.reports.figures import COLOURS, GREY, MANY_CLASSES, STYLE, epoch_axis, new_axes, parameters_axis, percent_axis, short
 
 _DOTS_PER_INCH = 150
 # More panels than this do not fit a page; the record holds all matrices.
@@ -62,8 +62,8 @@ def parameters_figure(record: CompareRecord) -> Figure:
         axes.plot([size, size], [low, high], color=colour, linewidth=2.2, solid_capstyle="round", alpha=0.55)
         axes.plot(size, mean, color=colour, marker=marker, markersize=7, linestyle="none")
         handles.append(Line2D([], [], color=colour, marker=marker, linestyle="none", label=short(row.method)))
-    axes.set_xscale("log")
     axes.margins(0.12, 0.1)
+    parameters_axis(axes)
     percent_axis(axes)
     axes.legend(handles=handles, frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure

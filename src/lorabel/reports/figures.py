@@ -14,12 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from lorabel.evaluation import EvalResult
 
 BLUE, ORANGE, GREEN, GREY = "#2563a8", "#d9752b", "#2f8f6b", "#6b7280"
-COLOURS = (BLUE, ORANGE, GREEN, "#8b5cf6", "#b91c4b", "#0e7490", "#a16207", GREY)
+# As many as there are methods and baselines: no two rows of a comparison share one.
+COLOURS = (BLUE, ORANGE, GREEN, "#8b5cf6", "#b91c4b", "#0e7490", "#a16207", GREY, "#111827", "#38bdf8", "#84cc16", "#f472b6", "#4c1d95", "#fbbf24")
 _LONGEST_LABEL = 22
 _DOTS_PER_INCH = 150
 MANY_CLASSES = 20
@@ -283,6 +284,21 @@ def percent_axis(axes: Axes) -> None:
     if high > 100:
         axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= 100])
         axes.set_ylim(low, min(high, 101.0))
+
+
+def parameters_axis(axes: Axes) -> None:
+    """Counts on a logarithmic scale, to be called when everything is drawn. The scale's own labels are formulas, and those are off."""
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 30 * low else (1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(lambda value, _: _count(value))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _count(value: float) -> str:
+    """`10k`, `2M`."""
+    unit, size = next(((unit, size) for unit, size in (("M", 1e6), ("k", 1e3)) if value >= size), ("", 1.0))
+    return f"{value / size:g}{unit}"
 
 
 def epoch_axis(axes: Axes) -> None:

@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from lorabel.artifacts.sweeps import SweepMember
-from lorabel.reports.figures import BLUE, COLOURS, GREY, ORANGE, STYLE, epoch_axis, new_axes, percent_axis, short
+from lorabel.reports.figures import BLUE, COLOURS, GREY, ORANGE, STYLE, epoch_axis, new_axes, parameters_axis, percent_axis, short
 from lorabel.search.space import shown
 
 _CURVES = 8
@@ -72,10 +72,10 @@ def pareto_figure(members: Sequence[SweepMember], metric: str, accuracy: str) ->
     axes.plot([x for x, _ in places], [y for _, y in places], "o-", color=BLUE, label="best of its size or less")
     for member, place in zip(front, places, strict=True):
         axes.annotate(f"{member.number}", place, (0, 6), textcoords="offset points", ha="center", fontsize=8)
+    axes.margins(0.08, 0.14)
     sizes = [member.trainable or 1 for member in members]
     if max(sizes) > 3 * min(sizes):
-        axes.set_xscale("log")
-    axes.margins(0.08, 0.14)
+        parameters_axis(axes)
     if metric != "loss":
         percent_axis(axes)
     axes.legend(frameon=False, fontsize=8.5)

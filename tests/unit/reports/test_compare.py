@@ -149,6 +149,10 @@ def test_figures_show_every_row_and_the_same_record_gives_the_same_bytes(record)
     names = [text.get_text() for text in figures["parameters"].axes[0].get_legend().get_texts()]
     assert names == ["full", "lora", "a_b|c (none)"]
     assert figures["parameters"].axes[0].get_xscale() == "log"
+    assert not any("$" in svg_bytes(figure).decode().replace("clip-path", "") for figure in figures.values())
+    low, high = figures["parameters"].axes[0].get_xlim()
+    ticks = figures["parameters"].axes[0].get_xticklabels()
+    assert [tick.get_text() for tick in ticks if low <= tick.get_position()[0] <= high] == ["1M", "10M"]
     curves = figures["curves"].axes[0]
     assert [text.get_text() for text in curves.get_legend().get_texts()] == ["full", "lora"]
     # Two thin lines and a mean that goes as far as the shorter seed, for each of two rows.
@@ -198,3 +202,17 @@ def test_a_record_comes_back_and_another_version_is_refused(record, tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 99}))
     with pytest.raises(ArtifactError, match="another format, got version 99"):
         read_compare(path)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [((770, 22_713_986), ["1k", "10k", "100k", "1M", "10M"]), ((84_000, 354_000), ["100k", "200k"]), ((1_000, 31_000), ["1k", "10k"])],
+)
+def test_sizes_are_written_in_words(record, sizes, expected):
+    """Formulas are off, because names are the user's; the logarithmic scale's own labels are formulas."""
+    (axes,) = draw_compare_figures(
+        record.model_copy(update={"rows": [row("a", 0.9, sizes[0], test=scores(0.9)), row("b", 0.9, sizes[1], test=scores(0.9))], "reference": "a"})
+    )["parameters"].axes
+    low, high = axes.get_xlim()
+    assert [tick.get_text() for tick in axes.get_xticklabels() if low <= tick.get_position()[0] <= high] == expected
+    assert not [tick for tick in axes.get_xticklabels(minor=True) if tick.get_text()]
