@@ -31,6 +31,9 @@ VALIDATION_ROWS = {"ag_news": 1000}
 # Where the search for each method's rate begins; elsewhere at its default.
 FIRST_GUESS = {"full": 1e-4, "head_only": 5e-3, "bitfit": 2e-3, "ia3": 1e-2, "vera": 1e-2, "prompt": 3e-2, "prefix": 3e-2}
 FIRST_GUESS |= dict.fromkeys(("lora", "dora", "adalora", "lora_prefix", "bottleneck"), 1e-3)
+# Forms of a method that have a rate of their own; their rates alone are tried.
+FORMS = {"prefix_reparameterised": {"name": "prefix", "reparameterise": True}}
+FIRST_GUESS |= {"prefix_reparameterised": 3e-3}
 FACTOR = 3.0
 # About one standard error of the mean of the two validation splits.
 WITHIN = 0.01
@@ -90,7 +93,7 @@ def run_trials(arguments: argparse.Namespace, method: str, name: str) -> None:
     """Validation accuracy of each rate that is missing on one data set; 0 where training diverged."""
     rates = [rate for rate in rates_to_try(method) if not trial_path(method, name, rate).exists()]
     data = {"source": str(data_folder(arguments.data) / name), "limit_rows": TUNING_ROWS}
-    settings = {"method": {"name": method}, "training": {"seed": 0, "threads": arguments.threads}}
+    settings = {"method": FORMS.get(method, {"name": method}), "training": {"seed": 0, "threads": arguments.threads}}
     work = Path(arguments.work) / "-".join(["rates", method, name, *(f"{rate:g}" for rate in rates)])
     for rate, (member, _) in zip(rates, train_bank(work, data, settings, [{"optimizer.learning_rate": rate} for rate in rates]), strict=True):
         found = {"accuracy": 0.0, "failure": member.reason} if member.accuracy is None else {"accuracy": member.accuracy, "seconds": member.seconds}
@@ -199,7 +202,7 @@ def run_missing(arguments: argparse.Namespace) -> None:
             for name in TUNED_ON:
                 run("trials", method, name, [trial_path(method, name, rate) for rate in rates])
     for name in arguments.sets:
-        for method in arguments.methods:
+        for method in (method for method in arguments.methods if method not in FORMS):
             run("cells", method, name, [cell_path(name, method, seed) for seed in range(min(arguments.seeds, wanted(method)))])
 
 

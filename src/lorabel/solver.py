@@ -4,6 +4,7 @@ Decisions:
 - The head comes first, because it can be larger than all the rest: the family's own where the method fits beside it (the common adapter library can load nothing else), else one
   linear layer. The first token of an encoder that was trained with mean pooling says little until it is trained, so few rows get a linear layer on the mean of all tokens.
 - Sites and ranks are the method's own choice (`Method.settle`), starting from the recipe; benchmarks/budget_solver.py holds it against others.
+- A size that the user left at its default (rank, width, length) and that does not fit becomes the largest that does; one that was given is the user's, and the gate refuses it.
 - What was chosen is said with its reason, and the alternatives with their counts, so that a user can disagree.
 """
 
@@ -18,6 +19,7 @@ from lorabel.errors import ConfigError
 from lorabel.families import EncoderShape
 from lorabel.heads import HeadChoice, HeadKind, HeadSpec, Pooling, PoolingChoice, make_head
 from lorabel.methods.base import make_method
+from lorabel.methods.base_sited import named_targets
 
 AUTO_HEADS: tuple[HeadKind, ...] = ("native", "linear")
 # benchmarks/few_shots.py and choose_recipe.py --few: 8, 32 and 100 rows per class gain by it.
@@ -88,6 +90,10 @@ class Solution:
     reasons: tuple[str, ...]
     alternatives: tuple[Alternative, ...]
 
+    def settled(self, given: Mapping[str, Any]) -> tuple[str, ...]:
+        """Options that have a value of the solver's, which the settings did not name."""
+        return tuple(option for option in self.method if option not in given)
+
     @property
     def fits(self) -> bool:
         """Whether the trainable parameters are within the budget."""
@@ -111,8 +117,11 @@ def solve(method: Mapping[str, Any], shape: EncoderShape, asked: AskedHead, budg
     """
     heads = asked.possible(shape)
     settled = [_with_head(method, shape, head, budget) for head in heads]
-    chosen = next((one for one in settled if one.fits or make_method(one.method).trains_encoder), settled[0])
-    reasons = [*_reasons_of_head(asked, chosen.head, settled, shape), *type(make_method(chosen.method)).reasons(method, chosen.method)]
+    chosen = next((one for one in settled if one.fits or make_method(one.method).trains_encoder), None)
+    if chosen is None:
+        smaller = [one for one in (_fitted(one, method, shape) for one in settled) if one.fits]
+        chosen = max(smaller, key=lambda one: one.parameters.adapter, default=settled[0])
+    reasons = [*_reasons_of_head(asked, chosen.head, settled, shape), *chosen.reasons, *type(make_method(chosen.method)).reasons(method, chosen.method)]
     # Another head of the same size would cost the same: it is no way to spend a budget.
     unlike = [head for head in heads if head is chosen.head or head.parameter_count != chosen.head.parameter_count]
     others = [one for head in unlike for one in _choices(chosen, head, shape, budget)] if reasons else []
@@ -123,6 +132,31 @@ def _with_head(method: Mapping[str, Any], shape: EncoderShape, head: HeadSpec, t
     budget = parse_budget(text, base_size(head, shape))
     options = settle(method, shape, budget.limit - head.parameter_count)
     return Solution(options, head, count(make_method(options), head, shape), budget, (), ())
+
+
+def _fitted(one: Solution, given: Mapping[str, Any], shape: EncoderShape) -> Solution:
+    """A solution that does not fit, with sizes that nobody gave made smaller, as large as the budget allows; itself where that is not enough."""
+    made, name = make_method(one.method), one.method["name"]
+    room = one.budget.limit - one.head.parameter_count
+    for smaller in type(made).smaller(made.model_dump(mode="json"), shape, room) if room > 0 else []:
+        after = make_method({"name": name, **smaller})
+        changed = {option: value for option, value in after.model_dump(mode="json").items() if getattr(after, option) != getattr(made, option)}
+        if changed and not changed.keys() & given.keys():
+            before = made.model_dump(mode="json")
+            reason = f"Size: {_listed(changed)} in place of {_listed({option: before[option] for option in changed})}, which does not fit beside this head."
+            return Solution({**one.method, **changed}, one.head, count(after, one.head, shape), one.budget, (reason,), ())
+    return one
+
+
+def _listed(options: Mapping[str, Any]) -> str:
+    """`targets query,value, rank 4, alpha 8`."""
+
+    def shown(name: str, value: Any) -> str:
+        if name == "layers":
+            return "all layers" if value is None else f"layers {','.join(map(str, value))}"
+        return f"{name} {named_targets(value) if name == 'targets' else f'{value:g}' if isinstance(value, float) else value}"
+
+    return ", ".join(shown(name, value) for name, value in options.items())
 
 
 def _reasons_of_head(asked: AskedHead, head: HeadSpec, tried: list[Solution], shape: EncoderShape) -> list[str]:

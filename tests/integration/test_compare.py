@@ -230,7 +230,7 @@ def test_the_command_prints_one_json_object_and_its_errors_leave_with_two(run_cl
         (("--methods", "lora,lora"), "--methods: named twice, got 'lora'"),
         (("--methods", "lora", "--seeds", 0), "--seeds: too few, got 0"),
         (("--methods", "lora", "--rate-trials", 0), "--rate-trials: too few, got 0"),
-        (("--methods", "lora", "--reference", "full"), "--reference: unknown name, got 'full'"),
+        (("--methods", "lora", "--reference", "full"), "--reference: no such row, got 'full'"),
         (("--methods", "lora", "--learning-rate", "1e-3"), "one rate for unlike methods, got 0.001"),
         (("--methods", "lora", "--descriptions", tmp_path / "texts.yaml"), "not class descriptions, got list"),
         (("--methods", "lora", "--descriptions", tmp_path / "none.yaml"), "cannot be read"),
@@ -239,3 +239,45 @@ def test_the_command_prints_one_json_object_and_its_errors_leave_with_two(run_cl
         assert failed.code == 2
         assert words_of_error in failed.err
         assert not (tmp_path / "x").exists()
+
+
+def test_rows_have_options_of_their_own_and_those_of_the_settings_go_where_they_exist(base, tmp_path):
+    request = CompareRequest(("lora", "dora", "lora:rank=2:targets=[query,value]", "prefix:length=3", "head_only"))
+    record = run_compare([*base, {"method": {"rank": 3, "length": 9}}], request, tmp_path / "cmp").record
+    methods = {row.method: row.settings["method"] for row in record.rows if row.kind == "method"}
+    assert list(methods) == ["lora", "dora", "lora:rank=2:targets=[query,value]", "prefix:length=3", "head_only"]
+    assert [methods[name]["rank"] for name in list(methods)[:3]] == [3, 3, 2]
+    assert methods["lora:rank=2:targets=[query,value]"]["targets"] == ["query", "value"]
+    assert (methods["prefix:length=3"]["length"], methods["head_only"]) == (3, {"name": "head_only"})
+    named = run_compare([*base, {"method": {"name": "dora", "rank": 3}}], CompareRequest(("lora", "dora")), tmp_path / "named").record
+    assert [row.settings["method"]["rank"] for row in named.rows[:2]] == [8, 3]
+
+
+@pytest.mark.parametrize(
+    ("methods", "settings", "message"),
+    [
+        (("prefix",), {"lenth": 40}, r"method\.lenth: unknown name, got 'lenth'.*Did you mean 'length'"),
+        (("prefix",), {"rank": 4}, r"method\.rank: unknown name"),
+        (("head_only",), {"rank": 4}, r"method\.rank: unknown name, got 'rank'; expected one of none"),
+        (("lora",), {"name": "dora"}, r"--method: not compared, got 'dora'; expected one of lora"),
+        (("lora", "prefix:lenth=4"), {}, r"--methods prefix:lenth=4: unknown name, got 'lenth'"),
+        (("lora", "prefix:length"), {}, r"--methods prefix:length: not an option, got 'length'; expected NAME=VALUE"),
+        (("lora", "zero_shot:x=1"), {}, r"--methods zero_shot:x=1: zero_shot has no options"),
+        (("lora:rank=2", "lora:rank=2"), {}, r"--methods: named twice, got 'lora:rank=2'"),
+        (("lora:rank=none",), {}, r"method\.rank"),
+    ],
+)
+def test_options_that_reach_no_row_are_refused(methods, settings, message, base, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        run_compare([*base, {"method": settings}], CompareRequest(methods), tmp_path / "cmp")
+    assert not (tmp_path / "cmp").exists()
+
+
+def test_every_method_is_made_as_large_as_one_budget_allows(base, tmp_path):
+    request = CompareRequest(("full", "lora", "dora", "adalora", "bottleneck", "prefix", "head_only"))
+    record = run_compare([*base, {"budget": "600", "head": {"kind": "linear"}, "training": {"num_epochs": 1}}], request, tmp_path / "cmp").record
+    sizes = {row.method: row.parameters.trainable for row in record.rows if row.kind == "method"}
+    assert len(sizes) == 7
+    assert all(size <= 600 for name, size in sizes.items() if name != "full")
+    with pytest.raises(BudgetError, match="dora:rank=8: budget: too many"):
+        run_compare([*base, {"budget": "600"}], CompareRequest(("lora", "dora:rank=8")), tmp_path / "given")

@@ -50,9 +50,39 @@ def test_sites_and_rank_by_hand(budget, rank, targets):
 
 
 def test_nothing_fits_and_the_smallest_is_what_the_gate_sees():
-    found = settle("10755")
+    found = settle("3075")
     assert not found.fits
     assert (found.method["rank"], sites(found)) == (1, 2)
+
+
+def test_the_top_layers_where_all_of_them_do_not_fit():
+    found = settle("10755")
+    assert (found.fits, found.method["rank"], found.method["layers"]) == (True, 1, [1, 2, 3, 4, 5])
+    assert "Size: layers 1,2,3,4,5 in place of all layers, which does not fit beside this head." in found.reasons
+    assert not settle("10755", {**OPEN, "layers": None}).fits
+
+
+@pytest.mark.parametrize(
+    ("method", "budget", "settled", "reason"),
+    [
+        ({"name": "dora"}, "300k", {"rank": 6, "alpha": 12.0}, "Size: rank 6, alpha 12 in place of rank 8, alpha 16, which does not fit beside this head."),
+        ({"name": "bottleneck"}, "300k", {"width": 31}, "Size: width 31 in place of width 32, which does not fit beside this head."),
+        ({"name": "bottleneck", "placement": "parallel"}, "100k", {"width": 20}, "Size: width 20 in place of width 32, which does not fit beside this head."),
+        ({"name": "prefix"}, "50k", {"length": 10}, "Size: length 10 in place of length 20, which does not fit beside this head."),
+    ],
+)
+def test_a_size_that_nobody_gave_becomes_the_largest_that_fits(method, budget, settled, reason):
+    found = settle(budget, method=method)
+    assert found.fits
+    assert {name: found.method[name] for name in settled} == settled
+    assert reason in found.reasons
+    larger = {name: value + 1 for name, value in settled.items() if name != "alpha"}
+    assert not settle(budget, method={**method, **larger}).fits
+
+
+def test_a_size_that_was_given_is_left_for_the_gate():
+    assert not settle("300k", method={"name": "dora", "rank": 8}).fits
+    assert not settle("100k", method={"name": "bottleneck", "width": 32}).fits
 
 
 @pytest.mark.parametrize(("budget", "kind", "rank"), [("1M", "native", 2), ("759556", "native", 1), ("640000", "native", 1), ("593000", "linear", 3)])

@@ -25,7 +25,11 @@ def compare(
     data: Annotated[str | None, Parameter(help="As for train: a file, a folder of splits, `sample`, or a data set name on the hub.")] = None,
     *,
     methods: Annotated[
-        str, Parameter(help="Methods and baselines, with commas between; lorabel methods lists the former. tfidf is always a row.", group=COMPARE)
+        str,
+        Parameter(
+            help="Methods and baselines, with commas between; options of one after colons, such as lora,lora:init=pissa,prefix:length=40. tfidf is always a row.",
+            group=COMPARE,
+        ),
     ],
     out: Annotated[Path, Parameter(name=["--out", "-o"], help="Folder to make.", group=OUTPUT)],
     seeds: Annotated[int, Parameter(help="Train each method with this many seeds.", group=COMPARE)] = 1,
@@ -50,14 +54,15 @@ def compare(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Compare methods and baselines: same splits and seeds, a learning rate for each, intervals, paired tests. Options such as --rank belong to the method that --method names."""
+    """Compare methods and baselines: same splits and seeds, a learning rate for each, intervals, paired tests. Options such as --rank are for every compared method that has them."""
     layers = flags.layers_with(data, final=final)
     from lorabel.cli.sweep_progress import SweepPrinter
     from lorabel.workflows.compare import CompareRequest, run_compare
     from lorabel.workflows.compare_baselines import read_descriptions
+    from lorabel.workflows.compare_methods import split_outside
 
     texts = read_descriptions(descriptions) if descriptions is not None else None
-    request = CompareRequest(tuple(methods.split(",")), seeds, rate_trials, reference, texts)
+    request = CompareRequest(tuple(split_outside(methods, ",")), seeds, rate_trials, reference, texts)
     if fractions is not None or shots is not None:
         from lorabel.workflows.sizes import SizesRequest, run_sizes
 

@@ -62,15 +62,17 @@ def _print_alternatives(result: PlanResult) -> None:
 
 def _print_methods(budget: Budget, plans: list[MethodPlan]) -> None:
     table = Table(box=None, pad_edge=False)
-    for title, justify in (("method", "left"), ("trainable", "right"), ("file, MB", "right"), ("the largest that fits", "left"), ("trainable", "right")):
-        table.add_column(title, justify=justify)  # type: ignore[arg-type]
+    for title, justify in (
+        ("method", "left"), ("size", "left"), ("trainable", "right"), ("file, MB", "right"), ("the largest that fits", "left"), ("trainable", "right"),
+    ):  # fmt: skip
+        table.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for plan in plans:
         if plan.setting is None:
-            table.add_row(plan.method, "nothing fits", "", "", "")
+            table.add_row(plan.method, "nothing fits", "", "", "", "")
             continue
         trainable = plan.setting.parameters.trainable
         larger = ("—", "") if plan.largest is None else (plan.largest.size_flags(), f"{plan.largest.parameters.trainable:,}")
-        table.add_row(plan.method, f"{trainable:,}", f"{plan.setting.stored * BYTES_PER_PARAMETER / 1e6:.2f}", *larger)
+        table.add_row(plan.method, plan.setting.size_flags() or "its own", f"{trainable:,}", f"{plan.setting.stored * BYTES_PER_PARAMETER / 1e6:.2f}", *larger)
     out.print(table)
     out.print(f"Budget {budget.limit:,}, head included. Full fine-tuning is a baseline and has no budget.", style="dim")
 

@@ -12,20 +12,20 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lorabel.artifacts.compares import CompareLayout, CompareRecord, RateTrial, write_compare
 from lorabel.artifacts.lock import RunLock
-from lorabel.config import RunConfig, load_config, merge
+from lorabel.config import load_config, merge
 from lorabel.data.ledger import TestLedger
 from lorabel.errors import BudgetError, ConfigError, DataError
 from lorabel.events import EventSink, Note, ignore
-from lorabel.registry import BASELINES, METHODS, unknown_name
 from lorabel.reports.compare_figures import draw_compare_figures
 from lorabel.search.space import Assignment, nested
 from lorabel.workflows.cells import Cell, Variant, train_cells
 from lorabel.workflows.compare_baselines import check_baselines, fit_baselines, settle_descriptions
 from lorabel.workflows.compare_folder import check_compare_folder, each_once, new_record, open_compare
+from lorabel.workflows.compare_methods import AskedRow, asked_rows, without_method
 from lorabel.workflows.compare_report import write_compare_report
 from lorabel.workflows.compare_rows import score_rows, source_of_baseline, source_of_cells
 from lorabel.workflows.finishing import Ending
@@ -43,7 +43,8 @@ class CompareRequest:
     """What is compared.
 
     Attributes:
-        methods: Registered methods and baselines; baselines that are always shown are added.
+        methods: Rows: registered methods, with options after colons where they are not the method's own (`prefix:length=40`), and baselines; those that are always shown
+            are added.
         seeds: Seeds of each method, from the settings' own on.
         rate_trials: Learning rates tried per method, its default among them.
         reference: Row that the others are tested against; None for the first.
@@ -100,32 +101,24 @@ def run_compare(
         BusyError: Another process writes to the folder.
         StoppedError: A signal asked for a stop; the state was saved.
     """
-    request = _settle(base, request)
+    rows = _settle(base, request)
+    base = without_method(base)
     config = load_config(*base)
     check_trackers(config)
     layout = CompareLayout(out)
     check_compare_folder(layout, resume=resume, overwrite=overwrite)
     on_event = each_once(on_event)
-    prepared, rates = _prepare(base, request, config, on_event)
-    check_baselines(request.methods, prepared.data.task)
+    prepared, rates = _prepare(base, rows, request.rate_trials, on_event)
+    check_baselines([row.kind for row in rows], prepared.data.task)
     descriptions = settle_descriptions(prepared.data.labels.names, request.descriptions)
     with RunLock(layout.lock), stop_on_signals() as stop:
-        record = open_compare(layout, new_record(config, _plain(request), request.reference or request.methods[0], prepared), resume=resume)
-        return _Compare(layout, record, base, request, config, prepared, stop, on_event, ledger or out.parent).run(rates, descriptions)
+        record = open_compare(layout, new_record(config, plain_request(request, rows), request.reference or rows[0].name, prepared), resume=resume)
+        return _Compare(layout, record, base, request, rows, prepared, stop, on_event, ledger or out.parent).run(rates, descriptions)
 
 
-def _settle(base: Sequence[Mapping[str, Any]], request: CompareRequest) -> CompareRequest:
-    """Check what needs no data, and add the rows that are always there."""
-    known = sorted({*METHODS.names(), *BASELINES.names()})
-    names = [name.strip() for name in request.methods if name.strip()]
-    for name in names:
-        if name not in known:
-            raise ConfigError(unknown_name("--methods", name, known))
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    if twice:
-        raise ConfigError(f"--methods: named twice, got {twice[0]!r}; expected each once. Remove one.")
-    if not any(name in METHODS for name in names):
-        raise ConfigError(f"--methods: nothing to train, got {','.join(names) or 'nothing'}; expected at least one of {', '.join(METHODS.names())}. Add one.")
+def _settle(base: Sequence[Mapping[str, Any]], request: CompareRequest) -> list[AskedRow]:
+    """Check what needs no data; the rows, those that are always there included."""
+    rows = asked_rows(request.methods, base)
     for flag, value in (("--seeds", request.seeds), ("--rate-trials", request.rate_trials)):
         if value < 1:
             raise ConfigError(f"{flag}: too few, got {value}; expected at least 1. Leave it out for one.")
@@ -134,38 +127,33 @@ def _settle(base: Sequence[Mapping[str, Any]], request: CompareRequest) -> Compa
         raise ConfigError(
             f"optimizer.learning_rate: one rate for unlike methods, got {rate}; expected none, because each method has its own. Leave it out, and try several with --rate-trials."
         )
-    names += [name for name, kind in BASELINES.items() if cast(Any, kind).is_always_shown and name not in names]
+    names = [row.name for row in rows]
     if request.reference is not None and request.reference not in names:
-        raise ConfigError(unknown_name("--reference", request.reference, names))
-    return dataclasses.replace(request, methods=tuple(names))
+        raise ConfigError(f"--reference: no such row, got {request.reference!r}; expected one of {', '.join(names)}. Add it to --methods, or leave it out.")
+    return rows
 
 
-def _plain(request: CompareRequest) -> dict[str, Any]:
-    """The request as JSON values."""
-    return {**dataclasses.asdict(request), "methods": list(request.methods)}
+def plain_request(request: CompareRequest, rows: Sequence[AskedRow]) -> dict[str, Any]:
+    """The request as JSON values, each row with its options."""
+    return {**dataclasses.asdict(request), "methods": {row.name: row.assignment for row in rows}}
 
 
-def _own(name: str, config: RunConfig) -> Assignment:
-    """What makes a run one of this method: options that were set belong to the method that the settings name."""
-    return {} if name == config.method["name"] else {"method.name": name}
-
-
-def _prepare(base: Sequence[Mapping[str, Any]], request: CompareRequest, config: RunConfig, on_event: EventSink) -> tuple[Prepared, dict[str, list[float]]]:
-    """Data and encoder, checked once, and the rates to try for each method; methods that do not fit the budget are reported together."""
+def _prepare(base: Sequence[Mapping[str, Any]], rows: Sequence[AskedRow], rate_trials: int, on_event: EventSink) -> tuple[Prepared, dict[str, list[float]]]:
+    """Data and encoder, checked once, and the rates to try for each row; methods that do not fit the budget are reported together."""
     prepared: Prepared | None = None
     rates: dict[str, list[float]] = {}
     faults = []
-    for name in request.methods:
-        if name not in METHODS:
+    for row in rows:
+        if not row.is_trained:
             continue
-        own = load_config(*base, nested(_own(name, config)))
+        own = load_config(*base, nested(row.assignment))
         try:
             one = prepare(own, on_event) if prepared is None else prepare_like(prepared, own)
         except BudgetError as error:
-            faults.append(f"{name}: {error}")
+            faults.append(f"{row.name}: {error}")
             continue
         prepared = prepared or one
-        rates[name] = spread_rates(one.method.learning_rate_for(len(one.head.layers)), request.rate_trials)
+        rates[row.name] = spread_rates(one.method.learning_rate_for(len(one.head.layers)), rate_trials)
     if faults:
         raise BudgetError("\n".join(faults))
     assert prepared is not None, "a comparison without methods was refused before"
@@ -192,25 +180,28 @@ class _Compare:
         record: CompareRecord,
         base: Sequence[Mapping[str, Any]],
         request: CompareRequest,
-        config: RunConfig,
+        rows: Sequence[AskedRow],
         prepared: Prepared,
         stop: StopRequest,
         on_event: EventSink,
         ledger: Path,
     ) -> None:
         self.layout, self.record, self.base, self.request = layout, record, base, request
-        self.config, self.prepared, self.stop, self.on_event = config, prepared, stop, on_event
+        self.rows, self.prepared, self.stop, self.on_event = rows, prepared, stop, on_event
+        self.assignments = {row.name: row.assignment for row in rows}
         self.ledger = ledger
 
     def run(self, rates: Mapping[str, Sequence[float]], descriptions: tuple[str, ...]) -> CompareResult:
         """Do what is left to do and write the record."""
-        baselines = [name for name in self.request.methods if name in BASELINES]
+        baselines = [row.name for row in self.rows if not row.is_trained]
         fit_baselines(baselines, self.layout.baseline, self.prepared, descriptions, self.ledger, self.on_event)
         trials = self._try(rates)
         cells = self._train(trials)
         sources = [
-            source_of_baseline(name, self.layout.baseline(name)) if name in BASELINES else source_of_cells(name, cells.get(name, []), trials[name])
-            for name in self.request.methods
+            source_of_cells(row.name, cells.get(row.name, []), trials[row.name])
+            if row.is_trained
+            else source_of_baseline(row.name, self.layout.baseline(row.name))
+            for row in self.rows
         ]
         if all(source.row.status == "failed" for source in sources if source.row.kind == "method"):
             raise DataError(
@@ -246,7 +237,7 @@ class _Compare:
 
     def _train(self, trials: Mapping[str, Sequence[RateTrial]]) -> dict[str, list[Cell]]:
         """Every method whose rate is known, with every seed."""
-        first = self.config.training.seed
+        first = load_config(*self.base).training.seed
         variants = []
         for name, tried in trials.items():
             rate = next((trial.learning_rate for trial in tried if trial.is_chosen), None)
@@ -258,4 +249,4 @@ class _Compare:
         return train_cells(self.base, variants, self.layout.cells, SweepOptions(ending=ending), self.stop, may_open_test=True, on_event=self.on_event)
 
     def _at(self, name: str, rate: float) -> Assignment:
-        return {**_own(name, self.config), "optimizer.learning_rate": rate}
+        return {**self.assignments[name], "optimizer.learning_rate": rate}

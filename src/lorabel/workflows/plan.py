@@ -101,7 +101,7 @@ def run_plan(config: RunConfig, classes: int) -> PlanResult:
         fits=solution.fits,
         is_exempt=method.trains_encoder,
         nearest=[] if solution.fits else nearest(solution.method, head, shape, budget),
-        chosen=alternative(solution.method, head, shape),
+        chosen=alternative(solution.method, head, shape, solution.settled(config.method)),
         reasons=solution.reasons,
         alternatives=list(solution.alternatives),
         peft_reason=why_not_peft(head, method.stored_form().peft_config(shape) is not None, has_windows=config.data.long_texts == "windows"),
@@ -164,7 +164,7 @@ def _method_plan(name: str, config: RunConfig, shape: EncoderShape, classes: int
     solution = solve(given, shape, AskedHead(config.head.kind, config.head.pooling, classes), config.budget)
     head, budget = solution.head, solution.budget
     room = [entry for entry in nearest(solution.method, head, shape, budget) if entry.head == head.kind]
-    asked = alternative(solution.method, head, shape)
+    asked = alternative(solution.method, head, shape, solution.settled(given))
     setting = asked if solution.fits else next(iter(room), None)
     largest = max((entry for entry in room if entry.changed), key=lambda entry: entry.parameters.trainable, default=None)
     is_larger = largest is not None and (setting is None or largest.parameters.trainable > setting.parameters.trainable)

@@ -22,7 +22,8 @@ from lorabel.data.load import load_data
 from lorabel.errors import ConfigError
 from lorabel.events import EventSink, Note, ignore
 from lorabel.reports.sizes import draw_sizes_figures, sizes_csv, sizes_markdown
-from lorabel.workflows.compare import CompareRequest, run_compare
+from lorabel.workflows.compare import CompareRequest, plain_request, run_compare
+from lorabel.workflows.compare_methods import asked_rows, without_method
 from lorabel.workflows.figure_files import write_figures
 from lorabel.workflows.out_folder import check_out_folder, clear_folder
 
@@ -100,8 +101,7 @@ def run_sizes(
         LorabelError: Whatever `run_compare` raises; finished sizes stay.
     """
     wanted = _wanted(sizes)
-    base = [*base]
-    config = load_config(*base)
+    config = load_config(*without_method(base))
     if any(value is not None for value in (config.data.fraction_percent, config.data.shots)):
         raise ConfigError("data.fraction_percent, data.shots: set beside --fractions or --shots, got both; expected one. Leave the settings out.")
     layout = SizesLayout(out)
@@ -110,7 +110,7 @@ def run_sizes(
         flag = "--resume" if resume else "--overwrite"
         raise ConfigError(f"{flag}: no comparison by size is here, got {str(out)!r}; expected a folder with {layout.record.name}. It is left alone.")
     with RunLock(layout.lock):
-        plain = {**_plain(sizes), "rows": _plain(request), "base": config.model_dump(mode="json")}
+        plain = {**_plain(sizes), "rows": plain_request(request, asked_rows(request.methods, base)), "base": config.model_dump(mode="json")}
         record = _open(layout, SizesRecord(status="running", request=plain), resume=resume)
         rows: list[SizeRow] = []
         for place, size in enumerate(wanted):
@@ -150,7 +150,7 @@ def _wanted(sizes: SizesRequest) -> list[_Size]:
     return found + [_Size("shots", shots, draw) for shots in sorted(sizes.shots) for draw in range(sizes.draws)]
 
 
-def _plain(request: SizesRequest | CompareRequest) -> dict[str, Any]:
+def _plain(request: SizesRequest) -> dict[str, Any]:
     """A request as JSON values."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(request).items()}
 
