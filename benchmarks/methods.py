@@ -146,7 +146,7 @@ def write_table() -> None:
         [name, method, str(seeds), f"{100 * mean:+.2f}", f"{100 * low:+.2f} … {100 * high:+.2f}", f"{p:.3f}"]
         for (name, method, seeds, mean, low, high, _), p in zip(tests, corrected, strict=True)
     ]
-    trials = [[name, ", ".join(f"{rate:g}: {100 * mean:.2f}" for rate, mean in tried(name).items())] for name in method_names() if tried(name)]
+    trials = [[name, ", ".join(f"{rate:g}: {100 * mean:.2f}" for rate, mean in tried(name).items())] for name in (*method_names(), *FORMS) if tried(name)]
     missing = [f"{name}/{method} ({len(of_set)} of {wanted(method)})" for (name, method), of_set in cells.items() if len(of_set) < wanted(method)]
     untouched = [name for name in SETS if not any(of_set for (one, _), of_set in cells.items() if one == name)]
     left = [f"all of {name}" for name in untouched] + [text for text in missing if text.partition("/")[0] not in untouched]

@@ -330,7 +330,8 @@ def read_yaml(path: Path, fault: str) -> Any:
     try:
         return yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{fault}, got {type(error).__name__}: {error}; expected a YAML file. Check the path and the syntax.") from error
+        got = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{fault}, got {got}; expected a YAML file. Check the path and the syntax.") from error
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -106,6 +106,8 @@ def unknown_name(where: str, name: str, known: list[str]) -> str:
     Returns:
         One sentence in the common error form, with the closest known name.
     """
+    if not known:
+        return f"{where}: unknown name, got {name!r}; expected nothing: there is none to choose from. Leave it out."
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean {close[0]!r}?" if close else "Choose one of these."
     return f"{where}: unknown name, got {name!r}; expected one of {', '.join(known)}. {hint}"

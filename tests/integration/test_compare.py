@@ -164,6 +164,15 @@ def test_a_method_that_cannot_be_trained_has_an_empty_row(base, tmp_path, monkey
         run_compare(broken, CompareRequest(("head_only",)), tmp_path / "alone")
 
 
+def test_a_collapsed_seed_is_said_in_the_table_the_page_and_the_record(base, tmp_path, monkeypatch):
+    monkeypatch.setattr("lorabel.workflows.finishing.collapse", lambda labels, answers, names: "The classifier has collapsed")
+    record = run_compare([*base, {"training": {"num_epochs": 1}}], CompareRequest(("head_only",), seeds=2), tmp_path / "cmp").record
+    assert record.rows[0].alarms == ["seed 3: the classifier has collapsed", "seed 4: the classifier has collapsed"]
+    assert record.rows[1].alarms == []
+    for name in ("compare.json", "report.html", "table.md", "table.tex"):
+        assert "seed 4: the classifier has collapsed" in (tmp_path / "cmp" / name).read_text()
+
+
 def test_options_belong_to_the_method_that_is_named(base, tmp_path):
     record = run_compare([*base, {"method": {"rank": 3}}], CompareRequest(("head_only", "lora")), tmp_path / "cmp").record
     assert record.rows[1].settings["method"]["rank"] == 3
@@ -231,6 +240,7 @@ def test_the_command_prints_one_json_object_and_its_errors_leave_with_two(run_cl
         (("--methods", "lora", "--seeds", 0), "--seeds: too few, got 0"),
         (("--methods", "lora", "--rate-trials", 0), "--rate-trials: too few, got 0"),
         (("--methods", "lora", "--reference", "full"), "--reference: no such row, got 'full'"),
+        (("--methods", "lora", "--draws", 3), "--draws: nothing is drawn, got 3 without --shots"),
         (("--methods", "lora", "--learning-rate", "1e-3"), "one rate for unlike methods, got 0.001"),
         (("--methods", "lora", "--descriptions", tmp_path / "texts.yaml"), "not class descriptions, got list"),
         (("--methods", "lora", "--descriptions", tmp_path / "none.yaml"), "cannot be read"),
@@ -258,10 +268,10 @@ def test_rows_have_options_of_their_own_and_those_of_the_settings_go_where_they_
     [
         (("prefix",), {"lenth": 40}, r"method\.lenth: unknown name, got 'lenth'.*Did you mean 'length'"),
         (("prefix",), {"rank": 4}, r"method\.rank: unknown name"),
-        (("head_only",), {"rank": 4}, r"method\.rank: unknown name, got 'rank'; expected one of none"),
+        (("head_only",), {"rank": 4}, r"method\.rank: unknown name, got 'rank'; expected nothing: there is none to choose from"),
         (("lora",), {"name": "dora"}, r"--method: not compared, got 'dora'; expected one of lora"),
         (("lora", "prefix:lenth=4"), {}, r"--methods prefix:lenth=4: unknown name, got 'lenth'"),
-        (("lora", "prefix:length"), {}, r"--methods prefix:length: not an option, got 'length'; expected NAME=VALUE"),
+        (("lora", "prefix:length"), {}, r"--methods prefix:length: an option without a value, got 'length'; expected NAME=VALUE"),
         (("lora", "zero_shot:x=1"), {}, r"--methods zero_shot:x=1: zero_shot has no options"),
         (("lora:rank=2", "lora:rank=2"), {}, r"--methods: named twice, got 'lora:rank=2'"),
         (("lora:rank=none",), {}, r"method\.rank"),

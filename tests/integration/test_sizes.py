@@ -101,6 +101,14 @@ def test_sizes_that_make_no_sense_are_refused(base, tmp_path, sizes, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_more_shots_than_a_class_has_rows_is_said(base, tmp_path):
+    notes = []
+    run_sizes(base, ROWS, SizesRequest(shots=(2, 500), draws=1), tmp_path / "out", on_event=lambda event: notes.append(getattr(event, "text", "")))
+    assert [note for note in notes if note.startswith("Not every class has")] == [
+        next(note for note in notes if note.startswith("Not every class has 500 rows"))
+    ]
+
+
 def test_sizes_on_the_command_line_are_numbers():
     assert _numbers("--fractions", "1, 2.5,100", float) == (1.0, 2.5, 100.0)
     assert _numbers("--shots", None, int) == ()

@@ -103,6 +103,7 @@ class CompareRow(Plain):
         samples_per_second: Mean over seeds.
         peak_memory_bytes: Largest memory while it was trained, all seeds of a bank together.
         claim: Gain in accuracy over this row that a paper claims for what it lacks.
+        alarms: What is wrong with the outcome of a seed though nothing failed, a sentence each.
         trials: Learning rates tried.
         curves: Per seed, the validation split during training.
         confusion: Mean over seeds of the counts on the judged split, true class by row.
@@ -128,10 +129,17 @@ class CompareRow(Plain):
     seconds: float | None = None
     samples_per_second: float | None = None
     peak_memory_bytes: int | None = None
+    alarms: list[str] = []
     trials: list[RateTrial] = []
     curves: list[list[CurvePoint]] = []
     confusion: list[list[float]] | None = None
     probabilities: list[str] = []
+
+    @property
+    def stopped_at_an_end(self) -> bool:
+        """Whether the best learning rate is the lowest or the highest that was tried: a better one may lie beyond it."""
+        chosen = [place for place, trial in enumerate(self.trials) if trial.is_chosen and trial.score is not None]
+        return any(place in (0, len(self.trials) - 1) for place in chosen)
 
 
 class CompareRecord(Plain):

@@ -44,7 +44,7 @@ def compare(
         Parameter(help="Compare at each of these shares of the training rows, in percent, with commas between, such as 1,3,10,30,100.", group=COMPARE),
     ] = None,
     shots: Annotated[str | None, Parameter(help="Compare with each of these numbers of rows per class, such as 8,64.", group=COMPARE)] = None,
-    draws: Annotated[int, Parameter(help="Draws of each number of --shots.", group=COMPARE)] = 10,
+    draws: Annotated[int | None, Parameter(help="Draws of each number of --shots (default: 10).", group=COMPARE)] = None,
     final: Annotated[
         bool, Parameter(help="Open the test split once for every cell; every opening is counted.", group=OUTPUT, negative=(), show_default=False)
     ] = False,
@@ -63,10 +63,12 @@ def compare(
 
     texts = read_descriptions(descriptions) if descriptions is not None else None
     request = CompareRequest(tuple(split_outside(methods, ",")), seeds, rate_trials, reference, texts)
+    if draws is not None and shots is None:
+        raise ConfigError(f"--draws: nothing is drawn, got {draws} without --shots; expected both. Add --shots 8,64, or leave it out.")
     if fractions is not None or shots is not None:
-        from lorabel.workflows.sizes import SizesRequest, run_sizes
+        from lorabel.workflows.sizes import DRAWS, SizesRequest, run_sizes
 
-        sizes = SizesRequest(_numbers("--fractions", fractions, float), _numbers("--shots", shots, int), draws)
+        sizes = SizesRequest(_numbers("--fractions", fractions, float), _numbers("--shots", shots, int), DRAWS if draws is None else draws)
         with SweepPrinter(is_quiet=quiet) as show:
             by_size = run_sizes(layers, request, sizes, out, resume=resume, overwrite=overwrite, on_event=show)
         _print_sizes(by_size, is_json=json, is_quiet=quiet)
@@ -109,9 +111,6 @@ def print_comparison(record: CompareRecord) -> None:
     from lorabel.reports.compare_tables import as_text
 
     printer.print(as_text(record), markup=False, end="")
-    for row in record.rows:
-        if row.reason is not None:
-            printer.print(f"{row.method} {row.status}: {row.reason}", markup=False)
 
 
 def compare_json(root: Path, record: CompareRecord, verb: str = "compare") -> dict[str, Any]:

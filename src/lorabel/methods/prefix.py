@@ -32,6 +32,8 @@ class Prefix(Method):
     name: ClassVar[str] = "prefix"
     paper: ClassVar[str] = "Li and Liang 2021, arXiv:2101.00190"
     default_learning_rate: ClassVar[float] = 9e-2
+    # Of the two layers that give it; at the plain form's rate they end at one class (benchmarks/methods.py).
+    reparameterised_learning_rate: ClassVar[float] = 3e-3
     starts_unchanged: ClassVar[bool] = False
     has_prefix: ClassVar[bool] = True
     peft_root: ClassVar[str] = "base_model."
@@ -62,6 +64,10 @@ class Prefix(Method):
         """The layer's keys and values, (K, 2, P, D)."""
         whole = tensors[_PREFIX] if _PREFIX in tensors else _given_by_layers(tensors)
         return prefix_of_layer(whole, layer, shape)
+
+    def learning_rate_for(self, head_layers: int) -> float:
+        """The prefix itself needs a much higher rate than layers that give it."""
+        return self.reparameterised_learning_rate if self.reparameterise else self.default_learning_rate
 
     def position_shift(self) -> int:
         """P, unless it is turned off."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from lorabel.artifacts.compares import CompareRecord, CompareRow, Interval
 from lorabel.reports.tables import MISSING, duration, markdown_table, megabytes, text_table
 
-COLUMNS = ("row", "trainable", "file", "seeds", "accuracy, %", "95 % interval", "macro-F1, %", "ECE, %", "difference", "p", "training", "memory")
+COLUMNS = ("row", "trainable", "file", "seeds", "accuracy, %", "95 % interval", "macro-F1, %", "ECE, %", "difference", "p", "training", "samples/s", "memory")
 # Below this chance the difference is called one.
 LEVEL = 0.05
 
@@ -39,6 +39,7 @@ def _cells(record: CompareRecord, row: CompareRow) -> list[str]:
         difference(row, is_reference=row.method == record.reference),
         p_value(row.p_value),
         MISSING if row.seconds is None else duration(row.seconds),
+        MISSING if row.samples_per_second is None else f"{row.samples_per_second:,.0f}",
         MISSING if row.peak_memory_bytes is None else megabytes(row.peak_memory_bytes),
     ]
 
@@ -84,6 +85,9 @@ def caption(record: CompareRecord) -> str:
         if trials > 1
         else "Each method was trained at its default learning rate; no other was tried."
     )
+    at_an_end = [row.method for row in record.rows if row.stopped_at_an_end]
+    if at_an_end:
+        parts.append(f"The best is the lowest or the highest that was tried for {', '.join(at_an_end)}: more trials may find a better one.")
     if record.judged == "validation":
         parts.append("The validation split also chose checkpoints and settings, so these scores lean to the high side.")
     else:
@@ -91,14 +95,25 @@ def caption(record: CompareRecord) -> str:
     return " ".join(parts)
 
 
+def row_notes(record: CompareRecord) -> list[str]:
+    """What is wrong with single rows, a sentence each: those that failed, and seeds whose outcome is no classifier."""
+    failed = [f"{row.method} {row.status}: {row.reason}" for row in record.rows if row.reason is not None]
+    return failed + [f"{row.method}, {alarm}" for row in record.rows for alarm in row.alarms]
+
+
+def _below(record: CompareRecord) -> str:
+    """The caption, and a line for each note."""
+    return "\n".join([caption(record), *row_notes(record)])
+
+
 def as_text(record: CompareRecord) -> str:
     """The table in columns of equal width, and its caption."""
-    return f"{text_table(COLUMNS, compare_rows(record))}\n{caption(record)}\n"
+    return f"{text_table(COLUMNS, compare_rows(record))}\n{_below(record)}\n"
 
 
 def as_markdown(record: CompareRecord) -> str:
     """The table in Markdown with its caption."""
-    return f"{markdown_table(COLUMNS, compare_rows(record))}\n{caption(record)}\n"
+    return f"{markdown_table(COLUMNS, compare_rows(record))}\n{_below(record)}\n"
 
 
 def as_latex(record: CompareRecord) -> str:
@@ -107,7 +122,7 @@ def as_latex(record: CompareRecord) -> str:
         "% Needs \\usepackage{booktabs}.",
         "\\begin{table}",
         "\\centering",
-        f"\\caption{{{escape_latex(caption(record))}}}",
+        f"\\caption{{{escape_latex(' '.join([caption(record), *row_notes(record)]))}}}",
         f"\\begin{{tabular}}{{l{'r' * (len(COLUMNS) - 1)}}}",
         "\\toprule",
         " & ".join(escape_latex(name) for name in COLUMNS) + " \\\\",

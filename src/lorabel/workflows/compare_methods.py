@@ -100,7 +100,7 @@ def _shared_options(compared: Sequence[str], settings: Mapping[str, Any]) -> dic
     fields = {kind: set(cast(Any, METHODS.get(kind)).model_fields) for kind in ([named] if named is not None else compared)}
     for option in options:
         if not any(option in own for own in fields.values()):
-            raise ConfigError(unknown_name(f"method.{option}", option, sorted(set().union(*fields.values())) or ["none"]))
+            raise ConfigError(unknown_name(f"method.{option}", option, sorted(set().union(*fields.values()))))
     return {kind: {name: value for name, value in options.items() if name in own} for kind, own in fields.items()}
 
 
@@ -113,9 +113,9 @@ def _assignment(name: str, kind: str, own: Sequence[str], shared: Mapping[str, A
     for text in own:
         option, equals, _ = text.partition("=")
         known = sorted(cast(Any, METHODS.get(kind)).model_fields)
-        if not equals:
-            raise ConfigError(f"--methods {name}: not an option, got {text!r}; expected NAME=VALUE. For example {kind}:{known[0] if known else 'NAME'}=VALUE.")
         if option not in known:
-            raise ConfigError(unknown_name(f"--methods {name}", option, known or ["none"]))
+            raise ConfigError(unknown_name(f"--methods {name}", option, known))
+        if not equals:
+            raise ConfigError(f"--methods {name}: an option without a value, got {text!r}; expected NAME=VALUE. Write {kind}:{option}=VALUE.")
         options |= parse_assignment(text)
     return {"method.name": kind, **{f"method.{option}": value for option, value in options.items()}}

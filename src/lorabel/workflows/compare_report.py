@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from lorabel.artifacts.compares import CompareLayout, CompareRecord
 from lorabel.artifacts.store import write_text
 from lorabel.config import flatten
-from lorabel.reports.compare_tables import COLUMNS, as_csv, as_latex, as_markdown, caption, compare_rows
+from lorabel.reports.compare_tables import COLUMNS, as_csv, as_latex, as_markdown, caption, compare_rows, row_notes
 from lorabel.reports.html import pictures, template
 from lorabel.reports.tables import MISSING
 from lorabel.search.space import shown
@@ -35,6 +35,7 @@ def write_compare_report(layout: CompareLayout, record: CompareRecord, figures: 
         columns=COLUMNS,
         rows=compare_rows(record),
         caption=caption(record),
+        notes=row_notes(record),
         verdicts=verdicts,
         figures=pictures(drawn),
         trials=[(row.method, trial) for row in record.rows for trial in row.trials if len(row.trials) > 1],

@@ -70,6 +70,7 @@ def source_of_cells(name: str, cells: Sequence[Cell], trials: Sequence[RateTrial
         seconds=_mean([record.training.seconds for record in records]),
         samples_per_second=_mean([record.training.samples_per_second for record in records]),
         peak_memory_bytes=max(record.training.peak_memory_bytes for record in records),
+        alarms=[f"seed {record.seed}: {alarm[0].lower()}{alarm[1:]}" for record in records for alarm in record.alarms],
         trials=list(trials),
         curves=[_curve(cell.run) for cell in cells],
     )

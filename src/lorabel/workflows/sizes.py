@@ -27,6 +27,8 @@ from lorabel.workflows.compare_methods import asked_rows, without_method
 from lorabel.workflows.figure_files import write_figures
 from lorabel.workflows.out_folder import check_out_folder, clear_folder
 
+DRAWS = 10
+
 
 @dataclass(frozen=True)
 class SizesRequest:
@@ -40,7 +42,7 @@ class SizesRequest:
 
     fractions: tuple[float, ...] = ()
     shots: tuple[int, ...] = ()
-    draws: int = 10
+    draws: int = DRAWS
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,8 @@ def run_sizes(
                 shutil.rmtree(folder)
             one = run_compare(own, request, folder, resume=begun, ledger=out.parent, on_event=on_event).record
             train_rows = len(load_data(load_config(*own).data).splits["train"])
+            if size.protocol == "shots" and train_rows < size.size * len(one.labels):
+                on_event(Note(f"Not every class has {size.size:g} rows: {size.name} is {train_rows:,} rows in all.", is_warning=True))
             facts = {"protocol": size.protocol, "size": size.size, "draw": size.draw, "train_rows": train_rows, "folder": str(folder.relative_to(out))}
             rows += [SizeRow(**row.model_dump(), **facts) for row in one.rows]
             record = record.model_copy(update={"rows": list(rows), "judged": one.judged, "test_openings": one.test_openings})

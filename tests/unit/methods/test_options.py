@@ -38,6 +38,10 @@ def test_sites_are_kept_in_the_encoders_order_whatever_the_users():
     assert make_method({"name": "lora", "targets": ("ffn", "attention_output")}).targets == ("attention_output", "ffn_up", "ffn_down")
 
 
+def test_layers_that_give_a_prefix_have_a_rate_of_their_own():
+    assert [make_method({"name": "prefix", "reparameterise": way}).learning_rate_for(1) for way in (False, True)] == [9e-2, 3e-3]
+
+
 @pytest.mark.parametrize(("use_rslora", "expected"), [(False, 16 / 9), (True, 16 / 3)])
 def test_scaling_by_hand(use_rslora, expected):
     assert make_method({"name": "lora", "rank": 9, "alpha": 16, "use_rslora": use_rslora}).scaling == pytest.approx(expected, abs=1e-15)

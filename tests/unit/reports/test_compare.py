@@ -33,7 +33,14 @@ def scores(mean):
 
 
 def row(name, mean, trainable, **more):
-    known = {"seeds": 2, "settings": {"method": {"name": name}, "learning_rate": 1e-3}, "bytes": 4 * trainable, "seconds": 75.0, "peak_memory_bytes": 10**9}
+    known = {
+        "seeds": 2,
+        "settings": {"method": {"name": name}, "learning_rate": 1e-3},
+        "bytes": 4 * trainable,
+        "seconds": 75.0,
+        "samples_per_second": 47.3,
+        "peak_memory_bytes": 10**9,
+    }
     curves = [[CurvePoint(epoch=turn + 1, accuracy=mean + 0.01 * (turn - 1), loss=0.5) for turn in range(3 - seed)] for seed in range(2)]
     fields = {
         **known,
@@ -87,7 +94,7 @@ def test_rows_of_text(record):
     full, lora, other, broken = compare_rows(record)
     assert full[:5] == ["full", "22,000,000", "88.00 MB", "2", "90.00 ± 0.50"]
     assert full[7:10] == ["—", "reference", "—"]
-    assert lora[5:] == ["87.50–91.50", "89.50 ± 0.50", "2.3", "−0.50 (−1.20 to +0.20)", "0.400", "75 s", "1,000 MB"]
+    assert lora[5:] == ["87.50–91.50", "89.50 ± 0.50", "2.3", "−0.50 (−1.20 to +0.20)", "0.400", "75 s", "47", "1,000 MB"]
     assert (other[4], other[9]) == ("70.00", "< 0.001")
     assert broken[4] == "failed"
     assert all(len(cells) == len(COLUMNS) for cells in compare_rows(record))
@@ -106,7 +113,7 @@ def test_the_caption_says_what_was_done(record):
 def test_text_lines_up(record):
     lines = as_text(record).splitlines()
     assert lines[0].index("trainable") + len("trainable") == lines[1].index("22,000,000") + len("22,000,000") == lines[2].index("333,316") + len("333,316")
-    assert lines[5:] == ["", caption(record)]
+    assert lines[5:] == ["", caption(record), "broken failed: not <finite>"]
 
 
 def test_markdown_escapes_bars(record):
@@ -216,3 +223,17 @@ def test_sizes_are_written_in_words(record, sizes, expected):
     low, high = axes.get_xlim()
     assert [tick.get_text() for tick in axes.get_xticklabels() if low <= tick.get_position()[0] <= high] == expected
     assert not [tick for tick in axes.get_xticklabels(minor=True) if tick.get_text()]
+
+
+def test_alarms_and_rates_at_the_end_of_what_was_tried_are_said_everywhere(record, tmp_path):
+    tried = [RateTrial(learning_rate=rate, score=score, is_chosen=score == 0.9) for rate, score in ((1e-3, 0.8), (3e-3, 0.9))]
+    ill = record.rows[1].model_copy(update={"alarms": ["seed 1: the classifier has collapsed"], "trials": tried})
+    between = record.rows[0].model_copy(update={"trials": [*tried, RateTrial(learning_rate=1e-2, score=0.1, is_chosen=False)]})
+    record = record.model_copy(update={"rows": [between, ill, *record.rows[2:]]})
+    write_compare_report(CompareLayout(tmp_path), record, {})
+    page = (tmp_path / "report.html").read_text()
+    for text in (as_text(record), as_markdown(record), as_latex(record), page):
+        assert "lora, seed 1: the classifier has collapsed" in text
+        assert "The best is the lowest or the highest that was tried for lora: more trials may find a better one." in text
+        assert "broken failed: " in text
+    assert '<p class="notice warn">lora, seed 1: the classifier has collapsed</p>' in page
