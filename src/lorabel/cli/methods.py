@@ -1,5 +1,6 @@
 """`lorabel methods`."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -8,7 +9,7 @@ from rich.table import Table
 from lorabel.cli.flags import JsonFlag
 from lorabel.cli.output import out, print_json
 from lorabel.config import read_recipe
-from lorabel.workflows.methods import run_methods
+from lorabel.workflows.methods import MethodFacts, run_methods
 
 
 def _yes(is_so: bool) -> str:
@@ -20,7 +21,13 @@ def methods(name: Annotated[str | None, Parameter(help="One method, to see its o
     found = run_methods(name)
     if json:
         print_json({"methods": found})
-        return
+    elif name is None:
+        _print_all(found)
+    else:
+        _print_one(found[0])
+
+
+def _print_all(found: Sequence[MethodFacts]) -> None:
     table = Table(box=None, pad_edge=False)
     for title, justify in (
         ("method", "left"),
@@ -40,7 +47,7 @@ def methods(name: Annotated[str | None, Parameter(help="One method, to see its o
             f"{facts.learning_rate:g}",
             f"{facts.parameters:,}" if facts.parameters else "all",
             *map(_yes, (facts.merges, facts.peft)),
-            facts.paper if name else facts.paper.rpartition(", ")[2],
+            facts.paper.rpartition(", ")[2],
         )
     out.print(table)
     out.print(
@@ -48,15 +55,29 @@ def methods(name: Annotated[str | None, Parameter(help="One method, to see its o
         "merges: into the encoder's own weights; PEFT: the adapter is one of the PEFT library too",
         style="dim",
     )
-    if name is None or not found[0].options:
+
+
+def _print_one(facts: MethodFacts) -> None:
+    size = "the whole encoder" if facts.parameters is None else f"{facts.parameters:,} with its defaults, on the embedded encoder with 4 classes, head included"
+    for title, text in (
+        ("Method", f"{facts.name}: {facts.summary}"),
+        ("Source", facts.paper),
+        ("Rate", f"{facts.learning_rate:g} where none is given"),
+        ("Trainable", size),
+        ("Merges", "yes, into the encoder's own weights" if facts.merges else "no"),
+        ("PEFT", "yes, the adapter is one of the PEFT library too" if facts.peft else "no"),
+    ):
+        out.print(f"{title:<12}{text}", markup=False)
+    if not facts.options:
         return
     options = Table(box=None, pad_edge=False, title="\nOptions (--set method.NAME=VALUE, some have flags)", title_justify="left", title_style="bold")
-    for title in ("option", "default", "what it does"):
+    for title in ("option", "default", "values", "what it does"):
         options.add_column(title)
-    for option in found[0].options:
-        options.add_row(option.name, ", ".join(option.default) if isinstance(option.default, tuple) else str(option.default), option.help)
+    for option in facts.options:
+        default = ", ".join(option.default) if isinstance(option.default, tuple) else str(option.default).lower() if option.type == "bool" else option.default
+        options.add_row(option.name, "—" if default is None else str(default), option.values, option.help)
     out.print(options)
     recipe = read_recipe("default")["method"]
     given = [f"{key}={','.join(value) if isinstance(value, list) else value}" for key, value in recipe.items() if key != "name"]
-    if recipe["name"] == found[0].name and given:
+    if recipe["name"] == facts.name and given:
         out.print(f"\nThese are the method's own; the default recipe, which train and plan start from, sets {', '.join(given)}.", style="dim")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args, get_origin
+
+from pydantic.fields import FieldInfo
 
 from lorabel.families import KNOWN_ENCODERS
 from lorabel.heads import make_head
@@ -13,10 +15,19 @@ from lorabel.registry import METHODS
 
 @dataclass(frozen=True)
 class OptionFacts:
-    """One option of a method."""
+    """One option of a method.
+
+    Attributes:
+        name: As typed after `method.`.
+        type: Of its value.
+        values: Which values there are, such as `houlsby, pfeiffer, parallel` or `1 to 256`; empty where the help says it.
+        default: The method's own.
+        help: What it does.
+    """
 
     name: str
     type: str
+    values: str
     default: Any
     help: str
 
@@ -64,7 +75,9 @@ def _facts(name: str, kind: type[Method]) -> MethodFacts:
     method = kind()
     head = make_head(shape, "native", "cls", 4)
     options = [
-        OptionFacts(field, str(info.annotation).replace("typing.", "").removeprefix("<class '").removesuffix("'>"), info.default, info.description or "")
+        OptionFacts(
+            field, str(info.annotation).replace("typing.", "").removeprefix("<class '").removesuffix("'>"), _values(info), info.default, info.description or ""
+        )
         for field, info in kind.model_fields.items()
     ]
     return MethodFacts(
@@ -77,3 +90,15 @@ def _facts(name: str, kind: type[Method]) -> MethodFacts:
         peft=method.stored_form().peft_config(shape) is not None,
         options=options,
     )
+
+
+def _values(info: FieldInfo) -> str:
+    """Which values an option takes, as a user would read it."""
+    if get_origin(info.annotation) is Literal:
+        return ", ".join(map(str, get_args(info.annotation)))
+    if info.annotation is bool:
+        return "true, false"
+    limits = {name: getattr(one, name) for one in info.metadata for name in ("ge", "gt", "le", "lt") if hasattr(one, name)}
+    low = f"{limits['ge']}" if "ge" in limits else f"above {limits['gt']}" if "gt" in limits else ""
+    high = f"{limits['le']}" if "le" in limits else f"below {limits['lt']}" if "lt" in limits else ""
+    return f"{low} to {high}" if low and high else f"from {low}" if "ge" in limits else low

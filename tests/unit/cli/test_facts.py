@@ -25,7 +25,13 @@ def test_one_method_shows_its_options_with_help(run_cli):
     assert "use_rslora" in done.out
     assert "Rank R of the update;" in done.out
     (facts,) = json.loads(run_cli("methods", "lora", "--json").out)["methods"]
-    assert {"name": "rank", "type": "int", "default": 8, "help": "Rank R of the update; or auto: the largest up to 8 that fits the budget."} in facts["options"]
+    assert {
+        "name": "rank",
+        "type": "int",
+        "values": "from 1",
+        "default": 8,
+        "help": "Rank R of the update; or auto: the largest up to 8 that fits the budget.",
+    } in facts["options"]
 
 
 def test_an_unknown_method_exits_2(run_cli):

@@ -30,6 +30,14 @@ def test_options_of_one_method_have_defaults_and_help():
     assert all(option.help.endswith(".") for option in lora.options)
 
 
+def test_the_values_an_option_takes_are_said():
+    values = {(facts.name, option.name): option.values for facts in run_methods() for option in facts.options}
+    assert values["prompt", "start"] == "vocabulary, labels, random"
+    assert values["prompt", "length"] == "1 to 256"
+    assert (values["lora", "dropout"], values["lora", "alpha"], values["lora", "rank"]) == ("0 to below 1", "above 0", "from 1")
+    assert (values["prefix", "reparameterise"], values["lora", "ranks"]) == ("true, false", "")
+
+
 def test_an_unknown_method_is_refused():
     with pytest.raises(ConfigError, match="Did you mean 'lora'"):
         run_methods("lorra")
