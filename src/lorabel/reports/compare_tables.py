@@ -89,7 +89,7 @@ def caption(record: CompareRecord) -> str:
     if at_an_end:
         parts.append(f"The best is the lowest or the highest that was tried for {', '.join(at_an_end)}: more trials may find a better one.")
     if record.judged == "validation":
-        parts.append("The validation split also chose checkpoints and settings, so these scores lean to the high side.")
+        parts.append("The validation split also chose checkpoints, settings and temperatures, so these scores lean to the high side and ECE to the low one.")
     else:
         parts.append(f"This test split was opened {record.test_openings:,} times so far.")
     return " ".join(parts)
