@@ -222,7 +222,7 @@ def test_config_yaml_passed_back_gives_the_same_run(tiny_encoder, news_table, tm
 
 def test_over_budget_is_refused_before_anything_is_written(tiny_encoder, news_table, tmp_path):
     with pytest.raises(ConfigError, match="Nearest settings that fit"):
-        run_train(config_for(tiny_encoder, news_table, {"budget": "300"}), tmp_path / "run")
+        run_train(config_for(tiny_encoder, news_table, {"budget": "300", "method": {"rank": 4}}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
