@@ -143,7 +143,7 @@ def _fitted(one: Solution, given: Mapping[str, Any], shape: EncoderShape) -> Sol
         changed = {option: value for option, value in after.model_dump(mode="json").items() if getattr(after, option) != getattr(made, option)}
         if changed and not changed.keys() & given.keys():
             before = made.model_dump(mode="json")
-            reason = f"Size: {_listed(changed)} in place of {_listed({option: before[option] for option in changed})}, which does not fit beside this head."
+            reason = f"Size: {_listed(changed)}, because it does not fit beside this head with {_listed({option: before[option] for option in changed})}."
             return Solution({**one.method, **changed}, one.head, count(after, one.head, shape), one.budget, (reason,), ())
     return one
 

@@ -58,17 +58,17 @@ def test_nothing_fits_and_the_smallest_is_what_the_gate_sees():
 def test_the_top_layers_where_all_of_them_do_not_fit():
     found = settle("10755")
     assert (found.fits, found.method["rank"], found.method["layers"]) == (True, 1, [1, 2, 3, 4, 5])
-    assert "Size: layers 1,2,3,4,5 in place of all layers, which does not fit beside this head." in found.reasons
+    assert "Size: layers 1,2,3,4,5, because it does not fit beside this head with all layers." in found.reasons
     assert not settle("10755", {**OPEN, "layers": None}).fits
 
 
 @pytest.mark.parametrize(
     ("method", "budget", "settled", "reason"),
     [
-        ({"name": "dora"}, "300k", {"rank": 6, "alpha": 12.0}, "Size: rank 6, alpha 12 in place of rank 8, alpha 16, which does not fit beside this head."),
-        ({"name": "bottleneck"}, "300k", {"width": 31}, "Size: width 31 in place of width 32, which does not fit beside this head."),
-        ({"name": "bottleneck", "placement": "parallel"}, "100k", {"width": 20}, "Size: width 20 in place of width 32, which does not fit beside this head."),
-        ({"name": "prefix"}, "50k", {"length": 10}, "Size: length 10 in place of length 20, which does not fit beside this head."),
+        ({"name": "dora"}, "300k", {"rank": 6, "alpha": 12.0}, "Size: rank 6, alpha 12, because it does not fit beside this head with rank 8, alpha 16."),
+        ({"name": "bottleneck"}, "300k", {"width": 31}, "Size: width 31, because it does not fit beside this head with width 32."),
+        ({"name": "bottleneck", "placement": "parallel"}, "100k", {"width": 20}, "Size: width 20, because it does not fit beside this head with width 32."),
+        ({"name": "prefix"}, "50k", {"length": 10}, "Size: length 10, because it does not fit beside this head with length 20."),
     ],
 )
 def test_a_size_that_nobody_gave_becomes_the_largest_that_fits(method, budget, settled, reason):
