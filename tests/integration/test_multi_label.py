@@ -6,8 +6,10 @@ import json
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
+from sklearn.metrics import f1_score
 
 from lorabel.artifacts.layout import RunLayout
+from lorabel.artifacts.probabilities import read_probabilities
 from lorabel.artifacts.records import read_record
 from lorabel.config import load_config
 from lorabel.data.load import load_data
@@ -177,7 +179,7 @@ def test_folds_without_a_label_are_joined_too(layers, labelled, tmp_path):
     assert sum(bool(some) for some in parquet.read_table(tmp_path / "folds" / "out_of_fold.parquet")["label"].to_pylist()) == 8
 
 
-def test_a_comparison_tests_exact_answers_and_keeps_thresholds(layers, tmp_path):
+def test_a_comparison_tests_the_score_that_chooses_and_keeps_thresholds(layers, tmp_path):
     request = CompareRequest(methods=("lora", "head_only"), seeds=2)
     base = (layers[0], {"training": {**layers[2]["training"], "num_epochs": 4}})
     result = run_compare(base, request, tmp_path / "cmp")
@@ -185,7 +187,20 @@ def test_a_comparison_tests_exact_answers_and_keeps_thresholds(layers, tmp_path)
     assert set(rows) == {"lora", "head_only", "tfidf"}
     assert rows["tfidf"].validation.macro_f1.mean > 0.9
     assert all(row.confusion is None for row in rows.values())
-    assert rows["head_only"].difference.mean == pytest.approx(rows["head_only"].validation.accuracy.mean - rows["lora"].validation.accuracy.mean)
+    assert rows["head_only"].difference.mean == pytest.approx(rows["head_only"].validation.macro_f1.mean - rows["lora"].validation.macro_f1.mean)
+    assert all(0 < row.raw_p_value <= row.p_value <= 1 for name, row in rows.items() if name != "lora")
+    for row in rows.values():
+        scored = [read_probabilities(tmp_path / "cmp" / path) for path in row.probabilities]
+        micro = [f1_score(one.labels, one.answers, average="micro", zero_division=0) for one in scored]
+        assert row.validation.micro_f1.mean == pytest.approx(np.mean(micro))
+        assert row.validation.micro_f1.low <= row.validation.micro_f1.mean <= row.validation.micro_f1.high
+    table = (tmp_path / "cmp" / "table.md").read_text()
+    assert "Differences in macro-F1, in points, and p-values are to lora: paired bootstrap over the same rows and over seeds" in table
+    assert "validation_micro_f1" in (tmp_path / "cmp" / "table.csv").read_text().splitlines()[0]
+    assert "Macro-F1 against trained parameters" in (tmp_path / "cmp" / "figures" / "parameters.svg").read_text()
+    by_accuracy = run_compare((*base, {"training": {"best_metric": "accuracy", "num_epochs": 1}}), CompareRequest(("head_only",)), tmp_path / "exact").record
+    one, other = by_accuracy.rows
+    assert other.difference.mean == pytest.approx(other.validation.accuracy.mean - one.validation.accuracy.mean)
     first = read_record(RunLayout(tmp_path / "cmp" / rows["lora"].probabilities[0]).root.parent.parent / "record.json")
     assert rows["lora"].validation.macro_f1.low <= rows["lora"].validation.macro_f1.mean <= rows["lora"].validation.macro_f1.high
     assert first.thresholds is not None

@@ -9,10 +9,13 @@ from typing import Any, Literal
 from lorabel.artifacts.layout import RunLayout
 from lorabel.artifacts.records import Plain, read_versioned
 from lorabel.artifacts.store import write_json
-from lorabel.data.types import TaskKind
+from lorabel.data.types import TaskKind, accuracy_name
 from lorabel.evaluation import ReliabilityBin
 
 COMPARE_VERSION = 1
+
+
+Compared = Literal["accuracy", "macro_f1"]
 
 
 class Interval(Plain):
@@ -32,14 +35,15 @@ class Interval(Plain):
 
 
 class SplitScores(Plain):
-    """Scores of one split."""
+    """Scores of one split; micro-F1 where texts have several labels (with one it is the accuracy)."""
 
     accuracy: Interval
     macro_f1: Interval
+    micro_f1: Interval | None = None
 
 
 class Gap(Plain):
-    """Accuracy less that of the reference row, on the same rows.
+    """The compared score less that of the reference row, on the same rows.
 
     Attributes:
         mean: Over seeds.
@@ -96,9 +100,10 @@ class CompareRow(Plain):
         test: Scores, where it was opened.
         ece: Expected calibration error, mean over seeds.
         reliability: Bins of a reliability diagram on the judged split, over the rows of all seeds.
-        p_value: Of no difference to the reference: exact McNemar test, merged over seeds, Holm's correction over rows; None in the reference's own row.
+        p_value: Of no difference to the reference, Holm's correction over rows: exact McNemar test, merged over seeds; of macro-F1, paired bootstrap over rows and seeds. None
+            in the reference's own row.
         raw_p_value: Before the correction.
-        difference: To the reference's accuracy.
+        difference: To the reference's compared score.
         seconds: Training time of one seed, mean.
         samples_per_second: Mean over seeds.
         peak_memory_bytes: Largest memory while it was trained, all seeds of a bank together.
@@ -178,6 +183,16 @@ class CompareRecord(Plain):
     test_openings: int = 0
     versions: dict[str, str] = {}
     rows: list[CompareRow] = []
+
+    @property
+    def compared_by(self) -> Compared:
+        """The score that differences and p-values are of. With several labels per text it is the one that chose checkpoints, unless that was another."""
+        return "macro_f1" if self.task == "multi_label" and self.metric == "macro_f1" else "accuracy"
+
+    @property
+    def compared_name(self) -> str:
+        """That score in words."""
+        return "macro-F1" if self.compared_by == "macro_f1" else accuracy_name(self.task)
 
     def shown(self, row: CompareRow) -> SplitScores | None:
         """A row's scores of the judged split."""

@@ -8,7 +8,6 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from lorabel.artifacts.compares import CompareRecord, CompareRow, Gap
-from lorabel.data.types import accuracy_name
 from lorabel.reports.compare_figures import curves_figure
 from lorabel.reports.compare_tables import LEVEL, p_value
 from lorabel.reports.figures import BLUE, GREY, ORANGE, STYLE, new_axes, short
@@ -54,7 +53,7 @@ def sentences(record: CompareRecord) -> list[str]:
         record: The ablation.
     """
     found = []
-    of = "" if record.task == "single_label" else f" of {accuracy_name(record.task)}"
+    of = "" if record.task == "single_label" else f" of {record.compared_name}"
     for row in record.rows:
         one, said = gain(row), verdict(row)
         if one is None or said is None:
@@ -89,7 +88,7 @@ def gains_figure(record: CompareRecord) -> Figure:
     """Gain of the whole recipe over each row, 95 % intervals; grey where it is inside the noise, a cross where the paper claims a gain."""
     rows = [(row, one) for row in record.rows if (one := gain(row)) is not None]
     figure, axes = new_axes(
-        f"Gain of the whole recipe ({record.judged})", f"points of {accuracy_name(record.task)}, 95 % intervals", "", height=0.42 * len(rows) + 1.7
+        f"Gain of the whole recipe ({record.judged})", f"points of {record.compared_name}, 95 % intervals", "", height=0.42 * len(rows) + 1.7
     )
     axes.axvline(0, color=GREY, linewidth=1)
     for place, (row, one) in enumerate(rows):

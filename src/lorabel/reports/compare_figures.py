@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from lorabel.artifacts.compares import CompareRecord, CompareRow, CurvePoint
+from lorabel.artifacts.compares import CompareRecord, CompareRow, CurvePoint, Interval
 from lorabel.reports.figures import COLOURS, GREY, MANY_CLASSES, STYLE, epoch_axis, new_axes, parameters_axis, percent_axis, short
 
 _DOTS_PER_INCH = 150
@@ -45,15 +45,21 @@ def draw_compare_figures(record: CompareRecord) -> dict[str, Figure]:
 
 
 def parameters_figure(record: CompareRecord) -> Figure:
-    """Accuracy with its interval over trained parameters, which span orders of magnitude; a row without any is a line across."""
-    figure, axes = new_axes(f"Accuracy against trained parameters ({record.judged}, 95 % intervals)", "trained parameters", "percent", height=4.2)
+    """The compared score with its interval over trained parameters, which span orders of magnitude; a row without any is a line across."""
+    figure, axes = new_axes(
+        f"{record.compared_name[0].upper()}{record.compared_name[1:]} against trained parameters ({record.judged}, 95 % intervals)",
+        "trained parameters",
+        "percent",
+        height=4.2,
+    )
     handles = []
     for place, row in enumerate(record.rows):
         scores = record.shown(row)
         if scores is None or row.parameters is None:
             continue
         colour = COLOURS[place % len(COLOURS)]
-        low, mean, high = (100 * value for value in (scores.accuracy.low, scores.accuracy.mean, scores.accuracy.high))
+        score: Interval = getattr(scores, record.compared_by)
+        low, mean, high = (100 * value for value in (score.low, score.mean, score.high))
         if row.parameters.trainable == 0:
             axes.axhline(mean, color=colour, linestyle="--", linewidth=1.4)
             handles.append(Line2D([], [], color=colour, linestyle="--", label=f"{short(row.method)} (none)"))

@@ -10,6 +10,11 @@ from lorabel.artifacts.compares import CompareRecord, CompareRow, Interval
 from lorabel.reports.tables import MISSING, duration, markdown_table, megabytes, text_table
 
 COLUMNS = ("row", "trainable", "file", "seeds", "accuracy, %", "95 % interval", "macro-F1, %", "ECE, %", "difference", "p", "training", "samples/s", "memory")
+_SCORES = ("accuracy", "macro_f1", "micro_f1")
+_TESTS = {
+    "accuracy": "exact McNemar tests on the same rows, twice their mean over seeds",
+    "macro_f1": "paired bootstrap over the same rows and over seeds",
+}
 # Below this chance the difference is called one.
 LEVEL = 0.05
 
@@ -69,7 +74,7 @@ def caption(record: CompareRecord) -> str:
     parts = [
         f"Scores on the {record.judged} split ({record.rows_judged:,} rows), encoder {record.encoder}.",
         "Mean over seeds ± their standard deviation; 95 % bootstrap intervals over rows and seeds. ECE: expected calibration error.",
-        f"Differences in accuracy, in points, and p-values are to {record.reference}: exact McNemar tests on the same rows, twice their mean over seeds, Holm's correction.",
+        f"Differences in {record.compared_name}, in points, and p-values are to {record.reference}: {_TESTS[record.compared_by]}, Holm's correction.",
         "Training time is of one seed; memory is the largest of the process, with all seeds that were trained together and what it had loaded before.",
     ]
     if record.task == "multi_label":
@@ -164,7 +169,7 @@ def as_csv(record: CompareRecord) -> str:
     """Numbers without units or rounding, one line per row; what is missing is empty."""
     names = ["row", "kind", "status", "seeds", "trainable", "bytes", "learning_rate"]
     for split in ("validation", "test"):
-        names += [f"{split}_{score}{part}" for score in ("accuracy", "macro_f1") for part in ("", "_low", "_high", "_deviation")]
+        names += [f"{split}_{score}{part}" for score in _SCORES for part in ("", "_low", "_high", "_deviation")]
     names += ["difference", "difference_low", "difference_high", "p_value", "raw_p_value", "ece", "seconds", "samples_per_second", "peak_memory_bytes"]
     sheet = io.StringIO()
     writer = csv.writer(sheet)
@@ -178,7 +183,7 @@ def _numbers(row: CompareRow) -> Sequence[object]:
     values: list[object] = [row.method, row.kind, row.status, row.seeds]
     values += [None if row.parameters is None else row.parameters.trainable, row.bytes, row.settings.get("learning_rate")]
     for scores in (row.validation, row.test):
-        for score in (None, None) if scores is None else (scores.accuracy, scores.macro_f1):
+        for score in (None if scores is None else getattr(scores, name) for name in _SCORES):
             values += [None] * 4 if score is None else [score.mean, score.low, score.high, score.deviation]
     values += [None] * 3 if row.difference is None else [row.difference.mean, row.difference.low, row.difference.high]
     return [*values, row.p_value, row.raw_p_value, row.ece, row.seconds, row.samples_per_second, row.peak_memory_bytes]

@@ -239,7 +239,7 @@ def _train(
     sources = [source_of_cells(row.variant.name, cells[row.variant.name], ()) for row in rows]
     if sources[0].row.status == "failed":
         raise DataError(f"ablate: the whole recipe could not be trained, got {sources[0].row.reason}; expected a finite loss. Lower --learning-rate.")
-    scored = score_rows(sources, WHOLE, record.judged, layout.root)
+    scored = score_rows(sources, record, layout.root)
     # The paper's claims are about texts with one label each.
     has_claims = prepared.data.task == "single_label"
     test = prepared.data.splits.get("test")

@@ -207,7 +207,7 @@ class _Compare:
             raise DataError(
                 f"compare: no method could be trained, got {sources[0].row.reason}; expected at least one. Lower the learning rates with --rate-trials 5."
             )
-        rows = score_rows(sources, self.record.reference, self.record.judged, self.layout.root)
+        rows = score_rows(sources, self.record, self.layout.root)
         test = self.record.split_digests.get("test")
         openings = TestLedger(self.ledger).count(test) if test else 0
         self.record = self.record.model_copy(update={"status": "finished", "rows": rows, "test_openings": openings})

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lorabel.artifacts.compares import CompareRow, CurvePoint, Gap, Interval, RateTrial, SplitScores, Trainable
+from lorabel.artifacts.compares import CompareRecord, CompareRow, CurvePoint, Gap, Interval, RateTrial, SplitScores, Trainable
 from lorabel.artifacts.history import read_history
 from lorabel.artifacts.layout import RunLayout
 from lorabel.artifacts.probabilities import ScoredRows, read_probabilities
@@ -113,20 +113,21 @@ class _Judged:
 
     Attributes:
         correct: (S, N) where each seed was right.
-        resampled: (R,) accuracies on the rows' resamples, the same rows for every row of the comparison.
+        mean: Over seeds, of the compared score.
+        resampled: (R,) of it on the rows' resamples, the same rows for every row of the comparison.
     """
 
     correct: NDArray[np.bool_]
+    mean: float
     resampled: NDArray[np.float64]
 
 
-def score_rows(sources: Sequence[RowSource], reference: str, judged: str, root: Path) -> list[CompareRow]:
+def score_rows(sources: Sequence[RowSource], record: CompareRecord, root: Path) -> list[CompareRow]:
     """Read the probabilities and compare.
 
     Args:
         sources: The rows.
-        reference: The row that the others are tested against.
-        judged: The split that the comparison is made on.
+        record: Of the comparison: its reference, the split that is judged, and the score that is compared.
         root: Folder that paths are relative to.
 
     Returns:
@@ -137,6 +138,7 @@ def score_rows(sources: Sequence[RowSource], reference: str, judged: str, root: 
     """
     rows: list[CompareRow] = []
     answers: dict[str, _Judged] = {}
+    judged, by = record.judged, record.compared_by
     for source in sources:
         updates: dict[str, Any] = {}
         for split in dict.fromkeys(("validation", judged)) if source.runs else ():
@@ -145,13 +147,13 @@ def score_rows(sources: Sequence[RowSource], reference: str, judged: str, root: 
             found = _of_labels(scored) if scored[0].labels.ndim == 2 else _of_classes(scored)
             updates[split] = SplitScores(**{name: _interval(values, found.resampled[name]) for name, values in found.scores.items()})
             if split == judged:
-                answers[source.row.method] = _Judged(np.stack([one.correct for one in scored]), found.resampled["accuracy"])
+                answers[source.row.method] = _Judged(np.stack([one.correct for one in scored]), _mean(found.scores[by].tolist()), found.resampled[by])
                 updates["ece"] = _mean([calibration_error(one.labels, one.probabilities) for one in scored])
                 pooled = (np.concatenate([one.labels for one in scored]), np.concatenate([one.probabilities for one in scored]))
                 updates["reliability"] = reliability(*pooled)
                 updates |= {"confusion": found.confusion, "probabilities": [str(file.relative_to(root)) for file in files]}
         rows.append(source.row.model_copy(update=updates))
-    return _compared(rows, reference, answers)
+    return _compared(rows, record, answers)
 
 
 @dataclass(frozen=True)
@@ -182,11 +184,13 @@ def _of_labels(scored: Sequence[ScoredRows]) -> _Scored:
     """Several labels per text: scores follow from how often each label was right, given and true."""
     truth, given = scored[0].labels.astype(np.float64), [one.answers.astype(np.float64) for one in scored]
     exact = np.stack([one.correct for one in scored]).astype(np.float64)  # (S, N)
+    hits, guesses = np.stack([(truth * one).sum(axis=1) for one in given]), np.stack([one.sum(axis=1) for one in given])  # (S, N) each
 
     def weighted(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         actual = weights @ truth  # (C,)
         f1 = [f1_of_counts(weights @ (truth * one), weights @ one, actual).mean() for one in given]
-        return {"accuracy": exact @ weights / weights.sum(), "macro_f1": np.array(f1)}
+        micro = f1_of_counts(hits @ weights, guesses @ weights, np.full(len(given), actual.sum()))
+        return {"accuracy": exact @ weights / weights.sum(), "macro_f1": np.array(f1), "micro_f1": micro}
 
     def of_rows(rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
         return weighted(np.bincount(rows, minlength=len(truth)).astype(np.float64))
@@ -200,13 +204,14 @@ def _interval(values: NDArray[np.float64], resampled: NDArray[np.float64]) -> In
     return Interval(mean=mean, low=float(low), high=float(high), deviation=deviation)
 
 
-def _compared(rows: Sequence[CompareRow], reference: str, answers: Mapping[str, _Judged]) -> list[CompareRow]:
+def _compared(rows: Sequence[CompareRow], record: CompareRecord, answers: Mapping[str, _Judged]) -> list[CompareRow]:
     """Differences to the reference and p-values, corrected for the number of rows that were tested."""
-    against = answers.get(reference)
+    against = answers.get(record.reference)
     if against is None:
         return list(rows)
-    others = [name for name in answers if name != reference]
-    raw = {name: _p_value(answers[name].correct, against.correct) for name in others}
+    others = [name for name in answers if name != record.reference]
+    test = _p_value if record.compared_by == "accuracy" else _p_value_of_resamples
+    raw = {name: test(answers[name], against) for name in others}
     corrected = dict(zip(others, holm([raw[name] for name in others]), strict=True))
     gaps = {name: _gap(answers[name], against) for name in others}
     return [
@@ -214,12 +219,19 @@ def _compared(rows: Sequence[CompareRow], reference: str, answers: Mapping[str, 
     ]
 
 
-def _p_value(correct: NDArray[np.bool_], against: NDArray[np.bool_]) -> float:
+def _p_value(one: _Judged, against: _Judged) -> float:
     """Seeds are tested in pairs; a row that is the same for all seeds is paired with each."""
-    pairs = range(max(len(correct), len(against)))
-    return merged_p_value([mcnemar_exact(correct[turn % len(correct)], against[turn % len(against)]) for turn in pairs])
+    mine, its = one.correct, against.correct
+    return merged_p_value([mcnemar_exact(mine[turn % len(mine)], its[turn % len(its)]) for turn in range(max(len(mine), len(its)))])
+
+
+def _p_value_of_resamples(one: _Judged, against: _Judged) -> float:
+    """Twice the share of resamples on the smaller side of no difference; what was really drawn counts as one of them, so that it is never zero."""
+    gaps = one.resampled - against.resampled
+    smaller = min((gaps <= 0).sum(), (gaps >= 0).sum())
+    return min(1.0, 2 * float(smaller + 1) / (len(gaps) + 1))
 
 
 def _gap(one: _Judged, against: _Judged) -> Gap:
     low, high = np.quantile(one.resampled - against.resampled, [0.025, 0.975])
-    return Gap(mean=float(one.correct.mean() - against.correct.mean()), low=float(low), high=float(high))
+    return Gap(mean=one.mean - against.mean, low=float(low), high=float(high))
