@@ -137,12 +137,11 @@ def _with_head(method: Mapping[str, Any], shape: EncoderShape, head: HeadSpec, t
 def _fitted(one: Solution, given: Mapping[str, Any], shape: EncoderShape) -> Solution:
     """A solution that does not fit, with sizes that nobody gave made smaller, as large as the budget allows; itself where that is not enough."""
     made, name = make_method(one.method), one.method["name"]
-    room = one.budget.limit - one.head.parameter_count
-    for smaller in type(made).smaller(made.model_dump(mode="json"), shape, room) if room > 0 else []:
+    before, room = made.model_dump(mode="json"), one.budget.limit - one.head.parameter_count
+    for smaller in type(made).smaller(before, shape, room) if room > 0 else []:
         after = make_method({"name": name, **smaller})
-        changed = {option: value for option, value in after.model_dump(mode="json").items() if getattr(after, option) != getattr(made, option)}
+        changed = {option: value for option, value in after.model_dump(mode="json").items() if value != before[option]}
         if changed and not changed.keys() & given.keys():
-            before = made.model_dump(mode="json")
             reason = f"Size: {_listed(changed)}, because it does not fit beside this head with {_listed({option: before[option] for option in changed})}."
             return Solution({**one.method, **changed}, one.head, count(after, one.head, shape), one.budget, (reason,), ())
     return one

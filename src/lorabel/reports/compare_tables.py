@@ -6,11 +6,11 @@ import csv
 import io
 from collections.abc import Sequence
 
-from lorabel.artifacts.compares import CompareRecord, CompareRow, Interval
+from lorabel.artifacts.compares import CompareRecord, CompareRow, Interval, SplitScores
 from lorabel.reports.tables import MISSING, duration, markdown_table, megabytes, text_table
 
 COLUMNS = ("row", "trainable", "file", "seeds", "accuracy, %", "95 % interval", "macro-F1, %", "ECE, %", "difference", "p", "training", "samples/s", "memory")
-_SCORES = ("accuracy", "macro_f1", "micro_f1")
+_SCORES = tuple(SplitScores.model_fields)
 _TESTS = {
     "accuracy": "exact McNemar tests on the same rows, twice their mean over seeds",
     "macro_f1": "paired bootstrap over the same rows and over seeds",

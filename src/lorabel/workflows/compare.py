@@ -237,7 +237,7 @@ class _Compare:
 
     def _train(self, trials: Mapping[str, Sequence[RateTrial]]) -> dict[str, list[Cell]]:
         """Every method whose rate is known, with every seed."""
-        first = load_config(*self.base).training.seed
+        first = self.prepared.config.training.seed
         variants = []
         for name, tried in trials.items():
             rate = next((trial.learning_rate for trial in tried if trial.is_chosen), None)
