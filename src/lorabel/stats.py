@@ -142,6 +142,7 @@ def resampled_scores(
     scores: Mapping[str, Callable[[NDArray[np.int64]], NDArray[np.float64]]],
     seed: int = 0,
     resamples: int = 1000,
+    groups: Sequence[int] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """Mean score over seeds, on resampled rows and resampled seeds.
 
@@ -153,6 +154,7 @@ def resampled_scores(
         scores: Name -> function from matrices (S, C, C) to scores (S,).
         seed: Of the resamples.
         resamples: Their number R.
+        groups: As for `resampled_means`.
 
     Returns:
         Name -> (R,).
@@ -166,16 +168,17 @@ def resampled_scores(
         counts = np.bincount(shifted[:, rows].ravel(), minlength=num_seeds * classes * classes).reshape(num_seeds, classes, classes)
         return {name: score(counts) for name, score in scores.items()}
 
-    return resampled_means(num_seeds, num_rows, of_rows, seed, resamples)
+    return resampled_means(groups or [1] * num_seeds, num_rows, of_rows, seed, resamples)
 
 
 def resampled_means(
-    num_seeds: int, num_rows: int, scores: Callable[[NDArray[np.int64]], Mapping[str, NDArray[np.float64]]], seed: int = 0, resamples: int = 1000
+    groups: Sequence[int], num_rows: int, scores: Callable[[NDArray[np.int64]], Mapping[str, NDArray[np.float64]]], seed: int = 0, resamples: int = 1000
 ) -> dict[str, NDArray[np.float64]]:
     """`resampled_scores` of whatever can be scored on rows that were drawn.
 
     Args:
-        num_seeds: S.
+        groups: Consecutive seeds that are drawn as one, their scores averaged first: as many ones as there are seeds where each is drawn by itself; the seeds of each draw of
+            training rows where the draws are.
         num_rows: N.
         scores: From the drawn rows (N,) to each seed's scores by name, (S,) each.
         seed: Of the resamples.
@@ -184,14 +187,25 @@ def resampled_means(
     Returns:
         Name -> (R,).
     """
-    of_rows, of_seeds = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
+    of_rows, of_groups = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
     found: dict[str, list[float]] = {}
     for _ in range(resamples):
         scored = scores(of_rows.integers(num_rows, size=num_rows))
-        drawn = of_seeds.integers(num_seeds, size=num_seeds)
+        drawn = of_groups.integers(len(groups), size=len(groups))
         for name, values in scored.items():
-            found.setdefault(name, []).append(float(values[drawn].mean()))
+            found.setdefault(name, []).append(float(group_means(values, groups)[drawn].mean()))
     return {name: np.array(values) for name, values in found.items()}
+
+
+def group_means(values: NDArray[np.float64], groups: Sequence[int]) -> NDArray[np.float64]:
+    """Means of consecutive values, (S,) -> (G,).
+
+    Args:
+        values: All of them.
+        groups: How many are of each group, at least 1; their sum is S.
+    """
+    starts = np.cumsum([0, *groups[:-1]])
+    return np.asarray(np.add.reduceat(values, starts) / np.asarray(groups))
 
 
 def mcnemar_exact(correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_]) -> float:

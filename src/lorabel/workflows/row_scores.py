@@ -1,0 +1,118 @@
+"""What scored rows say of a classifier: its scores with intervals, and how far it is from another on the same rows.
+
+Rows are resampled together with what was repeated: seeds, or draws of the training rows, whose own seeds are averaged first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorabel.artifacts.compares import Gap, Interval
+from lorabel.artifacts.probabilities import ScoredRows
+from lorabel.evaluation import accuracy_of, per_class_scores
+from lorabel.metrics.multi_label import f1_of_counts
+from lorabel.stats import group_means, mcnemar_exact, mean_and_spread, merged_p_value, resampled_means, resampled_scores
+
+
+def _macro_f1(matrices: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.asarray(per_class_scores(matrices)[2].mean(axis=1))
+
+
+_SCORES: dict[str, Callable[[NDArray[np.int64]], NDArray[np.float64]]] = {"accuracy": accuracy_of, "macro_f1": _macro_f1}
+
+
+@dataclass(frozen=True)
+class RowAnswers:
+    """A row's answers to one split.
+
+    Attributes:
+        scores: Name -> of each repetition (G,).
+        resampled: Name -> mean over repetitions in each resample (R,), the same rows and repetitions for every row that has as many.
+        correct: (S, N) where each seed was right.
+        confusion: Mean confusion matrix over seeds; None where texts have several labels.
+    """
+
+    scores: dict[str, NDArray[np.float64]]
+    resampled: dict[str, NDArray[np.float64]]
+    correct: NDArray[np.bool_]
+    confusion: list[list[float]] | None
+
+    def interval(self, score: str) -> Interval:
+        """A score with its spread over repetitions and its 95 % interval."""
+        mean, deviation = mean_and_spread(self.scores[score].tolist())
+        low, high = np.quantile(self.resampled[score], [0.025, 0.975])
+        return Interval(mean=mean, low=float(low), high=float(high), deviation=deviation)
+
+    def gap(self, against: RowAnswers, score: str) -> Gap:
+        """A score less another row's, with its 95 % interval.
+
+        Args:
+            against: The other row, on the same rows.
+            score: Its name.
+        """
+        low, high = np.quantile(self.resampled[score] - against.resampled[score], [0.025, 0.975])
+        return Gap(mean=float(self.scores[score].mean() - against.scores[score].mean()), low=float(low), high=float(high))
+
+    def mcnemar(self, against: RowAnswers) -> float:
+        """Of equal accuracies. Seeds are tested in pairs; a row that is the same for all seeds is paired with each.
+
+        Args:
+            against: The other row, on the same rows.
+        """
+        mine, its = self.correct, against.correct
+        return merged_p_value([mcnemar_exact(mine[turn % len(mine)], its[turn % len(its)]) for turn in range(max(len(mine), len(its)))])
+
+    def p_value_of_resamples(self, against: RowAnswers, score: str) -> float:
+        """Twice the share of resamples on the smaller side of no difference; what was really drawn counts as one of them, so that it is never zero.
+
+        Args:
+            against: The other row, on the same rows.
+            score: Its name.
+        """
+        gaps = self.resampled[score] - against.resampled[score]
+        smaller = min((gaps <= 0).sum(), (gaps >= 0).sum())
+        return min(1.0, 2 * float(smaller + 1) / (len(gaps) + 1))
+
+
+def score_answers(repetitions: Sequence[Sequence[ScoredRows]]) -> RowAnswers:
+    """Scores of a row.
+
+    Args:
+        repetitions: What was repeated, the seeds of each; all on the same split.
+    """
+    groups, scored = [len(seeds) for seeds in repetitions], [one for seeds in repetitions for one in seeds]
+    return _of_labels(groups, scored) if scored[0].labels.ndim == 2 else _of_classes(groups, scored)
+
+
+def _of_classes(groups: Sequence[int], scored: Sequence[ScoredRows]) -> RowAnswers:
+    """One label per text: scores follow from the cells of the confusion matrix."""
+    classes = scored[0].probabilities.shape[1]
+    cells = np.stack([one.labels * classes + one.answers for one in scored])
+    matrices = np.stack([np.bincount(one, minlength=classes * classes).reshape(classes, classes) for one in cells])
+    scores = {name: group_means(score(matrices), groups) for name, score in _SCORES.items()}
+    correct = np.stack([one.correct for one in scored])
+    return RowAnswers(scores, resampled_scores(cells, classes, _SCORES, groups=groups), correct, matrices.mean(axis=0).tolist())
+
+
+def _of_labels(groups: Sequence[int], scored: Sequence[ScoredRows]) -> RowAnswers:
+    """Several labels per text: scores follow from how often each label was right, given and true."""
+    truth, given = scored[0].labels.astype(np.float64), [one.answers.astype(np.float64) for one in scored]
+    correct = np.stack([one.correct for one in scored])
+    exact = correct.astype(np.float64)  # (S, N)
+    hits, guesses = np.stack([(truth * one).sum(axis=1) for one in given]), np.stack([one.sum(axis=1) for one in given])  # (S, N) each
+
+    def weighted(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        actual = weights @ truth  # (C,)
+        f1 = [f1_of_counts(weights @ (truth * one), weights @ one, actual).mean() for one in given]
+        micro = f1_of_counts(hits @ weights, guesses @ weights, np.full(len(given), actual.sum()))
+        return {"accuracy": exact @ weights / weights.sum(), "macro_f1": np.array(f1), "micro_f1": micro}
+
+    def of_rows(rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+        return weighted(np.bincount(rows, minlength=len(truth)).astype(np.float64))
+
+    scores = {name: group_means(values, groups) for name, values in weighted(np.ones(len(truth))).items()}
+    return RowAnswers(scores, resampled_means(groups, len(truth), of_rows), correct, None)
