@@ -117,25 +117,6 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else 0.0
 
 
-def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Student's interval of the mean of independent values.
-
-    Args:
-        values: At least two.
-        level: Chance that the interval holds the mean of normal values.
-
-    Raises:
-        ValueError: Fewer than two values.
-    """
-    from scipy import stats
-
-    if len(values) < 2:
-        raise ValueError(f"values: no interval without a spread, got {len(values)}; expected at least 2. Draw more.")
-    mean, deviation = mean_and_spread(values)
-    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * deviation / len(values) ** 0.5
-    return mean - half, mean + half
-
-
 def resampled_scores(
     cells: NDArray[np.int64],
     classes: int,

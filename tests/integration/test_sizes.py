@@ -6,9 +6,10 @@ import json
 import pytest
 
 from lorabel.cli.compare import _numbers
-from lorabel.errors import ConfigError
+from lorabel.errors import ConfigError, LorabelError
 from lorabel.training import loop
 from lorabel.workflows.compare import CompareRequest
+from lorabel.workflows.size_points import size_points
 from lorabel.workflows.sizes import SizesRequest, run_sizes
 
 BASE = {"training": {"num_epochs": 1, "batch_size": 8, "precision": "fp32", "threads": 1, "seed": 3}}
@@ -47,7 +48,48 @@ def test_every_size_and_draw_is_a_comparison(base, tmp_path):
     assert len(zero) == 1
     with (tmp_path / "out" / "sizes.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 12
+    assert (tmp_path / "out" / "report.html").exists()
+    assert "\\toprule" in (tmp_path / "out" / "sizes.tex").read_text()
     assert {path.name for path in (tmp_path / "out" / "figures").iterdir()} == {"fraction.png", "fraction.svg", "shots.png", "shots.svg"}
+
+
+def test_draws_are_put_together_and_tested_against_the_reference(base, tmp_path):
+    record = run_sizes(base, ROWS, SIZES, tmp_path / "out").record
+    assert [(point.protocol, point.size, point.method) for point in record.points] == [
+        (protocol, size, method) for protocol, size in [("fraction", 30), ("fraction", 100), ("shots", 2)] for method in ("head_only", "zero_shot", "tfidf")
+    ]
+    once, drawn = record.points[0], record.points[6]
+    alone = record.rows[0]
+    assert (once.accuracy, once.macro_f1, once.draws, once.seeds) == (alone.validation.accuracy, alone.validation.macro_f1, 1, 2)
+    draws = [row.validation.accuracy.mean for row in record.rows if row.protocol == "shots" and row.method == "head_only"]
+    assert len(draws) == drawn.draws == drawn.drawn == 2
+    assert drawn.accuracy.mean == pytest.approx(sum(draws) / 2)
+    assert drawn.accuracy.deviation == pytest.approx(abs(draws[0] - draws[1]) / 2**0.5)
+    assert (drawn.difference, drawn.p_value, record.reference) == (None, None, "head_only")
+    other = record.points[7]
+    assert other.difference.mean == pytest.approx(other.accuracy.mean - drawn.accuracy.mean)
+    assert other.difference.low <= other.difference.mean <= other.difference.high
+    assert other.raw_p_value <= other.p_value
+    # The comparison of a single draw tested its rows itself.
+    assert record.points[1].p_value == record.rows[1].p_value
+
+
+def test_draws_that_failed_are_left_out_of_both(base, tmp_path):
+    root = tmp_path / "out"
+    record = run_sizes(base, ROWS, SizesRequest(shots=(2,), draws=3), root).record
+    broken = [
+        row.model_copy(update={"status": "failed", "validation": None, "probabilities": []}) if (row.method, row.draw) == ("head_only", 1) else row
+        for row in record.rows
+    ]
+    reference, other, _ = size_points(record.model_copy(update={"rows": broken}), root)
+    assert (reference.draws, reference.drawn, other.draws) == (2, 3, 3)
+    means = {(row.method, row.draw): row.validation.accuracy.mean for row in record.rows}
+    gaps = [means["zero_shot", draw] - means["head_only", draw] for draw in (0, 2)]
+    assert other.difference.mean == pytest.approx(sum(gaps) / 2)
+    none = [row if row.method != "head_only" else row.model_copy(update={"status": "failed", "validation": None}) for row in record.rows]
+    reference, other, _ = size_points(record.model_copy(update={"rows": none}), root)
+    assert (reference.draws, reference.accuracy, other.difference, other.p_value) == (0, None, None, None)
+    assert other.accuracy is not None
 
 
 def test_killed_and_resumed_gives_the_same_record(base, tmp_path, monkeypatch):
@@ -104,9 +146,25 @@ def test_sizes_that_make_no_sense_are_refused(base, tmp_path, sizes, message):
 def test_more_shots_than_a_class_has_rows_is_said(base, tmp_path):
     notes = []
     run_sizes(base, ROWS, SizesRequest(shots=(2, 500), draws=1), tmp_path / "out", on_event=lambda event: notes.append(getattr(event, "text", "")))
-    assert [note for note in notes if note.startswith("Not every class has")] == [
-        next(note for note in notes if note.startswith("Not every class has 500 rows"))
-    ]
+    said = [note for note in notes if note.startswith("Not every class has")]
+    assert len(said) == 1
+    assert said[0].startswith("Not every class has 500 rows: shots-500-00 is ")
+
+
+@pytest.mark.parametrize(
+    ("layer", "request_", "message"),
+    [
+        ({}, CompareRequest(("head_only", "no_such")), "--methods: no such name|--methods.*no_such"),
+        ({}, CompareRequest(("head_only",), seeds=0), "--seeds: too few"),
+        ({}, CompareRequest(("head_only",), reference="lora"), "--reference: no such row"),
+        ({"budget": 5}, CompareRequest(("head_only",)), "head_only: "),
+        ({"data": {"source": "missing.csv"}}, CompareRequest(("head_only",)), "missing.csv"),
+    ],
+)
+def test_what_cannot_be_compared_leaves_nothing(base, tmp_path, layer, request_, message):
+    with pytest.raises(LorabelError, match=message):
+        run_sizes([*base, layer], request_, SIZES, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_sizes_on_the_command_line_are_numbers():

@@ -93,16 +93,18 @@ def _numbers(flag: str, text: str | None, kind: Callable[[str], Number]) -> tupl
 
 def _print_sizes(result: SizesResult, *, is_json: bool, is_quiet: bool) -> None:
     from lorabel.cli.output import out as printer
-    from lorabel.reports.sizes import sizes_text
+    from lorabel.reports.sizes_tables import sizes_text
 
     record, root = result.record, result.root
     if is_json:
         rows = [row.model_dump(mode="json", exclude={"curves", "confusion"}) for row in record.rows]
-        print_json({"rows": rows, "judged": record.judged, "test_openings": record.test_openings, "record": root / "sizes.json"})
+        points = [point.model_dump(mode="json") for point in record.points]
+        shared = {name: getattr(record, name) for name in ("reference", "judged", "rows_judged", "test_openings")}
+        print_json({"rows": rows, "points": points, **shared, "record": root / "sizes.json", "report": root / "report.html"})
         return
     printer.print(sizes_text(record), markup=False, end="")
     if not is_quiet:
-        err.print(f"Tables   {root / 'sizes.csv'}, .md\nFigures  {root / 'figures'}\nRecord   {root / 'sizes.json'}")
+        err.print(f"Report   {root / 'report.html'}\nTables   {root / 'sizes.csv'}, .md, .tex\nRecord   {root / 'sizes.json'}")
 
 
 def print_comparison(record: CompareRecord) -> None:

@@ -6,10 +6,12 @@ import csv
 import io
 from collections.abc import Sequence
 
-from lorabel.artifacts.compares import CompareRecord, CompareRow, Interval, SplitScores
-from lorabel.reports.tables import MISSING, duration, markdown_table, megabytes, text_table
+from lorabel.artifacts.compares import CompareRecord, CompareRow, Gap, Interval, SplitScores
+from lorabel.reports.tables import MISSING, duration, latex_table, markdown_table, megabytes, text_table
 
 COLUMNS = ("row", "trainable", "file", "seeds", "accuracy, %", "95 % interval", "macro-F1, %", "ECE, %", "difference", "p", "training", "samples/s", "memory")
+# Of a printed page, which is narrower than a screen; files, seeds, speed and memory are in the other forms.
+LATEX_COLUMNS = ("row", "trainable", "accuracy, %", "95 % interval", "macro-F1, %", "ECE, %", "difference", "p", "training")
 _SCORES = tuple(SplitScores.model_fields)
 _TESTS = {
     "accuracy": "exact McNemar tests on the same rows, twice their mean over seeds",
@@ -37,11 +39,11 @@ def _cells(record: CompareRecord, row: CompareRow) -> list[str]:
         MISSING if row.parameters is None else f"{row.parameters.trainable:,}",
         MISSING if row.bytes is None else megabytes(row.bytes),
         str(row.seeds),
-        _with_deviation(scores.accuracy, row.seeds),
+        with_deviation(scores.accuracy, row.seeds),
         f"{100 * scores.accuracy.low:.2f}–{100 * scores.accuracy.high:.2f}",
-        _with_deviation(scores.macro_f1, row.seeds),
+        with_deviation(scores.macro_f1, row.seeds),
         MISSING if row.ece is None else f"{100 * row.ece:.1f}",
-        difference(row, is_reference=row.method == record.reference),
+        shown_difference(row.difference, is_reference=row.method == record.reference),
         p_value(row.p_value),
         MISSING if row.seconds is None else duration(row.seconds),
         MISSING if row.samples_per_second is None else f"{row.samples_per_second:,.0f}",
@@ -49,18 +51,18 @@ def _cells(record: CompareRecord, row: CompareRow) -> list[str]:
     ]
 
 
-def _with_deviation(score: Interval, seeds: int) -> str:
-    """`92.88 ± 0.21`, or `92.88` of one seed."""
-    return f"{100 * score.mean:.2f}" + (f" ± {100 * score.deviation:.2f}" if seeds > 1 else "")
+def with_deviation(score: Interval, times: int) -> str:
+    """`92.88 ± 0.21`, or `92.88` of what was done once."""
+    return f"{100 * score.mean:.2f}" + (f" ± {100 * score.deviation:.2f}" if times > 1 else "")
 
 
-def difference(row: CompareRow, *, is_reference: bool) -> str:
+def shown_difference(gap: Gap | None, *, is_reference: bool) -> str:
     """`+0.41 (−0.12 to +0.95)` in points; the reference says that it is."""
     if is_reference:
         return "reference"
-    if row.difference is None:
+    if gap is None:
         return MISSING
-    mean, low, high = (f"{100 * value:+.2f}".replace("-", "−") for value in (row.difference.mean, row.difference.low, row.difference.high))
+    mean, low, high = (f"{100 * value:+.2f}".replace("-", "−") for value in (gap.mean, gap.low, gap.high))
     return f"{mean} ({low} to {high})"
 
 
@@ -69,14 +71,21 @@ def p_value(value: float | None) -> str:
     return MISSING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def caption(record: CompareRecord) -> str:
-    """What the table shows, in full sentences."""
+def caption(record: CompareRecord, *, is_printed: bool = False) -> str:
+    """What the table shows, in full sentences.
+
+    Args:
+        record: The comparison.
+        is_printed: Of the columns that a printed page has room for.
+    """
     parts = [
         f"Scores on the {record.judged} split ({record.rows_judged:,} rows), encoder {record.encoder}.",
         "Mean over seeds ± their standard deviation; 95 % bootstrap intervals over rows and seeds. ECE: expected calibration error.",
         f"Differences in {record.compared_name}, in points, and p-values are to {record.reference}: {_TESTS[record.compared_by]}, Holm's correction.",
-        "Training time is of one seed; memory is the largest of the process, with all seeds that were trained together and what it had loaded before.",
+        "Training time is of one seed.",
     ]
+    if not is_printed:
+        parts.append("Memory is the largest of the process, with all seeds that were trained together and what it had loaded before.")
     if record.task == "multi_label":
         parts.append(
             f"Texts have several labels: accuracy is the share of texts whose labels are all found exactly; {record.metric} chose rates and checkpoints."
@@ -122,47 +131,10 @@ def as_markdown(record: CompareRecord) -> str:
 
 
 def as_latex(record: CompareRecord) -> str:
-    """The table in LaTeX, for the booktabs package; everything in it is escaped."""
-    lines = [
-        "% Needs \\usepackage{booktabs}.",
-        "\\begin{table}",
-        "\\centering",
-        f"\\caption{{{escape_latex(' '.join([caption(record), *row_notes(record)]))}}}",
-        f"\\begin{{tabular}}{{l{'r' * (len(COLUMNS) - 1)}}}",
-        "\\toprule",
-        " & ".join(escape_latex(name) for name in COLUMNS) + " \\\\",
-        "\\midrule",
-        *(" & ".join(escape_latex(cell) for cell in row) + " \\\\" for row in compare_rows(record)),
-        "\\bottomrule",
-        "\\end{tabular}",
-        "\\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "%": r"\%",
-    "#": r"\#",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "±": r"$\pm$",
-    "−": r"$-$",
-    "–": "--",
-    MISSING: "---",
-}
-
-
-def escape_latex(text: str) -> str:
-    """A text as LaTeX shows it, character by character."""
-    return "".join(_LATEX.get(character, character) for character in text)
+    """The columns that a printed page has room for, in LaTeX."""
+    places = [COLUMNS.index(name) for name in LATEX_COLUMNS]
+    rows = [[cells[place] for place in places] for cells in compare_rows(record)]
+    return latex_table(LATEX_COLUMNS, rows, " ".join([caption(record, is_printed=True), *row_notes(record)]))
 
 
 def as_csv(record: CompareRecord) -> str:

@@ -91,6 +91,55 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join("  ".join(line).rstrip() + "\n" for line in cells)
 
 
+def latex_table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
+    """A table in LaTeX, for the booktabs package; everything in it is escaped."""
+    lines = [
+        "% Needs \\usepackage{booktabs}.",
+        "\\begin{table}",
+        "\\centering",
+        "\\small",
+        f"\\caption{{{escape_latex(caption)}}}",
+        f"\\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
+        "\\toprule",
+        _latex_line(columns),
+        "\\midrule",
+        *map(_latex_line, rows),
+        "\\bottomrule",
+        "\\end{tabular}",
+        "\\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_line(cells: Sequence[str]) -> str:
+    return " & ".join(escape_latex(cell) for cell in cells) + " \\\\"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "%": r"\%",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "−": r"$-$",
+    "–": "--",
+    MISSING: "---",
+}
+
+
+def escape_latex(text: str) -> str:
+    """A text as LaTeX shows it, character by character."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
 def describe_method(record: RunRecord) -> str:
     """The method in a few words: `lora r=8 (query, value), native head`."""
     options = record.plan.get("method", record.config["method"])

@@ -101,23 +101,32 @@ def run_compare(
         BusyError: Another process writes to the folder.
         StoppedError: A signal asked for a stop; the state was saved.
     """
-    rows = _settle(base, request)
-    base = without_method(base)
-    config = load_config(*base)
-    check_trackers(config)
+    rows = settle_rows(base, request)
+    config = load_config(*without_method(base))
     layout = CompareLayout(out)
     check_compare_folder(layout, resume=resume, overwrite=overwrite)
     on_event = each_once(on_event)
-    prepared, rates = _prepare(base, rows, request.rate_trials, on_event)
-    check_baselines([row.kind for row in rows], prepared.data.task)
-    descriptions = settle_descriptions(prepared.data.labels.names, request.descriptions)
+    prepared, rates, descriptions = prepare_rows(base, rows, request, on_event)
+    base = without_method(base)
     with RunLock(layout.lock), stop_on_signals() as stop:
         record = open_compare(layout, new_record(config, plain_request(request, rows), request.reference or rows[0].name, prepared), resume=resume)
         return _Compare(layout, record, base, request, rows, prepared, stop, on_event, ledger or out.parent).run(rates, descriptions)
 
 
-def _settle(base: Sequence[Mapping[str, Any]], request: CompareRequest) -> list[AskedRow]:
-    """Check what needs no data; the rows, those that are always there included."""
+def settle_rows(base: Sequence[Mapping[str, Any]], request: CompareRequest) -> list[AskedRow]:
+    """Check what needs no data.
+
+    Args:
+        base: Layers of settings, with options of methods.
+        request: What is compared.
+
+    Returns:
+        The rows, those that are always there included.
+
+    Raises:
+        ConfigError: Names, counts or settings are not usable.
+    """
+    check_trackers(load_config(*without_method(base)))
     rows = asked_rows(request.methods, base)
     for flag, value in (("--seeds", request.seeds), ("--rate-trials", request.rate_trials)):
         if value < 1:
@@ -138,8 +147,25 @@ def plain_request(request: CompareRequest, rows: Sequence[AskedRow]) -> dict[str
     return {**dataclasses.asdict(request), "methods": {row.name: row.assignment for row in rows}}
 
 
-def _prepare(base: Sequence[Mapping[str, Any]], rows: Sequence[AskedRow], rate_trials: int, on_event: EventSink) -> tuple[Prepared, dict[str, list[float]]]:
-    """Data and encoder, checked once, and the rates to try for each row; methods that do not fit the budget are reported together."""
+def prepare_rows(
+    base: Sequence[Mapping[str, Any]], rows: Sequence[AskedRow], request: CompareRequest, on_event: EventSink
+) -> tuple[Prepared, dict[str, list[float]], tuple[str, ...]]:
+    """Check what needs the data and the encoder.
+
+    Args:
+        base: Layers of settings below all rows.
+        rows: As they were settled.
+        request: What is compared.
+        on_event: Receives notes and progress.
+
+    Returns:
+        Data and encoder, ready; the learning rates to try for each row; a description of each class.
+
+    Raises:
+        BudgetError: Methods that do not fit, reported together.
+        LorabelError: Whatever else is wrong with settings, data or encoder.
+    """
+    base = without_method(base)
     prepared: Prepared | None = None
     rates: dict[str, list[float]] = {}
     faults = []
@@ -153,11 +179,12 @@ def _prepare(base: Sequence[Mapping[str, Any]], rows: Sequence[AskedRow], rate_t
             faults.append(f"{row.name}: {error}")
             continue
         prepared = prepared or one
-        rates[row.name] = spread_rates(one.method.learning_rate_for(len(one.head.layers)), rate_trials)
+        rates[row.name] = spread_rates(one.method.learning_rate_for(len(one.head.layers)), request.rate_trials)
     if faults:
         raise BudgetError("\n".join(faults))
     assert prepared is not None, "a comparison without methods was refused before"
-    return prepared, rates
+    check_baselines([row.kind for row in rows], prepared.data.task)
+    return prepared, rates, settle_descriptions(prepared.data.labels.names, request.descriptions)
 
 
 def spread_rates(default: float, trials: int) -> list[float]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lorabel.artifacts.compares import CompareRecord
 from lorabel.artifacts.lock import RunLock
 from lorabel.artifacts.sizes import SizeRow, SizesLayout, SizesRecord, read_sizes, write_sizes
 from lorabel.artifacts.store import write_text
@@ -21,13 +22,18 @@ from lorabel.config import load_config
 from lorabel.data.load import load_data
 from lorabel.errors import ConfigError
 from lorabel.events import EventSink, Note, ignore
-from lorabel.reports.sizes import draw_sizes_figures, sizes_csv, sizes_markdown
-from lorabel.workflows.compare import CompareRequest, plain_request, run_compare
-from lorabel.workflows.compare_methods import asked_rows, without_method
+from lorabel.reports.html import pictures, template
+from lorabel.reports.sizes_figures import draw_sizes_figures
+from lorabel.reports.sizes_tables import COLUMNS, size_notes, size_rows, sizes_caption, sizes_csv, sizes_latex, sizes_markdown
+from lorabel.workflows.compare import CompareRequest, plain_request, prepare_rows, run_compare, settle_rows
+from lorabel.workflows.compare_methods import without_method
 from lorabel.workflows.figure_files import write_figures
 from lorabel.workflows.out_folder import check_out_folder, clear_folder
+from lorabel.workflows.size_points import size_points
 
 DRAWS = 10
+# What the comparisons of all sizes have in common; openings of the test split grow.
+_SHARED = ("encoder", "judged", "rows_judged", "reference", "compared_by", "compared_name", "test_openings")
 
 
 @dataclass(frozen=True)
@@ -106,34 +112,46 @@ def run_sizes(
     config = load_config(*without_method(base))
     if any(value is not None for value in (config.data.fraction_percent, config.data.shots)):
         raise ConfigError("data.fraction_percent, data.shots: set beside --fractions or --shots, got both; expected one. Leave the settings out.")
+    rows_asked = settle_rows(base, request)
     layout = SizesLayout(out)
     exists = check_out_folder(out, layout.lock, resume=resume, overwrite=overwrite)
     if (resume or exists) and not layout.record.exists():
         flag = "--resume" if resume else "--overwrite"
         raise ConfigError(f"{flag}: no comparison by size is here, got {str(out)!r}; expected a folder with {layout.record.name}. It is left alone.")
+    if not resume:
+        # What is wrong with data, encoder or budget is said before anything is written; each comparison will say what it found.
+        prepare_rows([*base, wanted[0].settings], rows_asked, request, ignore)
     with RunLock(layout.lock):
-        plain = {**_plain(sizes), "rows": plain_request(request, asked_rows(request.methods, base)), "base": config.model_dump(mode="json")}
-        record = _open(layout, SizesRecord(status="running", request=plain), resume=resume)
+        plain = {**_plain(sizes), "rows": plain_request(request, rows_asked), "base": config.model_dump(mode="json")}
+        record = _open(layout, SizesRecord(status="running", request=plain, source=str(config.data.source)), resume=resume)
         rows: list[SizeRow] = []
         for place, size in enumerate(wanted):
             on_event(Note(f"Size {place + 1} of {len(wanted)}: {size.name}."))
-            own, folder = [*base, size.settings], layout.comparison(size.name)
-            # A kill can leave a folder without a record; nothing in it was finished.
-            begun = (folder / "compare.json").exists()
-            if folder.exists() and not begun:
-                shutil.rmtree(folder)
-            one = run_compare(own, request, folder, resume=begun, ledger=out.parent, on_event=on_event).record
-            train_rows = len(load_data(load_config(*own).data).splits["train"])
-            if size.protocol == "shots" and train_rows < size.size * len(one.labels):
-                on_event(Note(f"Not every class has {size.size:g} rows: {size.name} is {train_rows:,} rows in all.", is_warning=True))
-            facts = {"protocol": size.protocol, "size": size.size, "draw": size.draw, "train_rows": train_rows, "folder": str(folder.relative_to(out))}
-            rows += [SizeRow(**row.model_dump(), **facts) for row in one.rows]
-            record = record.model_copy(update={"rows": list(rows), "judged": one.judged, "test_openings": one.test_openings})
+            one, found = _compare_at(size, base, request, layout, on_event)
+            rows += found
+            record = record.model_copy(update={"rows": list(rows), **{name: getattr(one, name) for name in _SHARED}})
             write_sizes(layout.record, record)
-        record = record.model_copy(update={"status": "finished"})
+        record = record.model_copy(update={"status": "finished", "points": size_points(record, out)})
         write_sizes(layout.record, record)
-        _write_report(layout, record)
+        write_sizes_report(layout, record)
     return SizesResult(out, record)
+
+
+def _compare_at(
+    size: _Size, base: Sequence[Mapping[str, Any]], request: CompareRequest, layout: SizesLayout, on_event: EventSink
+) -> tuple[CompareRecord, list[SizeRow]]:
+    """The comparison at one size, gone on with where it was begun, and its rows."""
+    own, folder = [*base, size.settings], layout.comparison(size.name)
+    # A kill can leave a folder without a record; nothing in it was finished.
+    begun = (folder / "compare.json").exists()
+    if folder.exists() and not begun:
+        shutil.rmtree(folder)
+    found = run_compare(own, request, folder, resume=begun, ledger=layout.root.parent, on_event=on_event).record
+    train_rows = len(load_data(load_config(*without_method(own)).data).splits["train"])
+    if size.protocol == "shots" and train_rows < size.size * len(found.labels):
+        on_event(Note(f"Not every class has {size.size:g} rows: {size.name} is {train_rows:,} rows in all.", is_warning=True))
+    facts = {"protocol": size.protocol, "size": size.size, "draw": size.draw, "train_rows": train_rows, "folder": str(folder.relative_to(layout.root))}
+    return found, [SizeRow(**row.model_dump(), **facts) for row in found.rows]
 
 
 def _wanted(sizes: SizesRequest) -> list[_Size]:
@@ -174,7 +192,23 @@ def _open(layout: SizesLayout, fresh: SizesRecord, *, resume: bool) -> SizesReco
     return fresh
 
 
-def _write_report(layout: SizesLayout, record: SizesRecord) -> None:
-    write_text(layout.table("csv"), sizes_csv(record))
-    write_text(layout.table("md"), sizes_markdown(record))
-    write_figures(layout.figures, draw_sizes_figures(record))
+def write_sizes_report(layout: SizesLayout, record: SizesRecord) -> None:
+    """Write tables, figures and report into the folder.
+
+    Args:
+        layout: Of the folder.
+        record: Finished.
+    """
+    for kind, text in (("csv", sizes_csv(record)), ("md", sizes_markdown(record)), ("tex", sizes_latex(record))):
+        write_text(layout.table(kind), text)
+    drawn = write_figures(layout.figures, draw_sizes_figures(record))
+    page = template("sizes.html.j2").render(
+        name=layout.root.resolve().name,
+        record=record,
+        columns=COLUMNS,
+        rows=size_rows(record),
+        caption=sizes_caption(record),
+        notes=size_notes(record),
+        figures=pictures(drawn),
+    )
+    write_text(layout.report, page)

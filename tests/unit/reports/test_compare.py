@@ -22,8 +22,9 @@ from lorabel.artifacts.compares import (
 from lorabel.errors import ArtifactError
 from lorabel.evaluation import ReliabilityBin
 from lorabel.reports.compare_figures import draw_compare_figures
-from lorabel.reports.compare_tables import COLUMNS, as_csv, as_latex, as_markdown, as_text, caption, compare_rows, escape_latex
+from lorabel.reports.compare_tables import COLUMNS, LATEX_COLUMNS, as_csv, as_latex, as_markdown, as_text, caption, compare_rows
 from lorabel.reports.figures import png_bytes, svg_bytes
+from lorabel.reports.tables import escape_latex
 from lorabel.workflows.compare_report import write_compare_report
 
 
@@ -127,7 +128,9 @@ def test_latex_is_escaped(record):
     assert "a\\_b|c & 0 &" in text
     assert "$-$0.50 ($-$1.20 to +0.20)" in text
     assert "\\textless{} 0.001" in text
-    assert all(line.count(" & ") == len(COLUMNS) - 1 for line in text.splitlines() if line.endswith("\\\\"))
+    assert "1,000 MB" not in text
+    assert "Memory" not in text
+    assert all(line.count(" & ") == len(LATEX_COLUMNS) - 1 for line in text.splitlines() if line.endswith("\\\\"))
     assert escape_latex("50%_{a}&$#~^\\") == r"50\%\_\{a\}\&\$\#\textasciitilde{}\textasciicircum{}\textbackslash{}"
 
 

@@ -1,0 +1,120 @@
+"""Scores by size of the training split: one line per protocol, size and row, the same in the terminal, in Markdown, LaTeX and HTML, and as numbers in CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from lorabel.artifacts.compares import Interval
+from lorabel.artifacts.sizes import SizePoint, SizesRecord
+from lorabel.reports.compare_tables import p_value, shown_difference, with_deviation
+from lorabel.reports.tables import MISSING, latex_table, markdown_table, text_table
+
+COLUMNS = ("size", "training rows", "row", "draws", "accuracy, %", "95 % interval", "macro-F1, %", "difference", "p")
+
+
+def size_rows(record: SizesRecord) -> list[list[str]]:
+    """One row of text per point, in the order of `COLUMNS`.
+
+    Args:
+        record: Of the sizes.
+    """
+    return [_cells(point, record) for point in record.points]
+
+
+def _cells(point: SizePoint, record: SizesRecord) -> list[str]:
+    size = f"{point.size:g} %" if point.protocol == "fraction" else f"{point.size:g} per class"
+    draws = str(point.draws) if point.draws == point.drawn else f"{point.draws} of {point.drawn}"
+    start = [size, f"{point.train_rows:,}", point.method, draws]
+    if point.accuracy is None or point.macro_f1 is None:
+        return [*start, *[MISSING] * (len(COLUMNS) - len(start))]
+    times = point.draws if point.drawn > 1 else point.seeds
+    return [
+        *start,
+        with_deviation(point.accuracy, times),
+        f"{100 * point.accuracy.low:.2f}–{100 * point.accuracy.high:.2f}",
+        with_deviation(point.macro_f1, times),
+        shown_difference(point.difference, is_reference=point.method == record.reference),
+        p_value(point.p_value),
+    ]
+
+
+def sizes_caption(record: SizesRecord) -> str:
+    """What the table shows."""
+    lean = " It also chose checkpoints and learning rates, so these scores lean to the high side." if record.judged == "validation" else ""
+    tests = (
+        ""
+        if len({row.method for row in record.rows}) < 2
+        else (
+            f" Differences in {record.compared_name}, in points, and p-values are to {record.reference} at the same size: of one draw as the comparison tested them, "
+            "of several by paired bootstrap over draws and rows; Holm's correction over the rows of a size."
+        )
+    )
+    return (
+        f"Scores on the {record.judged} split ({record.rows_judged:,} rows), encoder {record.encoder}.{lean} Smaller shares lie within larger ones, and so do shots of one "
+        "draw. ± is the standard deviation over draws, of one draw over seeds; 95 % bootstrap intervals over the same and over rows."
+        f"{tests}{_about_heads(record)}"
+    )
+
+
+def _about_heads(record: SizesRecord) -> str:
+    """Which heads stand at which sizes, where they are not all one: what is left open may be settled by the number of rows."""
+    rows: dict[tuple[str, str], list[int]] = {}
+    for row in record.rows:
+        if "head" in row.settings:
+            rows.setdefault((row.settings["head"]["kind"], row.settings["head"]["pooling"]), []).append(row.train_rows)
+    if len(rows) < 2:
+        return ""
+    said = []
+    for (kind, pooling), of in rows.items():
+        span = f"{min(of):,}" if min(of) == max(of) else f"{min(of):,} to {max(of):,}"
+        said.append(f"{kind} on {'all tokens' if pooling == 'mean' else 'the first token'} with {span} rows")
+    return f" Heads differ: {', '.join(said)}."
+
+
+def size_notes(record: SizesRecord) -> list[str]:
+    """What is wrong with single rows, a sentence each: those that failed, and seeds whose outcome is no classifier."""
+    places = [(row, f"{row.folder.rpartition('/')[2]}, {row.method}") for row in record.rows]
+    failed = [f"{place} {row.status}: {row.reason}" for row, place in places if row.reason is not None]
+    return failed + [f"{place}, {alarm}" for row, place in places for alarm in row.alarms]
+
+
+def sizes_markdown(record: SizesRecord) -> str:
+    """The table in Markdown with its caption."""
+    return f"{markdown_table(COLUMNS, size_rows(record))}\n{_below(record)}\n"
+
+
+def sizes_text(record: SizesRecord) -> str:
+    """The table in columns of equal width, with its caption."""
+    return f"{text_table(COLUMNS, size_rows(record))}\n{_below(record)}\n"
+
+
+def sizes_latex(record: SizesRecord) -> str:
+    """The table in LaTeX, for the booktabs package."""
+    return latex_table(COLUMNS, size_rows(record), " ".join([sizes_caption(record), *size_notes(record)]))
+
+
+def _below(record: SizesRecord) -> str:
+    """The caption, and a line for each note."""
+    return "\n".join([sizes_caption(record), *size_notes(record)])
+
+
+def sizes_csv(record: SizesRecord) -> str:
+    """Numbers without units or rounding, one line per size, draw and row; what is missing is empty. Differences and p-values are of the single draw."""
+    names = ["protocol", "size", "draw", "train_rows", "row", "status", "seeds", "learning_rate"]
+    for score in ("accuracy", "macro_f1"):
+        names += [f"{score}{part}" for part in ("", "_low", "_high", "_deviation")]
+    sheet = io.StringIO()
+    writer = csv.writer(sheet)
+    writer.writerow([*names, "difference", "difference_low", "difference_high", "p_value", "raw_p_value"])
+    for row in record.rows:
+        scores = row.test if record.judged == "test" else row.validation
+        values = [value for score in (None if scores is None else scores.accuracy, None if scores is None else scores.macro_f1) for value in _numbers(score)]
+        gap = [None] * 3 if row.difference is None else [row.difference.mean, row.difference.low, row.difference.high]
+        start = [row.protocol, row.size, row.draw, row.train_rows, row.method, row.status, row.seeds, row.settings.get("learning_rate")]
+        writer.writerow([*start, *values, *gap, row.p_value, row.raw_p_value])
+    return sheet.getvalue()
+
+
+def _numbers(score: Interval | None) -> list[float | None]:
+    return [None] * 4 if score is None else [score.mean, score.low, score.high, score.deviation]
