@@ -14,7 +14,7 @@ from lorabel.data.types import LabelArray, LabelMap, TaskKind, class_ids, indica
 from lorabel.errors import ConfigError, DataError
 from lorabel.inference.answers import given_labels
 from lorabel.metrics.ece import Bin, error_of_bins, label_bins, reliability_bins
-from lorabel.metrics.multi_label import f1_of_counts, is_exact, label_counts, ranking_precision, share
+from lorabel.metrics.multi_label import f1_of_counts, is_exact, label_counts, ranking_precisions, share
 from lorabel.metrics.proper import brier, log_loss
 from lorabel.stats import confusion_intervals, row_intervals
 
@@ -177,13 +177,18 @@ def _evaluate_labels(y_true: NDArray[np.uint8], y_pred: NDArray[np.uint8], y_pro
     hits, given, actual = label_counts(y_true, y_pred)
     precision, recall, f1 = share(hits, given), share(hits, actual), f1_of_counts(hits, given, actual)
     bins = label_bins(y_true, y_prob)
-    exact = is_exact(y_true, y_pred)
+    exact, ranked = is_exact(y_true, y_pred), ranking_precisions(y_true, y_prob)
 
     def resampled(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         # (S, N) times (N, C): how often each label is right, given and true in each resample.
         of_labels = [weights @ one.astype(np.float64) for one in (y_true & y_pred, y_pred, y_true)]
         micro = f1_of_counts(*(one.sum(axis=1) for one in of_labels))
-        return {"accuracy": weights @ exact / len(exact), "macro_f1": f1_of_counts(*of_labels).mean(axis=1), "micro_f1": micro}
+        return {
+            "accuracy": weights @ exact / len(exact),
+            "macro_f1": f1_of_counts(*of_labels).mean(axis=1),
+            "micro_f1": micro,
+            "lrap": weights @ ranked / len(ranked),
+        }
 
     return EvalResult(
         n=len(y_true),
@@ -191,7 +196,7 @@ def _evaluate_labels(y_true: NDArray[np.uint8], y_pred: NDArray[np.uint8], y_pro
         accuracy=float(exact.mean()),
         macro_f1=float(f1.mean()),
         micro_f1=float(f1_of_counts(hits.sum(), given.sum(), actual.sum())),
-        lrap=ranking_precision(y_true, y_prob),
+        lrap=float(ranked.mean()),
         loss=mean_loss(y_true, y_prob),
         log_loss=mean_loss(y_true, y_prob, np.finfo(np.float64).eps),
         brier=float(((y_prob - y_true) ** 2).sum(axis=1).mean()),

@@ -60,14 +60,14 @@ def test_draws_are_put_together_and_tested_against_the_reference(base, tmp_path)
     ]
     once, drawn = record.points[0], record.points[6]
     alone = record.rows[0]
-    assert (once.accuracy, once.macro_f1, once.draws, once.seeds) == (alone.validation.accuracy, alone.validation.macro_f1, 1, 2)
+    assert (once.scores, once.draws, once.seeds) == (alone.validation, 1, 2)
     draws = [row.validation.accuracy.mean for row in record.rows if row.protocol == "shots" and row.method == "head_only"]
     assert len(draws) == drawn.draws == drawn.drawn == 2
-    assert drawn.accuracy.mean == pytest.approx(sum(draws) / 2)
-    assert drawn.accuracy.deviation == pytest.approx(abs(draws[0] - draws[1]) / 2**0.5)
+    assert drawn.scores.accuracy.mean == pytest.approx(sum(draws) / 2)
+    assert drawn.scores.accuracy.deviation == pytest.approx(abs(draws[0] - draws[1]) / 2**0.5)
     assert (drawn.difference, drawn.p_value, record.reference) == (None, None, "head_only")
     other = record.points[7]
-    assert other.difference.mean == pytest.approx(other.accuracy.mean - drawn.accuracy.mean)
+    assert other.difference.mean == pytest.approx(other.scores.accuracy.mean - drawn.scores.accuracy.mean)
     assert other.difference.low <= other.difference.mean <= other.difference.high
     assert other.raw_p_value <= other.p_value
     # The comparison of a single draw tested its rows itself.
@@ -88,8 +88,8 @@ def test_draws_that_failed_are_left_out_of_both(base, tmp_path):
     assert other.difference.mean == pytest.approx(sum(gaps) / 2)
     none = [row if row.method != "head_only" else row.model_copy(update={"status": "failed", "validation": None}) for row in record.rows]
     reference, other, _ = size_points(record.model_copy(update={"rows": none}), root)
-    assert (reference.draws, reference.accuracy, other.difference, other.p_value) == (0, None, None, None)
-    assert other.accuracy is not None
+    assert (reference.draws, reference.scores, other.difference, other.p_value) == (0, None, None, None)
+    assert other.scores is not None
 
 
 def test_killed_and_resumed_gives_the_same_record(base, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from lorabel.inference.answers import AnswerRule
 from lorabel.losses.cross_entropy import CrossEntropy
 from lorabel.losses.focal import Focal
 from lorabel.losses.weights import positive_weights
+from lorabel.metrics.multi_label import ranking_precisions
 from lorabel.stats import row_intervals
 from lorabel.thresholds import best_threshold, fit_thresholds
 from lorabel.workflows.building import build_loss
@@ -106,6 +107,19 @@ def test_the_temperature_is_the_likeliest():
     assert all(loss(fitted.temperature * factor) > loss(fitted.temperature) for factor in (0.97, 1.03))
     assert "answered right" in fit_temperature(labels, np.where(labels, 3.0, -3.0)).note
     assert "alike" in fit_temperature(labels, np.zeros_like(logits)).note
+
+
+def test_ranking_precision_of_each_row_is_the_librarys():
+    random = np.random.default_rng(0)
+    # Few values, so that there are ties; a row without labels, and one with all of them.
+    labels, found = random.integers(0, 2, (200, 5)).astype(np.uint8), random.integers(0, 4, (200, 5)) / 4
+    labels[0], labels[1] = 0, 1
+    rows = ranking_precisions(labels, found)
+    expected = [reference.label_ranking_average_precision_score(labels[i : i + 1], found[i : i + 1]) for i in range(200)]
+    assert rows.tolist() == pytest.approx(expected)
+    assert rows[:2].tolist() == [1.0, 1.0]
+    interval = evaluate_probabilities(labels, found, LabelMap(tuple("abcde"))).interval["lrap"]
+    assert interval[0] < rows.mean() < interval[1]
 
 
 def test_scores_are_the_librarys():

@@ -12,7 +12,7 @@ from lorabel.artifacts.store import write_json
 from lorabel.data.types import TaskKind, accuracy_name
 from lorabel.evaluation import ReliabilityBin
 
-COMPARE_VERSION = 1
+COMPARE_VERSION = 2
 
 
 Compared = Literal["accuracy", "macro_f1"]
@@ -35,11 +35,12 @@ class Interval(Plain):
 
 
 class SplitScores(Plain):
-    """Scores of one split; micro-F1 where texts have several labels (with one it is the accuracy)."""
+    """Scores of one split; micro-F1 (with one label per text it is the accuracy) and ranking precision (LRAP) where texts have several labels."""
 
     accuracy: Interval
     macro_f1: Interval
     micro_f1: Interval | None = None
+    lrap: Interval | None = None
 
 
 class Gap(Plain):
@@ -81,6 +82,7 @@ class CurvePoint(Plain):
 
     epoch: float
     accuracy: float
+    macro_f1: float
     loss: float | None
 
 

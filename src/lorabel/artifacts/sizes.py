@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lorabel.artifacts.compares import Compared, CompareRow, Gap, Interval
+from lorabel.artifacts.compares import Compared, CompareRow, Gap, SplitScores
 from lorabel.artifacts.records import Plain, read_versioned
 from lorabel.artifacts.store import write_json
+from lorabel.data.types import TaskKind
 
 SIZES_VERSION = 2
 
@@ -42,8 +43,7 @@ class SizePoint(Plain):
         draws: With scores.
         drawn: That were made, failed ones included.
         seeds: Of each draw.
-        accuracy: Mean over draws; None where all failed. Intervals and deviations of several draws are over draws and judged rows, of a single one over seeds and judged rows.
-        macro_f1: Likewise.
+        scores: Means over draws; None where all failed. Intervals and deviations of several draws are over draws and judged rows, of a single one over seeds and judged rows.
         difference: To the reference's compared score at this size, of the draws that both have.
         p_value: Of no difference, Holm's correction over the rows of this size: of one draw that of its comparison, of several a paired bootstrap over draws and judged rows.
         raw_p_value: Before the correction.
@@ -56,8 +56,7 @@ class SizePoint(Plain):
     draws: int
     drawn: int
     seeds: int
-    accuracy: Interval | None = None
-    macro_f1: Interval | None = None
+    scores: SplitScores | None = None
     difference: Gap | None = None
     p_value: float | None = None
     raw_p_value: float | None = None
@@ -71,6 +70,7 @@ class SizesRecord(Plain):
         request: Sizes, draws and rows asked for; compared on resume.
         source: Of the data.
         encoder: Its name.
+        task: One label per text, or several.
         judged: Split that scores are of; None until the first size is there.
         rows_judged: Its number of rows.
         reference: Row that the others are tested against.
@@ -86,6 +86,7 @@ class SizesRecord(Plain):
     request: dict[str, Any]
     source: str = ""
     encoder: str = ""
+    task: TaskKind = "single_label"
     judged: str | None = None
     rows_judged: int = 0
     reference: str = ""

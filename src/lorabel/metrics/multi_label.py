@@ -1,4 +1,4 @@
-"""Scores of multi-label answers: indicators of true and given labels in, counts and shares out; ranking by scikit-learn.
+"""Scores of multi-label answers: indicators of true and given labels in, counts and shares out.
 
 They are not in the registry, whose metrics take one class per row. Departure from the library: a label that is neither true nor given in any row has an F1 of 0, as it counts there
 with its default setting too, but without a warning.
@@ -37,11 +37,23 @@ def is_exact(y_true: Indicators, y_pred: Indicators) -> NDArray[np.bool_]:
     return np.asarray((y_true == y_pred).all(axis=1))
 
 
-def ranking_precision(y_true: Indicators, y_prob: NDArray[np.float64]) -> float:
-    """Label ranking average precision, in (0, 1]: of each true label, the share of true ones among those ranked at least as high.
+def ranking_precisions(y_true: Indicators, y_prob: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each row, the mean over its true labels of the share of true ones among those ranked at least as high, in (0, 1]; their mean is the label ranking average precision.
 
-    Source: Tsoumakas et al. 2010, "Mining Multi-label Data", section 7.1.2. A row without labels counts 1, as in the library.
+    Args:
+        y_true: (N, C).
+        y_prob: (N, C).
+
+    Returns:
+        (N,); 1 for a row without labels, or with all of them.
+
+    Source: Tsoumakas et al. 2010, "Mining Multi-label Data", section 7.1.2. scikit-learn's function of the name gives the mean alone.
     """
-    from sklearn.metrics import label_ranking_average_precision_score
+    from scipy.stats import rankdata
 
-    return float(label_ranking_average_precision_score(y_true, y_prob))
+    is_true = y_true.astype(bool)
+    among_all = rankdata(-y_prob, method="max", axis=1)
+    among_true = rankdata(np.where(is_true, -y_prob, np.inf), method="max", axis=1)
+    count = is_true.sum(axis=1)
+    precision = np.where(is_true, among_true / among_all, 0.0).sum(axis=1) / np.maximum(count, 1)
+    return np.asarray(np.where(count == 0, 1.0, precision))

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from lorabel.artifacts.compares import CompareRecord, CompareRow, CurvePoint, Interval
+from lorabel.artifacts.compares import Compared, CompareRecord, CompareRow, CurvePoint, Interval
 from lorabel.reports.figures import COLOURS, GREY, MANY_CLASSES, STYLE, epoch_axis, new_axes, parameters_axis, percent_axis, short
 
 _DOTS_PER_INCH = 150
@@ -76,8 +76,9 @@ def parameters_figure(record: CompareRecord) -> Figure:
 
 
 def curves_figure(record: CompareRecord) -> Figure:
-    """Validation accuracy over epochs: each seed thin, their mean bold."""
-    figure, axes = new_axes("Validation accuracy while training", "epoch", "percent", height=4.2)
+    """The compared score on the validation split over epochs: each seed thin, their mean bold."""
+    by = record.compared_by
+    figure, axes = new_axes(f"Validation {record.compared_name} while training", "epoch", "percent", height=4.2)
     for place, row in enumerate(record.rows):
         curves = [curve for curve in row.curves if curve]
         if not curves:
@@ -85,20 +86,20 @@ def curves_figure(record: CompareRecord) -> Figure:
         colour = COLOURS[place % len(COLOURS)]
         if len(curves) > 1:
             for curve in curves:
-                axes.plot(*_points(curve), color=colour, linewidth=0.8, alpha=0.35)
+                axes.plot(*_points(curve, by), color=colour, linewidth=0.8, alpha=0.35)
         # A seed that stopped early has fewer evaluations; the mean goes as far as all seeds do.
         shared = min(len(curve) for curve in curves)
-        mean = np.mean([[100 * point.accuracy for point in curve[:shared]] for curve in curves], axis=0)
-        epochs = [point.epoch for point in curves[0][:shared]]
-        axes.plot(epochs, mean, color=colour, linewidth=1.9, marker="o", markersize=4, label=short(row.method))
+        epochs, scores = zip(*(_points(curve[:shared], by) for curve in curves), strict=True)
+        axes.plot(epochs[0], np.mean(scores, axis=0), color=colour, linewidth=1.9, marker="o", markersize=4, label=short(row.method))
     epoch_axis(axes)
     percent_axis(axes)
     axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
-def _points(curve: Sequence[CurvePoint]) -> tuple[list[float], list[float]]:
-    return [point.epoch for point in curve], [100 * point.accuracy for point in curve]
+def _points(curve: Sequence[CurvePoint], score: Compared) -> tuple[list[float], list[float]]:
+    """Epochs, and a score in percent."""
+    return [point.epoch for point in curve], [100 * getattr(point, score) for point in curve]
 
 
 def _panels(figure: Figure, count: int, columns: int) -> list[Axes]:

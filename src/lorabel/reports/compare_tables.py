@@ -5,13 +5,18 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from itertools import compress
 
-from lorabel.artifacts.compares import CompareRecord, CompareRow, Gap, Interval, SplitScores
+from lorabel.artifacts.compares import Compared, CompareRecord, CompareRow, Gap, Interval, SplitScores
+from lorabel.data.types import TaskKind
 from lorabel.reports.tables import MISSING, duration, latex_table, markdown_table, megabytes, text_table
 
-COLUMNS = ("row", "trainable", "file", "seeds", "accuracy, %", "95 % interval", "macro-F1, %", "ECE, %", "difference", "p", "training", "samples/s", "memory")
-# Of a printed page, which is narrower than a screen; files, seeds, speed and memory are in the other forms.
-LATEX_COLUMNS = ("row", "trainable", "accuracy, %", "95 % interval", "macro-F1, %", "ECE, %", "difference", "p", "training")
+_BEFORE = ("row", "trainable", "file", "seeds")
+_AFTER = ("ECE, %", "difference", "p", "training", "samples/s", "memory")
+# A printed page is narrower than a screen; these are in the other forms.
+_NOT_PRINTED = frozenset({"file", "seeds", "samples/s", "memory"})
+# Of several labels per text; with one there are accuracy and macro-F1.
+_LABEL_SCORES = {"macro_f1": "macro-F1, %", "micro_f1": "micro-F1, %", "lrap": "LRAP, %", "accuracy": "exact, %"}
 _SCORES = tuple(SplitScores.model_fields)
 _TESTS = {
     "accuracy": "exact McNemar tests on the same rows, twice their mean over seeds",
@@ -21,8 +26,32 @@ _TESTS = {
 LEVEL = 0.05
 
 
+def scores_shown(task: TaskKind, compared_by: Compared) -> dict[str, str]:
+    """The scores that a table shows, the compared one, which has an interval, first.
+
+    Args:
+        task: One label per text, or several.
+        compared_by: The score that differences are of.
+
+    Returns:
+        Name of the score -> heading.
+    """
+    known = {"accuracy": "accuracy, %", "macro_f1": "macro-F1, %"} if task == "single_label" else _LABEL_SCORES
+    return {compared_by: known[compared_by], **known}
+
+
+def compare_columns(record: CompareRecord) -> list[str]:
+    """Headings of the table.
+
+    Args:
+        record: The comparison.
+    """
+    compared, *others = scores_shown(record.task, record.compared_by).values()
+    return [*_BEFORE, compared, "95 % interval", *others, *_AFTER]
+
+
 def compare_rows(record: CompareRecord) -> list[list[str]]:
-    """One row of text per row of the comparison, in the order of `COLUMNS`.
+    """One row of text per row of the comparison, in the order of `compare_columns`.
 
     Args:
         record: The comparison.
@@ -33,15 +62,13 @@ def compare_rows(record: CompareRecord) -> list[list[str]]:
 def _cells(record: CompareRecord, row: CompareRow) -> list[str]:
     scores = record.shown(row)
     if scores is None:
-        return [row.method, *[MISSING] * 3, row.status, *[MISSING] * (len(COLUMNS) - 5)]
+        return [row.method, *[MISSING] * 3, row.status, *[MISSING] * (len(compare_columns(record)) - 5)]
     return [
         row.method,
         MISSING if row.parameters is None else f"{row.parameters.trainable:,}",
         MISSING if row.bytes is None else megabytes(row.bytes),
         str(row.seeds),
-        with_deviation(scores.accuracy, row.seeds),
-        f"{100 * scores.accuracy.low:.2f}–{100 * scores.accuracy.high:.2f}",
-        with_deviation(scores.macro_f1, row.seeds),
+        *score_cells(scores, list(scores_shown(record.task, record.compared_by)), row.seeds),
         MISSING if row.ece is None else f"{100 * row.ece:.1f}",
         shown_difference(row.difference, is_reference=row.method == record.reference),
         p_value(row.p_value),
@@ -49,6 +76,19 @@ def _cells(record: CompareRecord, row: CompareRow) -> list[str]:
         MISSING if row.samples_per_second is None else f"{row.samples_per_second:,.0f}",
         MISSING if row.peak_memory_bytes is None else megabytes(row.peak_memory_bytes),
     ]
+
+
+def score_cells(scores: SplitScores, names: Sequence[str], times: int) -> list[str]:
+    """The first score, its interval, and the others.
+
+    Args:
+        scores: Of a row.
+        names: Of those to show.
+        times: How often the row was repeated.
+    """
+    first: Interval = getattr(scores, names[0])
+    interval = f"{100 * first.low:.2f}–{100 * first.high:.2f}"
+    return [with_deviation(first, times), interval, *(with_deviation(getattr(scores, name), times) for name in names[1:])]
 
 
 def with_deviation(score: Interval, times: int) -> str:
@@ -88,7 +128,8 @@ def caption(record: CompareRecord, *, is_printed: bool = False) -> str:
         parts.append("Memory is the largest of the process, with all seeds that were trained together and what it had loaded before.")
     if record.task == "multi_label":
         parts.append(
-            f"Texts have several labels: accuracy is the share of texts whose labels are all found exactly; {record.metric} chose rates and checkpoints."
+            "Texts have several labels. Exact: the share of texts whose labels are all found and no other (subset accuracy); LRAP: label ranking average precision; "
+            f"{record.metric.replace('_', '-')} chose rates and checkpoints."
         )
     heads = {row.method: row.settings["head"]["kind"] for row in record.rows if "head" in row.settings}
     if len(set(heads.values())) > 1:
@@ -122,19 +163,19 @@ def _below(record: CompareRecord) -> str:
 
 def as_text(record: CompareRecord) -> str:
     """The table in columns of equal width, and its caption."""
-    return f"{text_table(COLUMNS, compare_rows(record))}\n{_below(record)}\n"
+    return f"{text_table(compare_columns(record), compare_rows(record))}\n{_below(record)}\n"
 
 
 def as_markdown(record: CompareRecord) -> str:
     """The table in Markdown with its caption."""
-    return f"{markdown_table(COLUMNS, compare_rows(record))}\n{_below(record)}\n"
+    return f"{markdown_table(compare_columns(record), compare_rows(record))}\n{_below(record)}\n"
 
 
 def as_latex(record: CompareRecord) -> str:
     """The columns that a printed page has room for, in LaTeX."""
-    places = [COLUMNS.index(name) for name in LATEX_COLUMNS]
-    rows = [[cells[place] for place in places] for cells in compare_rows(record)]
-    return latex_table(LATEX_COLUMNS, rows, " ".join([caption(record, is_printed=True), *row_notes(record)]))
+    kept = [name not in _NOT_PRINTED for name in compare_columns(record)]
+    columns, *rows = (list(compress(cells, kept)) for cells in (compare_columns(record), *compare_rows(record)))
+    return latex_table(columns, rows, " ".join([caption(record, is_printed=True), *row_notes(record)]))
 
 
 def as_csv(record: CompareRecord) -> str:

@@ -18,7 +18,7 @@ _SIZES = {"fraction": "share of the training rows", "shots": "rows per class"}
 
 def draw_sizes_figures(record: SizesRecord) -> dict[str, Figure]:
     """A figure per protocol: file stem -> figure."""
-    points = [point for point in record.points if point.accuracy is not None]
+    points = [point for point in record.points if point.scores is not None]
     with mpl.rc_context(STYLE):
         return {one: _figure(record, one, [point for point in points if point.protocol == one]) for one in dict.fromkeys(point.protocol for point in points)}
 
@@ -32,7 +32,7 @@ def _figure(record: SizesRecord, protocol: str, points: Sequence[SizePoint]) -> 
         if not line:
             continue
         rows, colour = [point.train_rows for point in line], COLOURS[place % len(COLOURS)]
-        low, mean, high = 100 * np.array([_ends(getattr(point, record.compared_by)) for point in line], dtype=np.float64).T
+        low, mean, high = 100 * np.array([_ends(getattr(point.scores, record.compared_by)) for point in line], dtype=np.float64).T
         axes.fill_between(rows, low, high, color=colour, alpha=0.12, linewidth=0)
         axes.plot(rows, mean, color=colour, marker="o", linewidth=1.8, label=short(method))
     axes.set_xscale("log")

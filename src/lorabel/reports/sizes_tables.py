@@ -5,16 +5,28 @@ from __future__ import annotations
 import csv
 import io
 
-from lorabel.artifacts.compares import Interval
+from lorabel.artifacts.compares import Interval, SplitScores
 from lorabel.artifacts.sizes import SizePoint, SizesRecord
-from lorabel.reports.compare_tables import p_value, shown_difference, with_deviation
+from lorabel.reports.compare_tables import p_value, score_cells, scores_shown, shown_difference
 from lorabel.reports.tables import MISSING, latex_table, markdown_table, text_table
 
-COLUMNS = ("size", "training rows", "row", "draws", "accuracy, %", "95 % interval", "macro-F1, %", "difference", "p")
+_BEFORE = ("size", "training rows", "row", "draws")
+_AFTER = ("difference", "p")
+_SCORES = tuple(SplitScores.model_fields)
+
+
+def size_columns(record: SizesRecord) -> list[str]:
+    """Headings of the table.
+
+    Args:
+        record: Of the sizes.
+    """
+    compared, *others = scores_shown(record.task, record.compared_by).values()
+    return [*_BEFORE, compared, "95 % interval", *others, *_AFTER]
 
 
 def size_rows(record: SizesRecord) -> list[list[str]]:
-    """One row of text per point, in the order of `COLUMNS`.
+    """One row of text per point, in the order of `size_columns`.
 
     Args:
         record: Of the sizes.
@@ -26,14 +38,12 @@ def _cells(point: SizePoint, record: SizesRecord) -> list[str]:
     size = f"{point.size:g} %" if point.protocol == "fraction" else f"{point.size:g} per class"
     draws = str(point.draws) if point.draws == point.drawn else f"{point.draws} of {point.drawn}"
     start = [size, f"{point.train_rows:,}", point.method, draws]
-    if point.accuracy is None or point.macro_f1 is None:
-        return [*start, *[MISSING] * (len(COLUMNS) - len(start))]
+    if point.scores is None:
+        return [*start, *[MISSING] * (len(size_columns(record)) - len(start))]
     times = point.draws if point.drawn > 1 else point.seeds
     return [
         *start,
-        with_deviation(point.accuracy, times),
-        f"{100 * point.accuracy.low:.2f}–{100 * point.accuracy.high:.2f}",
-        with_deviation(point.macro_f1, times),
+        *score_cells(point.scores, list(scores_shown(record.task, record.compared_by)), times),
         shown_difference(point.difference, is_reference=point.method == record.reference),
         p_value(point.p_value),
     ]
@@ -81,17 +91,17 @@ def size_notes(record: SizesRecord) -> list[str]:
 
 def sizes_markdown(record: SizesRecord) -> str:
     """The table in Markdown with its caption."""
-    return f"{markdown_table(COLUMNS, size_rows(record))}\n{_below(record)}\n"
+    return f"{markdown_table(size_columns(record), size_rows(record))}\n{_below(record)}\n"
 
 
 def sizes_text(record: SizesRecord) -> str:
     """The table in columns of equal width, with its caption."""
-    return f"{text_table(COLUMNS, size_rows(record))}\n{_below(record)}\n"
+    return f"{text_table(size_columns(record), size_rows(record))}\n{_below(record)}\n"
 
 
 def sizes_latex(record: SizesRecord) -> str:
     """The table in LaTeX, for the booktabs package."""
-    return latex_table(COLUMNS, size_rows(record), " ".join([sizes_caption(record), *size_notes(record)]))
+    return latex_table(size_columns(record), size_rows(record), " ".join([sizes_caption(record), *size_notes(record)]))
 
 
 def _below(record: SizesRecord) -> str:
@@ -102,14 +112,14 @@ def _below(record: SizesRecord) -> str:
 def sizes_csv(record: SizesRecord) -> str:
     """Numbers without units or rounding, one line per size, draw and row; what is missing is empty. Differences and p-values are of the single draw."""
     names = ["protocol", "size", "draw", "train_rows", "row", "status", "seeds", "learning_rate"]
-    for score in ("accuracy", "macro_f1"):
+    for score in _SCORES:
         names += [f"{score}{part}" for part in ("", "_low", "_high", "_deviation")]
     sheet = io.StringIO()
     writer = csv.writer(sheet)
     writer.writerow([*names, "difference", "difference_low", "difference_high", "p_value", "raw_p_value"])
     for row in record.rows:
         scores = row.test if record.judged == "test" else row.validation
-        values = [value for score in (None if scores is None else scores.accuracy, None if scores is None else scores.macro_f1) for value in _numbers(score)]
+        values = [value for score in _SCORES for value in _numbers(None if scores is None else getattr(scores, score))]
         gap = [None] * 3 if row.difference is None else [row.difference.mean, row.difference.low, row.difference.high]
         start = [row.protocol, row.size, row.draw, row.train_rows, row.method, row.status, row.seeds, row.settings.get("learning_rate")]
         writer.writerow([*start, *values, *gap, row.p_value, row.raw_p_value])

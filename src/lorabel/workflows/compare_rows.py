@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lorabel.artifacts.compares import CompareRecord, CompareRow, CurvePoint, RateTrial, SplitScores, Trainable
+from lorabel.artifacts.compares import CompareRecord, CompareRow, CurvePoint, RateTrial, Trainable
 from lorabel.artifacts.history import read_history
 from lorabel.artifacts.layout import RunLayout
 from lorabel.artifacts.probabilities import read_probabilities
@@ -92,7 +92,7 @@ def source_of_baseline(name: str, layout: RunLayout) -> RowSource:
 
 def _curve(run: RunLayout) -> list[CurvePoint]:
     scored = [row for row in read_history(run.history) if row["kind"] == "evaluation"]
-    return [CurvePoint(epoch=row["epoch"], accuracy=row["accuracy"], loss=row["loss"]) for row in scored]
+    return [CurvePoint(epoch=row["epoch"], accuracy=row["accuracy"], macro_f1=row["macro_f1"], loss=row["loss"]) for row in scored]
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -121,7 +121,7 @@ def score_rows(sources: Sequence[RowSource], record: CompareRecord, root: Path) 
             files = [run.probabilities(split) for run in source.runs]
             scored = [read_probabilities(file) for file in files]
             found = score_answers([[one] for one in scored])
-            updates[split] = SplitScores(**{name: found.interval(name) for name in found.scores})
+            updates[split] = found.intervals()
             if split == record.judged:
                 answers[source.row.method] = found
                 updates["ece"] = _mean([calibration_error(one.labels, one.probabilities) for one in scored])

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lorabel.artifacts.compares import Gap, Interval
+from lorabel.artifacts.compares import Gap, Interval, SplitScores
 from lorabel.artifacts.probabilities import ScoredRows
 from lorabel.evaluation import accuracy_of, per_class_scores
-from lorabel.metrics.multi_label import f1_of_counts
+from lorabel.metrics.multi_label import f1_of_counts, ranking_precisions
 from lorabel.stats import group_means, mcnemar_exact, mean_and_spread, merged_p_value, resampled_means, resampled_scores
 
 
@@ -46,6 +46,10 @@ class RowAnswers:
         mean, deviation = mean_and_spread(self.scores[score].tolist())
         low, high = np.quantile(self.resampled[score], [0.025, 0.975])
         return Interval(mean=mean, low=float(low), high=float(high), deviation=deviation)
+
+    def intervals(self) -> SplitScores:
+        """All scores."""
+        return SplitScores(**{score: self.interval(score) for score in self.scores})
 
     def gap(self, against: RowAnswers, score: str) -> Gap:
         """A score less another row's, with its 95 % interval.
@@ -103,13 +107,14 @@ def _of_labels(groups: Sequence[int], scored: Sequence[ScoredRows]) -> RowAnswer
     truth, given = scored[0].labels.astype(np.float64), [one.answers.astype(np.float64) for one in scored]
     correct = np.stack([one.correct for one in scored])
     exact = correct.astype(np.float64)  # (S, N)
+    ranked = np.stack([ranking_precisions(one.labels.astype(np.uint8), one.probabilities) for one in scored])
     hits, guesses = np.stack([(truth * one).sum(axis=1) for one in given]), np.stack([one.sum(axis=1) for one in given])  # (S, N) each
 
     def weighted(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         actual = weights @ truth  # (C,)
         f1 = [f1_of_counts(weights @ (truth * one), weights @ one, actual).mean() for one in given]
         micro = f1_of_counts(hits @ weights, guesses @ weights, np.full(len(given), actual.sum()))
-        return {"accuracy": exact @ weights / weights.sum(), "macro_f1": np.array(f1), "micro_f1": micro}
+        return {"accuracy": exact @ weights / weights.sum(), "macro_f1": np.array(f1), "micro_f1": micro, "lrap": ranked @ weights / weights.sum()}
 
     def of_rows(rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
         return weighted(np.bincount(rows, minlength=len(truth)).astype(np.float64))

@@ -48,9 +48,7 @@ def _blank(rows: Sequence[SizeRow]) -> SizePoint:
 def _of_comparison(row: SizeRow, record: SizesRecord) -> SizePoint:
     """What the comparison of a single draw found."""
     scores = row.test if record.judged == "test" else row.validation
-    found = {} if scores is None else {"accuracy": scores.accuracy, "macro_f1": scores.macro_f1}
-    tested = {"difference": row.difference, "p_value": row.p_value, "raw_p_value": row.raw_p_value}
-    return _blank([row]).model_copy(update={**found, **tested})
+    return _blank([row]).model_copy(update={"scores": scores, "difference": row.difference, "p_value": row.p_value, "raw_p_value": row.raw_p_value})
 
 
 def _over_draws(methods: Mapping[str, Sequence[SizeRow]], record: SizesRecord, root: Path) -> list[SizePoint]:
@@ -65,9 +63,13 @@ def _over_draws(methods: Mapping[str, Sequence[SizeRow]], record: SizesRecord, r
     points = []
     for name, rows in methods.items():
         found = answers.get(name)
-        scores = {} if found is None else {score: found.interval(score) for score in ("accuracy", "macro_f1")}
-        tested = {"difference": gaps.get(name), "p_value": corrected.get(name), "raw_p_value": raw.get(name)}
-        points.append(_blank(rows).model_copy(update={**scores, **tested}))
+        updates = {
+            "scores": None if found is None else found.intervals(),
+            "difference": gaps.get(name),
+            "p_value": corrected.get(name),
+            "raw_p_value": raw.get(name),
+        }
+        points.append(_blank(rows).model_copy(update=updates))
     return points
 
 

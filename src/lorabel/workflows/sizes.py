@@ -24,7 +24,7 @@ from lorabel.errors import ConfigError
 from lorabel.events import EventSink, Note, ignore
 from lorabel.reports.html import pictures, template
 from lorabel.reports.sizes_figures import draw_sizes_figures
-from lorabel.reports.sizes_tables import COLUMNS, size_notes, size_rows, sizes_caption, sizes_csv, sizes_latex, sizes_markdown
+from lorabel.reports.sizes_tables import size_columns, size_notes, size_rows, sizes_caption, sizes_csv, sizes_latex, sizes_markdown
 from lorabel.workflows.compare import CompareRequest, plain_request, prepare_rows, run_compare, settle_rows
 from lorabel.workflows.compare_methods import without_method
 from lorabel.workflows.figure_files import write_figures
@@ -33,7 +33,7 @@ from lorabel.workflows.size_points import size_points
 
 DRAWS = 10
 # What the comparisons of all sizes have in common; openings of the test split grow.
-_SHARED = ("encoder", "judged", "rows_judged", "reference", "compared_by", "compared_name", "test_openings")
+_SHARED = ("encoder", "task", "judged", "rows_judged", "reference", "compared_by", "compared_name", "test_openings")
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def write_sizes_report(layout: SizesLayout, record: SizesRecord) -> None:
     page = template("sizes.html.j2").render(
         name=layout.root.resolve().name,
         record=record,
-        columns=COLUMNS,
+        columns=size_columns(record),
         rows=size_rows(record),
         caption=sizes_caption(record),
         notes=size_notes(record),

@@ -22,7 +22,7 @@ from lorabel.artifacts.compares import (
 from lorabel.errors import ArtifactError
 from lorabel.evaluation import ReliabilityBin
 from lorabel.reports.compare_figures import draw_compare_figures
-from lorabel.reports.compare_tables import COLUMNS, LATEX_COLUMNS, as_csv, as_latex, as_markdown, as_text, caption, compare_rows
+from lorabel.reports.compare_tables import as_csv, as_latex, as_markdown, as_text, caption, compare_columns, compare_rows
 from lorabel.reports.figures import png_bytes, svg_bytes
 from lorabel.reports.tables import escape_latex
 from lorabel.workflows.compare_report import write_compare_report
@@ -42,7 +42,7 @@ def row(name, mean, trainable, **more):
         "samples_per_second": 47.3,
         "peak_memory_bytes": 10**9,
     }
-    curves = [[CurvePoint(epoch=turn + 1, accuracy=mean + 0.01 * (turn - 1), loss=0.5) for turn in range(3 - seed)] for seed in range(2)]
+    curves = [[CurvePoint(epoch=turn + 1, accuracy=mean + 0.01 * (turn - 1), macro_f1=mean - 0.1, loss=0.5) for turn in range(3 - seed)] for seed in range(2)]
     fields = {
         **known,
         "validation": scores(mean),
@@ -98,7 +98,7 @@ def test_rows_of_text(record):
     assert lora[5:] == ["87.50–91.50", "89.50 ± 0.50", "2.3", "−0.50 (−1.20 to +0.20)", "0.400", "75 s", "47", "1,000 MB"]
     assert (other[4], other[9]) == ("70.00", "< 0.001")
     assert broken[4] == "failed"
-    assert all(len(cells) == len(COLUMNS) for cells in compare_rows(record))
+    assert all(len(cells) == len(compare_columns(record)) for cells in compare_rows(record))
 
 
 def test_the_caption_says_what_was_done(record):
@@ -119,7 +119,7 @@ def test_text_lines_up(record):
 
 def test_markdown_escapes_bars(record):
     assert "| a_b\\|c | 0 |" in as_markdown(record)
-    assert as_markdown(record).splitlines()[0] == "| " + " | ".join(COLUMNS) + " |"
+    assert as_markdown(record).splitlines()[0] == "| " + " | ".join(compare_columns(record)) + " |"
 
 
 def test_latex_is_escaped(record):
@@ -130,7 +130,7 @@ def test_latex_is_escaped(record):
     assert "\\textless{} 0.001" in text
     assert "1,000 MB" not in text
     assert "Memory" not in text
-    assert all(line.count(" & ") == len(LATEX_COLUMNS) - 1 for line in text.splitlines() if line.endswith("\\\\"))
+    assert all(line.count(" & ") == 8 for line in text.splitlines() if line.endswith("\\\\"))
     assert escape_latex("50%_{a}&$#~^\\") == r"50\%\_\{a\}\&\$\#\textasciitilde{}\textasciicircum{}\textbackslash{}"
 
 
@@ -144,7 +144,7 @@ def test_csv_holds_whole_numbers(record):
 
 def test_no_mark_stands_above_one_hundred_percent(record):
     sure = SplitScores(accuracy=Interval(mean=1.0, low=1.0, high=1.0, deviation=0.0), macro_f1=Interval(mean=1.0, low=1.0, high=1.0, deviation=0.0))
-    curves = [[CurvePoint(epoch=turn + 1, accuracy=1.0, loss=0.0) for turn in range(3)]]
+    curves = [[CurvePoint(epoch=turn + 1, accuracy=1.0, macro_f1=1.0, loss=0.0) for turn in range(3)]]
     rows = [one.model_copy(update={"test": sure, "curves": curves}) for one in record.rows[:2]]
     figures = draw_compare_figures(record.model_copy(update={"rows": rows}))
     for name in ("parameters", "curves"):

@@ -8,7 +8,7 @@ import pytest
 from lorabel.artifacts.compares import Gap, Interval, SplitScores
 from lorabel.artifacts.sizes import SizePoint, SizeRow, SizesLayout, SizesRecord, read_sizes, write_sizes
 from lorabel.reports.sizes_figures import draw_sizes_figures
-from lorabel.reports.sizes_tables import COLUMNS, size_notes, size_rows, sizes_caption, sizes_csv, sizes_latex, sizes_markdown
+from lorabel.reports.sizes_tables import size_columns, size_notes, size_rows, sizes_caption, sizes_csv, sizes_latex, sizes_markdown
 from lorabel.workflows.sizes import write_sizes_report
 
 
@@ -24,7 +24,8 @@ def row(protocol, size, draw, accuracy, train_rows=6, **more):
 
 def point(protocol, size, accuracy, train_rows, method="toy", **more):
     facts = {"draws": 1, "drawn": 1, "seeds": 1, **more}
-    return SizePoint(protocol=protocol, size=size, method=method, train_rows=train_rows, accuracy=accuracy, macro_f1=accuracy, **facts)
+    scores = None if accuracy is None else SplitScores(accuracy=accuracy, macro_f1=accuracy)
+    return SizePoint(protocol=protocol, size=size, method=method, train_rows=train_rows, scores=scores, **facts)
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_rows_of_text(record):
     assert many == ["2 per class", "6", "toy", "2 of 3", "50.00 ± 10.00", "40.00–60.00", "50.00 ± 10.00", "reference", "—"]
     assert other[3:] == ["3", "40.00 ± 0.00", "30.00–50.00", "40.00 ± 0.00", "−10.00 (−20.00 to +1.00)", "< 0.001"]
     assert none == ["4 per class", "6", "other", "0 of 3", *["—"] * 5]
-    assert {len(cells) for cells in size_rows(record)} == {len(COLUMNS)}
+    assert {len(cells) for cells in size_rows(record)} == {len(size_columns(record))}
 
 
 def test_the_deviation_of_one_draw_is_over_seeds(record):
@@ -68,11 +69,11 @@ def test_the_caption_and_notes_say_what_was_done(record):
 
 def test_forms_of_the_table(record):
     text = sizes_markdown(record)
-    assert text.splitlines()[0] == "| " + " | ".join(COLUMNS) + " |"
+    assert text.splitlines()[0] == "| " + " | ".join(size_columns(record)) + " |"
     assert "shots-2-01, toy failed" in text
     latex = sizes_latex(record)
     assert "$-$10.00 ($-$20.00 to +1.00) & \\textless{} 0.001 \\\\" in latex
-    assert all(line.count(" & ") == len(COLUMNS) - 1 for line in latex.splitlines() if line.endswith("\\\\"))
+    assert all(line.count(" & ") == len(size_columns(record)) - 1 for line in latex.splitlines() if line.endswith("\\\\"))
     lines = list(csv.DictReader(io.StringIO(sizes_csv(record))))
     assert [line["accuracy"] for line in lines] == ["0.7", "0.4", "", "0.6", "0.5"]
     assert (lines[4]["difference_low"], lines[4]["p_value"], lines[0]["p_value"]) == ("-0.2", "0.25", "")
@@ -82,7 +83,7 @@ def test_figures_show_the_compared_score(record):
     figures = draw_sizes_figures(record)
     assert list(figures) == ["fraction", "shots"]
     assert [line.get_label() for line in figures["shots"].axes[0].get_lines()] == ["toy", "other"]
-    by_f1 = record.points[0].model_copy(update={"macro_f1": interval(0.3)})
+    by_f1 = record.points[0].model_copy(update={"scores": SplitScores(accuracy=interval(0.7), macro_f1=interval(0.3))})
     labels = record.model_copy(update={"compared_by": "macro_f1", "compared_name": "macro-F1", "points": [by_f1]})
     axes = draw_sizes_figures(labels)["fraction"].axes[0]
     assert axes.get_lines()[0].get_ydata().tolist() == [pytest.approx(30)]
