@@ -290,5 +290,6 @@ def test_every_method_is_made_as_large_as_one_budget_allows(base, tmp_path):
     sizes = {row.method: row.parameters.trainable for row in record.rows if row.kind == "method"}
     assert len(sizes) == 7
     assert all(size <= 600 for name, size in sizes.items() if name != "full")
+    assert "Size: " in (tmp_path / "cmp" / "report.html").read_text()
     with pytest.raises(BudgetError, match="dora:rank=8: budget: too many"):
         run_compare([*base, {"budget": "600"}], CompareRequest(("lora", "dora:rank=8")), tmp_path / "given")

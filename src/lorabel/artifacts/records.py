@@ -97,7 +97,7 @@ class RunRecord(Plain):
     """The whole record.
 
     Attributes:
-        plan: Settled values: method with all its options, learning rate, epochs, steps, warm-up, precision, device, length limit.
+        plan: Settled values: method with all its options, reasons of what was chosen, learning rate, epochs, steps, warm-up, precision, device, length limit.
         data: Files with SHA-256, columns, rows, class counts, truncated rows, notes.
         task: One label per text, or several.
         calibration: None where it was turned off, and in records written before there was one.

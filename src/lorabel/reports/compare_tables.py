@@ -156,9 +156,18 @@ def row_notes(record: CompareRecord) -> list[str]:
     return failed + [f"{row.method}, {alarm}" for row in record.rows for alarm in row.alarms]
 
 
+def choices(record: CompareRecord) -> list[str]:
+    """Why settings that were left open are what they are, a sentence each, with the rows that it is said of."""
+    rows: dict[str, list[str]] = {}
+    for row in record.rows:
+        for reason in row.settings.get("reasons", []):
+            rows.setdefault(reason, []).append(row.method)
+    return [f"{', '.join(names)}. {reason}" for reason, names in rows.items()]
+
+
 def _below(record: CompareRecord) -> str:
-    """The caption, and a line for each note."""
-    return "\n".join([caption(record), *row_notes(record)])
+    """The caption, and a line for each choice and note."""
+    return "\n".join([caption(record), *choices(record), *row_notes(record)])
 
 
 def as_text(record: CompareRecord) -> str:

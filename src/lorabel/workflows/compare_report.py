@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from lorabel.artifacts.compares import CompareLayout, CompareRecord
 from lorabel.artifacts.store import write_text
 from lorabel.config import flatten
-from lorabel.reports.compare_tables import as_csv, as_latex, as_markdown, caption, compare_columns, compare_rows, row_notes
+from lorabel.reports.compare_tables import as_csv, as_latex, as_markdown, caption, choices, compare_columns, compare_rows, row_notes
 from lorabel.reports.html import pictures, template
 from lorabel.reports.tables import MISSING
 from lorabel.search.space import shown
@@ -35,6 +35,7 @@ def write_compare_report(layout: CompareLayout, record: CompareRecord, figures: 
         columns=compare_columns(record),
         rows=compare_rows(record),
         caption=caption(record),
+        choices=choices(record),
         notes=row_notes(record),
         verdicts=verdicts,
         figures=pictures(drawn),

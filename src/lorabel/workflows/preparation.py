@@ -48,6 +48,7 @@ class Prepared:
         head: The head.
         parameters: Counts, within the budget.
         budget: The limit.
+        reasons: Why each setting that was left open was settled as it was, a sentence each.
         compute: Device and precision.
         threads: CPU threads in use.
         tokenizer: Truncation and padding off.
@@ -65,6 +66,7 @@ class Prepared:
     head: HeadSpec
     parameters: Parameters
     budget: Budget
+    reasons: tuple[str, ...]
     compute: Compute
     threads: int
     tokenizer: Tokenizer
@@ -111,6 +113,7 @@ def prepare(config: RunConfig, on_event: EventSink) -> Prepared:
         head=choice.head,
         parameters=choice.parameters,
         budget=choice.budget,
+        reasons=choice.reasons,
         compute=compute,
         threads=threads,
         tokenizer=tokenizer,
@@ -258,7 +261,7 @@ def prepare_like(prepared: Prepared, config: RunConfig) -> Prepared:
         windows = window_rule(config.data, length)
         tables = _tokenised(prepared.data, tokenizer, length, windows, ignore, with_test="test" in prepared.tables)
         like = replace(like, max_length_tokens=length, windows=windows, tables=tables)
-    return replace(like, head=choice.head, parameters=choice.parameters, budget=choice.budget)
+    return replace(like, head=choice.head, parameters=choice.parameters, budget=choice.budget, reasons=choice.reasons)
 
 
 def _without_fold(section: Any) -> Any:

@@ -22,7 +22,7 @@ from lorabel.artifacts.compares import (
 from lorabel.errors import ArtifactError
 from lorabel.evaluation import ReliabilityBin
 from lorabel.reports.compare_figures import draw_compare_figures
-from lorabel.reports.compare_tables import as_csv, as_latex, as_markdown, as_text, caption, compare_columns, compare_rows
+from lorabel.reports.compare_tables import as_csv, as_latex, as_markdown, as_text, caption, choices, compare_columns, compare_rows
 from lorabel.reports.figures import png_bytes, svg_bytes
 from lorabel.reports.tables import escape_latex
 from lorabel.workflows.compare_report import write_compare_report
@@ -115,6 +115,14 @@ def test_text_lines_up(record):
     lines = as_text(record).splitlines()
     assert lines[0].index("trainable") + len("trainable") == lines[1].index("22,000,000") + len("22,000,000") == lines[2].index("333,316") + len("333,316")
     assert lines[5:] == ["", caption(record), "broken failed: not <finite>"]
+
+
+def test_choices_are_said_once_for_all_rows_that_share_them(record):
+    given = [["Head: linear, because."], ["Head: linear, because.", "Size: rank 4, because <small>."], [], []]
+    rows = [one.model_copy(update={"settings": {**one.settings, "reasons": reasons}}) for one, reasons in zip(record.rows, given, strict=True)]
+    made = record.model_copy(update={"rows": rows})
+    assert choices(made) == ["full, lora. Head: linear, because.", "lora. Size: rank 4, because <small>."]
+    assert as_text(made).splitlines()[7:9] == choices(made)
 
 
 def test_markdown_escapes_bars(record):
