@@ -25,9 +25,11 @@ from lorabel.events import EventSink, Progress, ignore
 
 _TEXTS_AT_ONCE = 4096
 KINDS = (
-    "exact_within", "exact_across", "near_within", "near_across", "conflicting_labels", "unseen_labels", "imbalance", "truncated", "odd_characters",
-    "empty_texts", "missing_labels", "unusable_rows",
+    "exact_within", "exact_across", "near_within", "near_across", "conflicting_labels", "unseen_labels", "single_class", "imbalance", "truncated",
+    "odd_characters", "empty_texts", "missing_labels", "unusable_rows",
 )  # fmt: skip
+# Of whole classes, no fault of their rows: what lists rows leaves them out.
+OF_CLASSES = ("single_class", "imbalance")
 LengthCheck = Callable[[AuditTable], NDArray[np.bool_]]
 
 
@@ -122,6 +124,7 @@ def examine(table: AuditTable, *, is_too_long: LengthCheck | None = None, on_eve
         "near_across": np.flatnonzero((near >= 0) & is_across),
         "conflicting_labels": present[conflicting_rows(scan.keys[present], table.labels[present])],
         "unseen_labels": _unseen(table),
+        "single_class": _alone(table),
         "imbalance": _imbalanced(table),
         "truncated": np.flatnonzero(is_too_long(table)) if is_too_long else np.zeros(0, dtype=np.int64),
         "odd_characters": np.flatnonzero(scan.odd),
@@ -178,6 +181,12 @@ def _unseen(table: AuditTable) -> NDArray[np.int64]:
     return np.flatnonzero(table.with_any(np.flatnonzero(_training_counts(table) == 0)))
 
 
+def _alone(table: AuditTable) -> NDArray[np.int64]:
+    """Training rows that have a label, where it is the same in all of them."""
+    labelled = (table.splits == 0) & table.with_any(np.arange(len(table.label_names)))
+    return np.flatnonzero(labelled) if np.count_nonzero(_training_counts(table)) == 1 else np.zeros(0, dtype=np.int64)
+
+
 def _imbalanced(table: AuditTable) -> NDArray[np.int64]:
     """Training rows of classes that are rare beside the largest one."""
     return np.flatnonzero((table.splits == 0) & table.with_any(rare_classes(_training_counts(table))))
@@ -200,6 +209,7 @@ def _messages(table: AuditTable, concerned: dict[str, NDArray[np.int64]], odd: N
         "near_across": f"{counted['near_across']} nearly the same as a row of an earlier split (at least {100 * LEAST_JACCARD:g} % of their five-grams shared).",
         "conflicting_labels": f"{conflicts:,} {'text occurs' if conflicts == 1 else 'texts occur'} with more than one label ({counted['conflicting_labels']}).",
         "unseen_labels": f"{counted['unseen_labels']} with a label that the training split lacks: {unseen}.",
+        "single_class": f"{counted['single_class']} for training, all with the same label: train refuses them; check the label column (--label-column).",
         "truncated": f"{counted['truncated']} longer than the encoder reads.",
         "odd_characters": f"{counted['odd_characters']} with odd characters: {kinds}.",
         "empty_texts": f"{counted['empty_texts']} without a text; train refuses them, or leaves them out with --drop-empty.",

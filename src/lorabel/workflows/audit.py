@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from lorabel.artifacts.store import write_chunks, write_json, write_text
 from lorabel.config import EncoderConfig, RunConfig
-from lorabel.data.audit import KINDS, Audit, examine
+from lorabel.data.audit import KINDS, OF_CLASSES, Audit, examine
 from lorabel.data.audit_table import AuditTable, read_audit_table
 from lorabel.errors import ConfigError, MissingExtraError
 from lorabel.events import EventSink, Note, ignore
@@ -194,12 +194,12 @@ def _write(result: AuditResult, table: AuditTable, out: Path) -> AuditResult:
 
 
 def _csv(audit: Audit, table: AuditTable) -> Iterator[bytes]:
-    """The rows concerned, kind by kind; a class that is rare is no fault of its rows, so imbalance lists none."""
+    """The rows concerned, kind by kind; how large classes are is no fault of their rows, so that lists none."""
     sheet = io.StringIO()
     writer = csv.writer(sheet)
     writer.writerow(["kind", "split", "file", "line", "label", "text", "other_split", "other_file", "other_line"])
     for kind in KINDS:
-        if kind == "imbalance":
+        if kind in OF_CLASSES:
             continue
         for number, row in enumerate(audit.concerned[kind]):
             other = int(audit.partners[row]) if kind.startswith(("exact", "near")) else -1
@@ -247,7 +247,7 @@ def _example(audit: Audit, table: AuditTable, kind: str, row: int) -> _Example:
 
 def _page(result: AuditResult, table: AuditTable) -> str:
     audit = result.audit
-    kinds = [finding for finding in audit.findings if finding.kind != "imbalance"]
+    kinds = [finding for finding in audit.findings if finding.kind not in OF_CLASSES]
     return template("audit.html.j2").render(
         source=result.source,
         audit=audit,

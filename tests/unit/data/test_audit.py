@@ -52,6 +52,15 @@ def test_conflicts_unseen_labels_and_rare_classes(tmp_path):
     assert found.classes == {"a": 22, "b": 1, "c": 1}
 
 
+def test_a_single_class_is_found(tmp_path):
+    found, _ = audit(write(tmp_path, train=[(f"text {i} of many", "a") for i in range(5)], test=[("new", "b")]))
+    by_kind = {finding.kind: finding for finding in found.findings}
+    assert by_kind["single_class"].rows == 5
+    assert by_kind["single_class"].message.startswith("5 rows for training, all with the same label")
+    two = audit(write(tmp_path, train=[("one text", "a"), ("another text", "b")], test=[("new", "b")]))[0]
+    assert "single_class" not in {finding.kind for finding in two.findings}
+
+
 def test_rows_that_train_refuses_are_findings(tmp_path):
     path = tmp_path / "x.jsonl"
     rows = [
