@@ -112,16 +112,19 @@ def write_table() -> None:
     summary = {name: {method: headline_score(name, cells[name, method]) for method in METHODS if (name, method) in cells} for name in SETS}
     text = "# Quality, embedded encoder, default recipe\n\nTest scores in percent; accuracy as mean ± deviation over seeds, 95 % bootstrap interval of a seed, macro-F1. "
     text += "GoEmotions has several labels per text: its accuracy is that of the whole set of labels. "
-    text += "Each method at its default rate, which was chosen on validation splits of TREC-6 and SST-2 ([rates](methods.md)); full fine-tuning with the encoder's dropout off.\n\n"
+    text += "Each method at its default rate, which was chosen on validation splits of TREC-6 and SST-2 ([rates](methods.md)); full fine-tuning with the encoder's dropout off. "
+    text += "Of lora the sites, ranks, B's rate and passes were chosen too ([recipe](recipe.md), [solver](budget_solver.md)); of the others the rate alone.\n\n"
     text += markdown(["method", "trainable", *SIX, "mean"], overview(cells, summary))
     text += "\nHeadline scores of the six sets (GoEmotions: macro-F1), of three seeds; in brackets: of so many.\n\n## All scores\n\n"
     rows = [score_row(name, method, found) for (name, method), found in cells.items()]
     text += markdown(["data", "method", "trainable", "seeds", "accuracy", "interval", "macro-F1"], rows)
     text += "\n## Minus full fine-tuning, the same seeds and test rows (paired bootstrap, points)\n\n"
-    differences = [difference_row(name, method, found, cells[name, "full"]) for (name, method), found in cells.items() if method != "full"]
-    text += markdown(["data", "method", "score", "seeds", "difference", "95 % interval", "p"], differences)
+    differences = {key: difference(found, cells[key[0], "full"]) for key, found in cells.items() if key[1] != "full"}
+    rows = [difference_row(name, method, *found) for (name, method), found in differences.items()]
+    text += markdown(["data", "method", "score", "seeds", "difference", "95 % interval", "p"], rows)
+    text += "\n" + verdict(differences) + "\n"
     for sets in (FIVE, SIX):
-        text += f"\nMean over {', '.join(sets)}: {means_over(sets, summary)}.\n"
+        text += f"\nMean over {', '.join(sets)}: {shown_means(sets, summary)}.\n"
     earlier = [f"{name}/{method}" for (name, method), found in cells.items() if not all(map(is_of_todays_default, found))]
     if earlier:
         text += f"\nRun with an earlier default recipe or rate, to be run again: {', '.join(earlier)}.\n"
@@ -146,11 +149,8 @@ def overview(cells: dict[tuple[str, str], list[dict]], summary: dict[str, dict[s
         sizes = {cell["trainable"] for name in SIX for cell in cells.get((name, method), []) if "trainable" in cell}
         return f"{min(sizes):,} to {max(sizes):,}" if sizes else "—"
 
-    def mean(method: str) -> str:
-        found = [summary[name][method] for name in SIX if method in summary[name]]
-        return f"{100 * np.mean(found):.2f}" if len(found) == len(SIX) else "—"
-
-    return [[method, trained(method), *(score(name, method) for name in SIX), mean(method)] for method in METHODS]
+    means = means_over(SIX, summary)
+    return [[method, trained(method), *(score(name, method) for name in SIX), f"{100 * means[method]:.2f}" if method in means else "—"] for method in METHODS]
 
 
 def headline_score(name: str, cells: list[dict]) -> float:
@@ -170,17 +170,38 @@ def score_row(name: str, method: str, cells: list[dict]) -> list[str]:
     return [name, method, trainable, str(len(cells)), f"{100 * mean:.2f} {spread}", f"{100 * low:.2f}–{100 * high:.2f}", f"{100 * f1:.2f}"]
 
 
-def difference_row(name: str, method: str, cells: list[dict], full: list[dict]) -> list[str]:
-    """A row of the second table, over the seeds that both have."""
+def difference(cells: list[dict], full: list[dict]) -> tuple[int, tuple[float, float, float, float]]:
+    """A method against full fine-tuning, over the seeds that both have: their number, and what `paired` finds."""
     seeds = min(len(cells), len(full))
-    mean, low, high, p_value = paired(cells[:seeds], full[:seeds])
+    return seeds, paired(cells[:seeds], full[:seeds])
+
+
+def verdict(differences: dict[tuple[str, str], tuple[int, tuple[float, float, float, float]]]) -> str:
+    """On which sets each method is worse by a point or more, and surely so: its whole interval lies below."""
+    methods = [method for method in METHODS if any(key[1] == method for key in differences)]
+    worse = {method: [name for name, one in differences if one == method and differences[name, one][1][2] < -0.01] for method in methods}
+    return (
+        "Worse than full fine-tuning by more than a point, the whole interval: "
+        + "; ".join(f"{method} on {', '.join(sets) or 'none'}" for method, sets in worse.items())
+        + "."
+    )
+
+
+def difference_row(name: str, method: str, seeds: int, found: tuple[float, float, float, float]) -> list[str]:
+    """A row of the second table."""
+    mean, low, high, p_value = found
     score = headline(name).replace("macro_f1", "macro-F1")
     return [name, method, score, str(seeds), f"{100 * mean:+.2f}", f"{100 * low:+.2f} … {100 * high:+.2f}", f"{p_value:.3f}"]
 
 
-def means_over(sets: tuple[str, ...], summary: dict[str, dict[str, float]]) -> str:
-    """Each method's mean headline score where it has all the sets, and its distance from full fine-tuning."""
-    means = {method: np.mean([summary[name][method] for name in sets]) for method in METHODS if all(method in summary[name] for name in sets)}
+def means_over(sets: tuple[str, ...], summary: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Each method's mean headline score, where it has all the sets."""
+    return {method: float(np.mean([summary[name][method] for name in sets])) for method in METHODS if all(method in summary[name] for name in sets)}
+
+
+def shown_means(sets: tuple[str, ...], summary: dict[str, dict[str, float]]) -> str:
+    """The same as text, with the distance from full fine-tuning."""
+    means = means_over(sets, summary)
     full = means.get("full", np.nan)
     return ", ".join(f"{method} {100 * mean:.2f}" + (f" ({100 * (mean - full):+.2f})" if method != "full" else "") for method, mean in means.items())
 
