@@ -1,4 +1,4 @@
-"""R-Drop and mix-up in training: a bank against a plain loop over single rows; how a step is cut and who shares the bank change nothing; off, no bit changes."""
+"""R-Drop, mix-up and the contrastive loss in training: a bank against a plain loop over single rows; how a step is cut and who shares the bank change nothing; off, no bit changes."""
 
 import dataclasses
 
@@ -11,6 +11,7 @@ from lorabel.config import LossConfig
 from lorabel.data.packing import plan_batches
 from lorabel.events import StepDone
 from lorabel.losses.base import make_regularisers
+from lorabel.losses.contrastive import Contrastive
 from lorabel.losses.cross_entropy import CrossEntropy
 from lorabel.losses.focal import Focal
 from lorabel.methods.base import make_method
@@ -25,15 +26,17 @@ from tests.contracts.test_bank_training import make_bank, member, run
 from tests.unit.training.test_loop import LABELS, LENGTHS, PLAN, ROWS, SETTINGS, TABLE, make_task
 from tests.unit.training.test_loop import run as run_alone
 
-ALPHAS = ((0.0, 0.0), (0.7, 0.0), (0.0, 0.6), (1.5, 1.0))
+ALPHAS = ((0.0, 0.0, 0.0), (0.7, 0.0, 0.0), (0.0, 0.6, 0.0), (1.5, 1.0, 0.0), (0.0, 0.0, 0.5), (0.7, 0.6, 0.8))
+# So that a step of 11 rows has several groups.
+GROUP = 4
 INDICATORS = np.random.default_rng(5).integers(0, 2, (len(LENGTHS), 3)).astype(np.uint8)
 
 
 def regularised(alphas):
-    return make_regularisers(LossConfig(r_drop_alpha=alphas[0], mixup_alpha=alphas[1]))
+    return make_regularisers(LossConfig(r_drop_alpha=alphas[0], mixup_alpha=alphas[1], contrastive_alpha=alphas[2], contrastive_temperature=0.5))
 
 
-# One step of 11 rows each: an odd one stays over. The first member does neither, the last both.
+# One step of 11 rows each: an odd one stays over. The first member does nothing, the last everything.
 MEMBERS = tuple(
     member(
         {"rank": 2 + k, "targets": "all-linear", "dropout": 0.1 + 0.1 * k},
@@ -54,27 +57,49 @@ WHOLE = dataclasses.replace(SETTINGS, batch_size=12, gradient_accumulation_steps
 
 def plain_step(bank, k, one, labels, step=0):
     """Loss of one member's step over rows that go through one at a time, and its gradients, from the formulas; the step is the epoch too."""
-    plan, (r_drop, mixup) = one.plan, ALPHAS[k]
+    plan, (r_drop, mixup, contrastive) = one.plan, ALPHAS[k]
     (places,) = plan_batches(TABLE.lengths[plan.rows], 12, numpy_generator(plan.seed, "order", step), True)
     rows, alone = plan.rows[places], bank.select(k, k + 1)
     leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in alone.tensors.items()}
     alone = dataclasses.replace(alone, tensors=leaves)
     targets = torch.from_numpy(labels[rows])
     drawn = numpy_generator(plan.seed, "mixup", step).beta(mixup, mixup, size=len(rows)) if mixup else None
-    total = 0.0
+    turns = range(2 if r_drop else 1)
+    states = {(place, turn): state_of(alone, rows[place], place, turn, plan.seed, step) for place in range(len(rows)) for turn in turns}
+    total = contrastive * contrasts(states, targets) / len(turns) if contrastive else 0.0
     for place in range(len(rows)):
         partner = place ^ 1 if (place ^ 1) < len(rows) else place
         share = float(drawn[place]) if mixup and partner != place else 1.0
         answers = []
-        for turn in range(2 if r_drop else 1):
-            state = share * state_of(alone, rows[place], place, turn, plan.seed, step)
+        for turn in turns:
+            state = share * states[place, turn]
             if share != 1.0:
-                state = state + (1 - share) * state_of(alone, rows[partner], partner, turn, plan.seed, step)
+                state = state + (1 - share) * states[partner, turn]
             answers.append(apply_head(alone.head, leaves, state, Spans((1,)), pooler=pooler(alone)))
         losses = [share * plan.loss.rows(x, targets[[place]]) + (1 - share) * plan.loss.rows(x, targets[[partner]]) for x in answers]
         total = total + sum(losses) / len(losses) + (r_drop * symmetric(*answers, labels.ndim == 2) if r_drop else 0.0)
-    loss = total.sum() / plan.loss.normaliser(targets)
+    loss = torch.as_tensor(total).sum() / plan.loss.normaliser(targets)
     return float(loss.detach()), dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+
+
+def contrasts(states, targets):
+    """The contrastive loss of all rows in all passes, pair by pair."""
+    total = 0.0
+    for one, state in states.items():
+        others = {
+            other: functional.cosine_similarity(state, its)[0] / 0.5 for other, its in states.items() if other != one and other[0] // GROUP == one[0] // GROUP
+        }
+        alike = {other: jaccard(targets[one[0]], targets[other[0]]) for other in others}
+        if sum(alike.values()):
+            normaliser = torch.stack(list(others.values())).logsumexp(0)
+            total = total - sum(alike[other] * (score - normaliser) for other, score in others.items()) / sum(alike.values())
+    return total
+
+
+def jaccard(one, other):
+    if one.dim() == 0:
+        return float(one == other)
+    return int((one & other).sum()) / int((one | other).sum()) if (one | other).any() else 0.0
 
 
 def state_of(bank, row, place, turn, seed, step):
@@ -95,6 +120,11 @@ def symmetric(first, second, is_multi_label):
     a, b = first.log_softmax(-1), second.log_softmax(-1)
     both = (functional.kl_div(a, b, reduction="none", log_target=True) + functional.kl_div(b, a, reduction="none", log_target=True)).sum(-1) / 2
     return both.mean(-1) if is_multi_label else both
+
+
+@pytest.fixture(autouse=True)
+def small_groups(monkeypatch):
+    monkeypatch.setattr(Contrastive, "neighbours", GROUP)
 
 
 @pytest.fixture
@@ -135,19 +165,21 @@ def test_micro_batches_change_nothing(size, parts, tiny_encoder):
     assert_same(found, wanted)
 
 
-def test_shares_of_workers_change_nothing(tiny_encoder, many_shares):
+@pytest.mark.parametrize(("members", "count"), [(MEMBERS[:4], 4 * 5), (MEMBERS[3:], 5 + 2 * 3)])
+def test_shares_of_workers_change_nothing(members, count, tiny_encoder, many_shares):
     torch.set_num_threads(1)
-    wanted = one_step(tiny_encoder("bert"), MEMBERS, WHOLE)
+    wanted = one_step(tiny_encoder("bert"), members, WHOLE)
     torch.set_num_threads(5)
     made = []
     real = loop.make_shares
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "make_shares", lambda *given: made.append(real(*given)) or made[-1])
-        found = one_step(tiny_encoder("bert"), MEMBERS, WHOLE)
-    assert len(made[0]) == 5 * len(MEMBERS)
+        found = one_step(tiny_encoder("bert"), members, WHOLE)
+    assert len(made[0]) == count
     for (chunk,) in made[0]:
-        pairs = chunk.places[chunk.places != 10] // 2
-        assert chunk.neighbours == 1 or (np.unique(pairs, return_counts=True)[1] == 2).all()
+        # All of a group but the last one, which three rows are left for.
+        whole = chunk.places[chunk.places < 11 // chunk.neighbours * chunk.neighbours]
+        assert (np.unique(whole // chunk.neighbours, return_counts=True)[1] == chunk.neighbours).all()
     assert_same(found, wanted)
 
 
@@ -160,8 +192,8 @@ def test_members_train_as_they_do_alone(tiny_encoder):
     members = [dataclasses.replace(one, plan=dataclasses.replace(one.plan, num_epochs=4 + k)) for k, one in enumerate(MEMBERS)]
     together, _ = make_bank(tiny_encoder("bert"), members)
     positions = run(together, dataclasses.replace(SETTINGS, batch_size=5, gradient_accumulation_steps=3))
-    assert [position.step for position in positions] == [4, 5, 6, 7]
-    for one, position, passes in zip(members, positions, (1, 2, 1, 2), strict=True):
+    assert [position.step for position in positions] == [4, 5, 6, 7, 8, 9]
+    for one, position, passes in zip(members, positions, (1, 2, 1, 2, 1, 2), strict=True):
         assert position.samples == 11 * position.step
         assert position.tokens == TABLE.lengths[one.plan.rows].sum() * passes * position.step
     for k, one in enumerate(members):

@@ -20,7 +20,8 @@ def ablate(
     techniques: Annotated[
         str | None,
         Parameter(
-            help="Some of schedule, smoothing, warmup, accumulation, precision, augmentation, r_drop, mixup, encoder_dropout (default: all).", group=ABLATION
+            help="Some of schedule, smoothing, warmup, accumulation, precision, augmentation, r_drop, mixup, contrastive, encoder_dropout (default: all).",
+            group=ABLATION,
         ),
     ] = None,
     final: Annotated[

@@ -3,8 +3,8 @@
 The two are apart so that micro-batches add up to exactly the loss of the whole step, class weights included. In a multi-label task every label is a question of its own,
 answered by a sigmoid; a row's loss is the mean over its labels, and a class's weight multiplies the terms of the rows that have it.
 
-A regulariser stands between rows and loss. It may let each row go through several times, change pooled states, and change what is made of the losses; it says which rows must
-go through together, so that it never matters how a step is cut. It is on where its setting is, and several may be on: each takes the losses of the one before it.
+A regulariser stands between rows and loss. It may let each row go through several times, judge or change pooled states, and change what is made of the losses; it says which rows
+must go through together, so that it never matters how a step is cut. It is on where its setting is, and several may be on: each takes the losses of the one before it.
 """
 
 from __future__ import annotations
@@ -121,6 +121,18 @@ class Regulariser(Protocol):
 
         Returns:
             (B, D).
+        """
+
+    def states(self, pooled: Tensor, labels: Tensor, rows: StepRows) -> Tensor | None:
+        """What pooled states cost by themselves, before any is changed.
+
+        Args:
+            pooled: (B, D) one member's.
+            labels: (B,) class ids or (B, C) indicators.
+            rows: Which ones they are.
+
+        Returns:
+            (B,), added to the losses of the rows; None for nothing.
         """
 
     def rows(self, loss: RowLoss, logits: Tensor, labels: Tensor, rows: StepRows) -> Tensor:

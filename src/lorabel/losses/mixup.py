@@ -55,6 +55,9 @@ class MixUp:
         shares = shares[:, None]
         return shares * wide + (1 - shares) * wide.index_select(0, partners)
 
+    def states(self, pooled: Tensor, labels: Tensor, rows: StepRows) -> None:
+        """States cost nothing by themselves; see `Regulariser.states`."""
+
     def rows(self, loss: RowLoss, logits: Tensor, labels: Tensor, rows: StepRows) -> Tensor:
         """The losses of a row's own label and of its partner's, mixed as the states were (B,); see `Regulariser.rows`."""
         partners, shares = self._pairs(rows, logits)

@@ -47,6 +47,9 @@ class RDrop:
         """States stay as they are; see `Regulariser.mix`."""
         return pooled
 
+    def states(self, pooled: Tensor, labels: Tensor, rows: StepRows) -> None:
+        """States cost nothing by themselves; see `Regulariser.states`."""
+
     def rows(self, loss: RowLoss, logits: Tensor, labels: Tensor, rows: StepRows) -> Tensor:
         """Half the loss of each pass and half the row's divergence (B,); see `Regulariser.rows`."""
         import torch

@@ -1,7 +1,7 @@
 """What the members of one share minimise: their losses, and what their regularisers do to rows, states and losses on the way.
 
 The loop asks three things: the rows of a member once for each pass, what happens to pooled states between encoder and head, and each member's loss. A member without
-regularisers gets its rows, states and losses back untouched.
+regularisers gets its rows, states and losses back untouched. What states cost by themselves is known once they went by, so `losses` is asked after them.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,9 +47,11 @@ class Objectives:
 
     def __init__(self, plans: Sequence[MemberPlan], steps: Sequence[int], batch: PackedBatch) -> None:
         self._plans = plans
+        self._labels = batch.labels
         self._counts = list(batch.member_rows)
         parts = np.split(batch.row_places, np.cumsum(self._counts)[:-1])
         self._rows = [_step_rows(plan.seed, step, part) for plan, step, part in zip(plans, steps, parts, strict=True)]
+        self._of_states: list[list[Tensor]] = [[] for _ in plans]
 
     @property
     def between(self) -> Callable[[Tensor], Tensor] | None:
@@ -57,8 +59,11 @@ class Objectives:
         return self._mixed if any(plan.regularisers for plan in self._plans) else None
 
     def _mixed(self, pooled: Tensor) -> Tensor:
-        mixed = []
-        for plan, part, rows in zip(self._plans, torch.split(pooled, self._counts), self._rows, strict=True):
+        assert self._labels is not None, "regularisers act in training, where rows have labels"
+        mixed, labels = [], torch.split(self._labels, self._counts)
+        for k, (plan, part, rows) in enumerate(zip(self._plans, torch.split(pooled, self._counts), self._rows, strict=True)):
+            costs = [regulariser.states(part, labels[k], rows) for regulariser in plan.regularisers]
+            self._of_states[k] = [cost for cost in costs if cost is not None]
             for regulariser in plan.regularisers:
                 part = regulariser.mix(part, rows)
             mixed.append(part)
@@ -73,13 +78,14 @@ class Objectives:
             labels: (B,) class ids or (B, C) indicators.
         """
         losses = []
-        for plan, rows, scores, targets in zip(self._plans, self._rows, torch.split(logits, self._counts), torch.split(labels, self._counts), strict=True):
+        parts = zip(self._plans, self._rows, torch.split(logits, self._counts), torch.split(labels, self._counts), self._of_states, strict=True)
+        for plan, rows, scores, targets, of_states in parts:
             if not len(rows.places):
                 continue
             loss = plan.loss.rows
             for regulariser in plan.regularisers:
                 loss = partial(regulariser.rows, loss, rows=rows)
-            losses.append(loss(scores, targets).sum())
+            losses.append(torch.stack([cost.sum() for cost in (loss(scores, targets), *of_states)]).sum())
         return losses
 
 

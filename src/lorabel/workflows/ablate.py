@@ -86,6 +86,10 @@ def _mixup(config: RunConfig) -> dict[str, Assignment]:
     return {"no mix-up": {"loss.mixup_alpha": 0.0}} if config.loss.mixup_alpha else {}
 
 
+def _contrastive(config: RunConfig) -> dict[str, Assignment]:
+    return {"no contrastive loss": {"loss.contrastive_alpha": 0.0}} if config.loss.contrastive_alpha else {}
+
+
 def _accumulation(config: RunConfig) -> dict[str, Assignment]:
     rows = config.training.batch_size * config.training.gradient_accumulation_steps
     large: Assignment = {"training.batch_size": rows, "training.gradient_accumulation_steps": 1}
@@ -114,6 +118,7 @@ TECHNIQUES = {
     "augmentation": Technique(_augmentation),
     "r_drop": Technique(_r_drop),
     "mixup": Technique(_mixup),
+    "contrastive": Technique(_contrastive),
     "encoder_dropout": Technique(_encoder_dropout),
 }
 
