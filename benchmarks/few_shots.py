@@ -22,11 +22,11 @@ CELLS = RESULTS / "few_shots"
 SETS = {"trec6": 6, "sst2_sentences": 2, "ag_news": 4}
 SHOTS = (8, 32)
 STEPS = (0, 25, 50, 100, 200)
-MEAN = {"head": {"kind": "linear", "pooling": "mean"}}
+MEAN = {"kind": "linear", "pooling": "mean"}
 FORMS: dict[str, dict] = {
     "native": {"head": {"kind": "native"}},
-    "mean": MEAN,
-    "contrastive": {**MEAN, "loss": {"contrastive_alpha": 1.0}},
+    "mean": {"head": MEAN, "loss": {"contrastive_alpha": 0.0}},
+    "contrastive": {"head": MEAN, "loss": {"contrastive_alpha": 1.0}},
 }
 BATCH, VALIDATION_ROWS, SIX = 32, 500, 6
 

@@ -156,11 +156,12 @@ class LossConfig(Section):
         allow_inf_nan=False,
         description="Mix-up: a row's pooled state is mixed with another's, the share drawn from Beta(a, a); 0 turns it off.",
     )
-    contrastive_alpha: float = Field(
-        default=0.0,
+    contrastive_alpha: float | None = Field(
+        default=None,
         ge=0,
         allow_inf_nan=False,
-        description="Supervised contrastive loss: weight of what draws pooled states of a class together and classes apart; 0 turns it off.",
+        description="Supervised contrastive loss: weight of what draws pooled states of a class together and classes apart; 0 turns it off "
+        "(default: 1 for up to 128 rows with one label each under mean pooling, else 0).",
     )
     contrastive_temperature: float = Field(
         default=0.1, gt=0, allow_inf_nan=False, description="Contrastive: the smaller, the more only the nearest rows matter."

@@ -1,4 +1,4 @@
-"""Word dropout, R-Drop and mix-up through the command line: trained, recorded, refused where they cannot act."""
+"""Word dropout, R-Drop, mix-up and the contrastive loss through the command line: trained, recorded, refused where they cannot act, chosen where rows are few."""
 
 import itertools
 import json
@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from lorabel.config import load_config
 from lorabel.events import ignore
+from lorabel.workflows import loss_choice
 from lorabel.workflows.ablate import TECHNIQUES
 from lorabel.workflows.bank import make_loss, make_plans
 from lorabel.workflows.preparation import prepare
@@ -20,6 +21,7 @@ SETTINGS = {
     "r-drop": ("--dropout", 0.2, "--set", "loss.r_drop_alpha=1"),
     "r-drop by the head's dropout": ("--set", "loss.r_drop_alpha=1", "--set", "head.dropout=0.3"),
     "mix-up": ("--dropout", 0.2, "--set", "loss.mixup_alpha=0.5", "--set", "loss.class_weights=balanced"),
+    "contrastive": ("--dropout", 0.2, "--set", "loss.contrastive_alpha=0.5"),
     "both": ("--dropout", 0.2, "--set", "loss.mixup_alpha=0.5", "--set", "loss.r_drop_alpha=0.5", "--set", "loss.name=focal"),
 }
 LEARNING = ("--precision", "fp32", "--threads", 1, "--batch-size", 7, "--learning-rate", 5e-3, "--targets", "all-linear", "--rank", 4)
@@ -126,9 +128,52 @@ def test_left_out_words_move_no_row_and_depend_on_seed_epoch_and_row_alone(tiny_
     assert rows(tables(0)[1][0]) == rows(first)[:24]
 
 
+@pytest.mark.parametrize(
+    ("layer", "alpha"),
+    [
+        ({}, 1.0),
+        ({"method": {"name": "full"}}, 1.0),
+        ({"loss": {"contrastive_alpha": 0.0}}, 0.0),
+        ({"loss": {"contrastive_alpha": 0.3}}, 0.3),
+        ({"training": {"gradient_accumulation_steps": 2}}, 0.0),
+        ({"method": {"name": "head_only"}}, 0.0),
+        ({"head": {"pooling": "cls"}}, 0.0),
+    ],
+)
+def test_few_rows_are_contrasted_unless_it_is_said(layer, alpha, tiny_encoder, news_table):
+    base = {"encoder": {"name": str(tiny_encoder("bert"))}, "data": {"source": str(news_table)}, "head": {"kind": "linear", "pooling": "mean"}}
+    prepared = prepare(load_config(base, layer), ignore)
+    assert prepared.loss.contrastive_alpha == alpha
+    (plan,) = make_plans([prepared], [make_loss(prepared)], ignore)
+    assert len(plan.regularisers) == (alpha > 0)
+    assert any("a contrastive term beside it, because 48 training rows are few" in reason for reason in prepared.reasons) == (alpha == 1)
+
+
+def test_rows_that_are_not_few_are_not_contrasted(tiny_encoder, news_table, monkeypatch):
+    config = load_config({"encoder": {"name": str(tiny_encoder("bert"))}, "data": {"source": str(news_table)}, "head": {"kind": "linear", "pooling": "mean"}})
+    for most, alpha in ((48, 1.0), (47, 0.0)):
+        monkeypatch.setattr(loss_choice, "FEW_ROWS", most)
+        assert prepare(config, ignore).loss.contrastive_alpha == alpha
+
+
+def test_the_record_says_that_few_rows_were_contrasted_and_another_run_of_it_is_the_same(run_cli, tiny_encoder, news_table, tmp_path):
+    flags = ("--encoder", tiny_encoder("bert"), *LEARNING, "--head", "linear", "--set", "head.pooling=mean", "--epochs", 2)
+    done = run_cli("train", news_table, *flags, "--out", tmp_path / "few")
+    assert done.code == 0, done.err
+    assert "a contrastive term beside it" in " ".join(done.err.split())
+    assert json.loads((tmp_path / "few" / "record.json").read_text())["plan"]["contrastive_alpha"] == 1.0
+    given = run_cli("train", news_table, *flags, "--set", "loss.contrastive_alpha=1", "--out", tmp_path / "given")
+    none = run_cli("train", news_table, *flags, "--set", "loss.contrastive_alpha=0", "--out", tmp_path / "none")
+    assert given.code == none.code == 0
+    its = weights(tmp_path / "few")
+    assert all(np.array_equal(value, its[name]) for name, value in weights(tmp_path / "given").items())
+    assert any(not np.array_equal(value, its[name]) for name, value in weights(tmp_path / "none").items())
+
+
 def test_an_ablation_leaves_them_out_where_they_are_used():
     config = load_config({"loss": {"r_drop_alpha": 1.0, "mixup_alpha": 0.5}, "data": {"augmentation": "word_dropout"}})
     assert TECHNIQUES["r_drop"].without(config) == {"no R-Drop": {"loss.r_drop_alpha": 0.0}}
     assert TECHNIQUES["mixup"].without(config) == {"no mix-up": {"loss.mixup_alpha": 0.0}}
     assert TECHNIQUES["augmentation"].without(config) == {"no augmentation": {"data.augmentation": "none"}}
-    assert TECHNIQUES["r_drop"].without(load_config()) == TECHNIQUES["mixup"].without(load_config()) == {}
+    assert TECHNIQUES["r_drop"].without(load_config()) == TECHNIQUES["mixup"].without(load_config()) == TECHNIQUES["contrastive"].without(load_config()) == {}
+    assert TECHNIQUES["contrastive"].without(load_config({"loss": {"contrastive_alpha": 0.5}})) == {"no contrastive loss": {"loss.contrastive_alpha": 0.0}}

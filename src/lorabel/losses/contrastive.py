@@ -49,7 +49,7 @@ class Contrastive:
     @classmethod
     def from_settings(cls, settings: LossConfig) -> Contrastive | None:
         """See `Regulariser.from_settings`."""
-        return cls(settings.contrastive_alpha, settings.contrastive_temperature) if settings.contrastive_alpha > 0 else None
+        return cls(settings.contrastive_alpha, settings.contrastive_temperature) if settings.contrastive_alpha else None
 
     def mix(self, pooled: Tensor, rows: StepRows) -> Tensor:
         """States stay as they are; see `Regulariser.mix`."""

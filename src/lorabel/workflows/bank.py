@@ -100,7 +100,7 @@ def _plan(prepared: Prepared, loss: Loss, on_event: EventSink) -> MemberPlan:
         evaluate_every_steps=config.evaluate_every_steps or between,
         early_stopping_patience=config.early_stopping_patience,
         loss=loss,
-        regularisers=make_regularisers(prepared.config.loss),
+        regularisers=make_regularisers(prepared.loss),
         rows=rows,
         table_of_epoch=_tables(prepared, on_event),
         settled_from=prepared.method.settled_from(num_epochs * steps_per_epoch),

@@ -217,6 +217,7 @@ def _plan(prepared: Prepared, plan: MemberPlan) -> dict[str, Any]:
     return {
         "method": settled_options(prepared.method),
         "head": {"kind": prepared.head.kind, "pooling": prepared.head.pooling},
+        "contrastive_alpha": prepared.loss.contrastive_alpha,
         "reasons": list(prepared.reasons),
         "learning_rate": plan.learning_rate,
         "head_learning_rate": head_learning_rate_of(prepared),

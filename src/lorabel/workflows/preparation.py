@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from tokenizers import Tokenizer
 
 from lorabel.budget import Budget, Parameters, require_fits, settle
-from lorabel.config import SHORTEST_LENGTH, DataConfig, RunConfig
+from lorabel.config import SHORTEST_LENGTH, DataConfig, LossConfig, RunConfig
 from lorabel.data.load import load_data
 from lorabel.data.packing import tokenise
 from lorabel.data.splits import fold_of_rows
@@ -31,6 +31,7 @@ from lorabel.models.checkpoint import EncoderSource, load_tokenizer, resolve_enc
 from lorabel.solver import AskedHead, Solution, solve
 from lorabel.training.precision import Compute, choose_compute
 from lorabel.workflows.dropout import check_passes
+from lorabel.workflows.loss_choice import choose_loss
 
 DEFAULT_MAX_LENGTH = 512
 _WINDOW_SETTINGS = ("window_stride_tokens", "max_windows", "window_pooling")
@@ -48,6 +49,7 @@ class Prepared:
         head: The head.
         parameters: Counts, within the budget.
         budget: The limit.
+        loss: The section `loss` of the settings, nothing left open.
         reasons: Why each setting that was left open was settled as it was, a sentence each.
         compute: Device and precision.
         threads: CPU threads in use.
@@ -66,6 +68,7 @@ class Prepared:
     head: HeadSpec
     parameters: Parameters
     budget: Budget
+    loss: LossConfig
     reasons: tuple[str, ...]
     compute: Compute
     threads: int
@@ -97,11 +100,12 @@ def prepare(config: RunConfig, on_event: EventSink) -> Prepared:
     for note in data.notes:
         on_event(Note(note))
     choice = _choose(config, data, source)
-    for reason in choice.reasons:
+    method = make_method(choice.method)
+    loss, reasons = _choose_loss(config, data, choice, method)
+    for reason in reasons:
         on_event(Note(reason))
     threads = set_threads(config.training.threads)
     tokenizer, digest = load_tokenizer(source.folder)
-    method = make_method(choice.method)
     max_length = _max_length(config, source, method)
     windows = window_rule(config.data, max_length)
     tables = _tokenised(data, (tokenizer, digest), max_length, windows, on_event, with_test=config.final)
@@ -113,7 +117,8 @@ def prepare(config: RunConfig, on_event: EventSink) -> Prepared:
         head=choice.head,
         parameters=choice.parameters,
         budget=choice.budget,
-        reasons=choice.reasons,
+        loss=loss,
+        reasons=reasons,
         compute=compute,
         threads=threads,
         tokenizer=tokenizer,
@@ -226,6 +231,13 @@ def _choose(config: RunConfig, data: LabelledData, source: EncoderSource) -> Sol
     return solution
 
 
+def _choose_loss(config: RunConfig, data: LabelledData, choice: Solution, method: Method) -> tuple[LossConfig, tuple[str, ...]]:
+    """The settled loss, and the reasons of all choices."""
+    trains_states = method.trains_encoder or choice.parameters.adapter > 0
+    loss, reasons = choose_loss(config, data, choice.head, trains_states=trains_states)
+    return loss, (*choice.reasons, *reasons)
+
+
 # What the runs of one sweep share.
 SHARED = ("data", "encoder", "training.device", "training.precision", "training.threads")
 
@@ -253,7 +265,9 @@ def prepare_like(prepared: Prepared, config: RunConfig) -> Prepared:
             )
     choice = _choose(config, prepared.data, prepared.source)
     rows = prepared.train_rows if config.data == prepared.config.data else _train_rows(config, prepared.data)
-    like = replace(prepared, config=config, train_rows=rows, method=make_method(choice.method))
+    method = make_method(choice.method)
+    loss, reasons = _choose_loss(config, prepared.data, choice, method)
+    like = replace(prepared, config=config, train_rows=rows, method=method, loss=loss, reasons=reasons)
     length = _max_length(config, prepared.source, like.method)
     if length != prepared.max_length_tokens:
         # A method that takes up positions leaves fewer to the texts; the cache holds the other length's table.
@@ -261,7 +275,7 @@ def prepare_like(prepared: Prepared, config: RunConfig) -> Prepared:
         windows = window_rule(config.data, length)
         tables = _tokenised(prepared.data, tokenizer, length, windows, ignore, with_test="test" in prepared.tables)
         like = replace(like, max_length_tokens=length, windows=windows, tables=tables)
-    return replace(like, head=choice.head, parameters=choice.parameters, budget=choice.budget, reasons=choice.reasons)
+    return replace(like, head=choice.head, parameters=choice.parameters, budget=choice.budget)
 
 
 def _without_fold(section: Any) -> Any:
