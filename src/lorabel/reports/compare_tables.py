@@ -129,7 +129,7 @@ def caption(record: CompareRecord, *, is_printed: bool = False) -> str:
     if record.task == "multi_label":
         parts.append(
             "Texts have several labels. Exact: the share of texts whose labels are all found and no other (subset accuracy); LRAP: label ranking average precision; "
-            f"{record.metric.replace('_', '-')} chose rates and checkpoints."
+            f"{record.metric.replace('_f1', '-F1')} chose rates and checkpoints."
         )
     heads = {row.method: row.settings["head"]["kind"] for row in record.rows if "head" in row.settings}
     if len(set(heads.values())) > 1:
