@@ -88,7 +88,7 @@ def macro_f1(weights: np.ndarray, truth: np.ndarray, given: np.ndarray) -> np.nd
 
 def load_cells(name: str, method: str) -> list[dict]:
     """All finished seeds of a data set and method."""
-    return [json.loads(path.read_text()) for path in sorted(CELLS.glob(f"{name}-{method}-?.json"))]
+    return [{**json.loads(path.read_text()), "seed": int(path.stem[-1])} for path in sorted(CELLS.glob(f"{name}-{method}-?.json"))]
 
 
 def is_of_todays_default(cell: dict) -> bool:
@@ -172,8 +172,9 @@ def score_row(name: str, method: str, cells: list[dict]) -> list[str]:
 
 def difference(cells: list[dict], full: list[dict]) -> tuple[int, tuple[float, float, float, float]]:
     """A method against full fine-tuning, over the seeds that both have: their number, and what `paired` finds."""
-    seeds = min(len(cells), len(full))
-    return seeds, paired(cells[:seeds], full[:seeds])
+    shared = {cell["seed"] for cell in cells} & {cell["seed"] for cell in full}
+    mine, its = ([cell for cell in of if cell["seed"] in shared] for of in (cells, full))
+    return len(shared), paired(mine, its)
 
 
 def verdict(differences: dict[tuple[str, str], tuple[int, tuple[float, float, float, float]]]) -> str:
