@@ -142,6 +142,10 @@ class CompareRow(Plain):
     confusion: list[list[float]] | None = None
     probabilities: list[str] = []
 
+    def scores_of(self, split: str | None) -> SplitScores | None:
+        """Its scores of the test split, or else of the validation split; None where there are none."""
+        return self.test if split == "test" else self.validation
+
     @property
     def stopped_at_an_end(self) -> bool:
         """Whether the best learning rate is the lowest or the highest that was tried: a better one may lie beyond it."""
@@ -198,7 +202,7 @@ class CompareRecord(Plain):
 
     def shown(self, row: CompareRow) -> SplitScores | None:
         """A row's scores of the judged split."""
-        return row.test if self.judged == "test" else row.validation
+        return row.scores_of(self.judged)
 
 
 @dataclass(frozen=True)

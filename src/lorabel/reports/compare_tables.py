@@ -18,6 +18,9 @@ _NOT_PRINTED = frozenset({"file", "seeds", "samples/s", "memory"})
 # Of several labels per text; with one there are accuracy and macro-F1.
 _LABEL_SCORES = {"macro_f1": "macro-F1, %", "micro_f1": "micro-F1, %", "lrap": "LRAP, %", "accuracy": "exact, %"}
 _SCORES = tuple(SplitScores.model_fields)
+# Columns of CSV tables, as `score_numbers` and `tested_numbers` fill them.
+SCORE_NAMES = tuple(f"{score}{part}" for score in _SCORES for part in ("", "_low", "_high", "_deviation"))
+TESTED_NAMES = ("difference", "difference_low", "difference_high", "p_value", "raw_p_value")
 _TESTS = {
     "accuracy": "exact McNemar tests on the same rows, twice their mean over seeds",
     "macro_f1": "paired bootstrap over the same rows and over seeds",
@@ -40,14 +43,24 @@ def scores_shown(task: TaskKind, compared_by: Compared) -> dict[str, str]:
     return {compared_by: known[compared_by], **known}
 
 
+def score_headings(task: TaskKind, compared_by: Compared) -> list[str]:
+    """Headings of what `score_cells` gives for the scores that a table shows.
+
+    Args:
+        task: One label per text, or several.
+        compared_by: The score that differences are of.
+    """
+    compared, *others = scores_shown(task, compared_by).values()
+    return [compared, "95 % interval", *others]
+
+
 def compare_columns(record: CompareRecord) -> list[str]:
     """Headings of the table.
 
     Args:
         record: The comparison.
     """
-    compared, *others = scores_shown(record.task, record.compared_by).values()
-    return [*_BEFORE, compared, "95 % interval", *others, *_AFTER]
+    return [*_BEFORE, *score_headings(record.task, record.compared_by), *_AFTER]
 
 
 def compare_rows(record: CompareRecord) -> list[list[str]]:
@@ -152,8 +165,17 @@ def caption(record: CompareRecord, *, is_printed: bool = False) -> str:
 
 def row_notes(record: CompareRecord) -> list[str]:
     """What is wrong with single rows, a sentence each: those that failed, and seeds whose outcome is no classifier."""
-    failed = [f"{row.method} {row.status}: {row.reason}" for row in record.rows if row.reason is not None]
-    return failed + [f"{row.method}, {alarm}" for row in record.rows for alarm in row.alarms]
+    return notes_of([(row.method, row) for row in record.rows])
+
+
+def notes_of(named: Sequence[tuple[str, CompareRow]]) -> list[str]:
+    """`row_notes` of rows under the names they go by.
+
+    Args:
+        named: Name and row.
+    """
+    failed = [f"{name} {row.status}: {row.reason}" for name, row in named if row.reason is not None]
+    return failed + [f"{name}, {alarm}" for name, row in named for alarm in row.alarms]
 
 
 def choices(record: CompareRecord) -> list[str]:
@@ -191,8 +213,8 @@ def as_csv(record: CompareRecord) -> str:
     """Numbers without units or rounding, one line per row; what is missing is empty."""
     names = ["row", "kind", "status", "seeds", "trainable", "bytes", "learning_rate"]
     for split in ("validation", "test"):
-        names += [f"{split}_{score}{part}" for score in _SCORES for part in ("", "_low", "_high", "_deviation")]
-    names += ["difference", "difference_low", "difference_high", "p_value", "raw_p_value", "ece", "seconds", "samples_per_second", "peak_memory_bytes"]
+        names += [f"{split}_{name}" for name in SCORE_NAMES]
+    names += [*TESTED_NAMES, "ece", "seconds", "samples_per_second", "peak_memory_bytes"]
     sheet = io.StringIO()
     writer = csv.writer(sheet)
     writer.writerow(names)
@@ -205,7 +227,19 @@ def _numbers(row: CompareRow) -> Sequence[object]:
     values: list[object] = [row.method, row.kind, row.status, row.seeds]
     values += [None if row.parameters is None else row.parameters.trainable, row.bytes, row.settings.get("learning_rate")]
     for scores in (row.validation, row.test):
-        for score in (None if scores is None else getattr(scores, name) for name in _SCORES):
-            values += [None] * 4 if score is None else [score.mean, score.low, score.high, score.deviation]
-    values += [None] * 3 if row.difference is None else [row.difference.mean, row.difference.low, row.difference.high]
-    return [*values, row.p_value, row.raw_p_value, row.ece, row.seconds, row.samples_per_second, row.peak_memory_bytes]
+        values += score_numbers(scores)
+    return [*values, *tested_numbers(row), row.ece, row.seconds, row.samples_per_second, row.peak_memory_bytes]
+
+
+def score_numbers(scores: SplitScores | None) -> list[float | None]:
+    """Values of the columns `SCORE_NAMES`, None for what is missing."""
+    values: list[float | None] = []
+    for score in (None if scores is None else getattr(scores, name) for name in _SCORES):
+        values += [None] * 4 if score is None else [score.mean, score.low, score.high, score.deviation]
+    return values
+
+
+def tested_numbers(row: CompareRow) -> list[float | None]:
+    """Values of the columns `TESTED_NAMES`, None for what is missing."""
+    gap = [None] * 3 if row.difference is None else [row.difference.mean, row.difference.low, row.difference.high]
+    return [*gap, row.p_value, row.raw_p_value]

@@ -5,14 +5,23 @@ from __future__ import annotations
 import csv
 import io
 
-from lorabel.artifacts.compares import Interval, SplitScores
 from lorabel.artifacts.sizes import SizePoint, SizesRecord
-from lorabel.reports.compare_tables import p_value, score_cells, scores_shown, shown_difference
+from lorabel.reports.compare_tables import (
+    SCORE_NAMES,
+    TESTED_NAMES,
+    notes_of,
+    p_value,
+    score_cells,
+    score_headings,
+    score_numbers,
+    scores_shown,
+    shown_difference,
+    tested_numbers,
+)
 from lorabel.reports.tables import MISSING, latex_table, markdown_table, text_table
 
 _BEFORE = ("size", "training rows", "row", "draws")
 _AFTER = ("difference", "p")
-_SCORES = tuple(SplitScores.model_fields)
 
 
 def size_columns(record: SizesRecord) -> list[str]:
@@ -21,8 +30,7 @@ def size_columns(record: SizesRecord) -> list[str]:
     Args:
         record: Of the sizes.
     """
-    compared, *others = scores_shown(record.task, record.compared_by).values()
-    return [*_BEFORE, compared, "95 % interval", *others, *_AFTER]
+    return [*_BEFORE, *score_headings(record.task, record.compared_by), *_AFTER]
 
 
 def size_rows(record: SizesRecord) -> list[list[str]]:
@@ -84,9 +92,7 @@ def _about_heads(record: SizesRecord) -> str:
 
 def size_notes(record: SizesRecord) -> list[str]:
     """What is wrong with single rows, a sentence each: those that failed, and seeds whose outcome is no classifier."""
-    places = [(row, f"{row.folder.rpartition('/')[2]}, {row.method}") for row in record.rows]
-    failed = [f"{place} {row.status}: {row.reason}" for row, place in places if row.reason is not None]
-    return failed + [f"{place}, {alarm}" for row, place in places for alarm in row.alarms]
+    return notes_of([(f"{row.folder.rpartition('/')[2]}, {row.method}", row) for row in record.rows])
 
 
 def sizes_markdown(record: SizesRecord) -> str:
@@ -111,20 +117,11 @@ def _below(record: SizesRecord) -> str:
 
 def sizes_csv(record: SizesRecord) -> str:
     """Numbers without units or rounding, one line per size, draw and row; what is missing is empty. Differences and p-values are of the single draw."""
-    names = ["protocol", "size", "draw", "train_rows", "row", "status", "seeds", "learning_rate"]
-    for score in _SCORES:
-        names += [f"{score}{part}" for part in ("", "_low", "_high", "_deviation")]
+    names = ["protocol", "size", "draw", "train_rows", "row", "status", "seeds", "learning_rate", *SCORE_NAMES, *TESTED_NAMES]
     sheet = io.StringIO()
     writer = csv.writer(sheet)
-    writer.writerow([*names, "difference", "difference_low", "difference_high", "p_value", "raw_p_value"])
+    writer.writerow(names)
     for row in record.rows:
-        scores = row.test if record.judged == "test" else row.validation
-        values = [value for score in _SCORES for value in _numbers(None if scores is None else getattr(scores, score))]
-        gap = [None] * 3 if row.difference is None else [row.difference.mean, row.difference.low, row.difference.high]
         start = [row.protocol, row.size, row.draw, row.train_rows, row.method, row.status, row.seeds, row.settings.get("learning_rate")]
-        writer.writerow([*start, *values, *gap, row.p_value, row.raw_p_value])
+        writer.writerow([*start, *score_numbers(row.scores_of(record.judged)), *tested_numbers(row)])
     return sheet.getvalue()
-
-
-def _numbers(score: Interval | None) -> list[float | None]:
-    return [None] * 4 if score is None else [score.mean, score.low, score.high, score.deviation]

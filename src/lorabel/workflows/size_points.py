@@ -47,8 +47,9 @@ def _blank(rows: Sequence[SizeRow]) -> SizePoint:
 
 def _of_comparison(row: SizeRow, record: SizesRecord) -> SizePoint:
     """What the comparison of a single draw found."""
-    scores = row.test if record.judged == "test" else row.validation
-    return _blank([row]).model_copy(update={"scores": scores, "difference": row.difference, "p_value": row.p_value, "raw_p_value": row.raw_p_value})
+    return _blank([row]).model_copy(
+        update={"scores": row.scores_of(record.judged), "difference": row.difference, "p_value": row.p_value, "raw_p_value": row.raw_p_value}
+    )
 
 
 def _over_draws(methods: Mapping[str, Sequence[SizeRow]], record: SizesRecord, root: Path) -> list[SizePoint]:
