@@ -227,13 +227,24 @@ def test_the_paper_s_claims_are_not_held_against_several_labels(layers, tmp_path
     assert [row.claim for row in record.rows] == [None, None]
 
 
-def test_zero_shot_and_label_errors_say_that_they_give_one_label(labelled, tiny_encoder, run_cli, tmp_path):
-    encoder = ("--encoder", tiny_encoder("bert"))
-    for words in (
-        ("compare", labelled, "--methods", "head_only,zero_shot", *encoder, "--out", tmp_path / "cmp"),
-        ("audit", labelled, "--label-errors", *encoder, "--out", tmp_path / "audit"),
-    ):
-        refused = run_cli(*words)
-        assert refused.code == 2, refused.err
-        assert "label" in refused.err
-        assert not (tmp_path / str(words[-1])).exists()
+def test_label_errors_say_that_they_are_for_one_label(labelled, tiny_encoder, run_cli, tmp_path):
+    refused = run_cli("audit", labelled, "--label-errors", "--encoder", tiny_encoder("bert"), "--out", tmp_path / "audit")
+    assert refused.code == 2, refused.err
+    assert "label" in refused.err
+    assert not (tmp_path / "audit").exists()
+
+
+def test_zero_shot_gives_several_labels_by_thresholds_of_the_validation_split(layers, tmp_path):
+    """Each label is described by the word that means it; an encoder of random weights keeps words apart."""
+    base = (layers[0], {"training": {**layers[2]["training"], "num_epochs": 1}})
+    record = run_compare(base, CompareRequest(("head_only", "zero_shot"), descriptions=WORDS), tmp_path / "cmp").record
+    row = next(row for row in record.rows if row.method == "zero_shot")
+    assert row.validation.lrap is not None
+    assert row.difference is not None
+    kept = read_probabilities(tmp_path / "cmp" / row.probabilities[0])
+    assert len(kept.thresholds) == 3
+    assert (kept.answers == (kept.probabilities >= kept.thresholds)).all()
+    assert len(set(kept.answers.sum(axis=1).tolist())) > 1
+    assert row.validation.macro_f1.mean == pytest.approx(f1_score(kept.labels, kept.answers, average="macro", zero_division=0))
+    # Better than each label given to every text, which is what thresholds make of shares that say nothing.
+    assert row.validation.macro_f1.mean > f1_score(kept.labels, np.ones_like(kept.labels), average="macro") + 0.05

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lorabel.data.types import LabelArray, TaskKind
+from lorabel.data.types import LabelArray
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,13 @@ class FittedBaseline:
 
 
 class Baseline(Protocol):
-    """One baseline; registered in `BASELINES`, one file each.
+    """One baseline, for texts with one label and with several; registered in `BASELINES`, one file each.
 
     Class attributes:
         is_always_shown: It is a row of every comparison, named or not.
-        tasks: Kinds of task it can do.
     """
 
     is_always_shown: ClassVar[bool]
-    tasks: ClassVar[tuple[TaskKind, ...]]
 
     def fit(self, task: BaselineTask) -> FittedBaseline:
         """Fit whatever there is to fit.

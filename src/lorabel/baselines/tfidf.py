@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorabel.baselines.base import BaselineTask, FittedBaseline
-from lorabel.data.types import TaskKind
 from lorabel.errors import DataError
 from lorabel.registry import BASELINES
 
@@ -33,7 +32,6 @@ class TfIdf:
     """
 
     is_always_shown: ClassVar[bool] = True
-    tasks: ClassVar[tuple[TaskKind, ...]] = ("single_label", "multi_label")
 
     def fit(self, task: BaselineTask) -> FittedBaseline:
         """Fit one model per strength and keep the best; of equals the most regularised.

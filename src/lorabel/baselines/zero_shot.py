@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorabel.baselines.base import BaselineTask, FittedBaseline
-from lorabel.data.types import TaskKind
 from lorabel.registry import BASELINES
 
 SCALE = 20.0
@@ -21,10 +20,13 @@ SCALE = 20.0
 
 @BASELINES.register("zero_shot")
 class ZeroShot:
-    """Cosine to each class's description, times 20, as logits."""
+    """Cosine to each class's description, times 20, as logits.
+
+    Of several labels each has its softmax share as probability: shares rank a text's labels as cosines do, and thresholds chosen on the validation split say how many hold.
+    A sigmoid of each cosine would not do, as nothing trained says which cosine is near.
+    """
 
     is_always_shown: ClassVar[bool] = False
-    tasks: ClassVar[tuple[TaskKind, ...]] = ("single_label",)
 
     def fit(self, task: BaselineTask) -> FittedBaseline:
         """Embed the descriptions.

@@ -23,7 +23,7 @@ from lorabel.events import EventSink, Note, ignore
 from lorabel.reports.compare_figures import draw_compare_figures
 from lorabel.search.space import Assignment, nested
 from lorabel.workflows.cells import Cell, Variant, train_cells
-from lorabel.workflows.compare_baselines import check_baselines, fit_baselines, settle_descriptions
+from lorabel.workflows.compare_baselines import fit_baselines, settle_descriptions
 from lorabel.workflows.compare_folder import check_compare_folder, each_once, new_record, open_compare
 from lorabel.workflows.compare_methods import AskedRow, asked_rows, without_method
 from lorabel.workflows.compare_report import write_compare_report
@@ -183,7 +183,6 @@ def prepare_rows(
     if faults:
         raise BudgetError("\n".join(faults))
     assert prepared is not None, "a comparison without methods was refused before"
-    check_baselines([row.kind for row in rows], prepared.data.task)
     return prepared, rates, settle_descriptions(prepared.data.labels.names, request.descriptions)
 
 

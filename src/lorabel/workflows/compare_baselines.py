@@ -50,23 +50,6 @@ def read_descriptions(path: Path) -> dict[str, str]:
     return {str(name): text for name, text in loaded.items()}
 
 
-def check_baselines(names: Sequence[str], task: TaskKind) -> None:
-    """Make sure that the baselines can do the task.
-
-    Args:
-        names: Rows of the comparison.
-        task: One label per text, or several.
-
-    Raises:
-        ConfigError: One cannot.
-    """
-    unable = [name for name in names if name in BASELINES and task not in cast(Any, BASELINES.get(name)).tasks]
-    if unable:
-        raise ConfigError(
-            f"--methods: {unable[0]} gives one label per text, got texts with several; expected rows that can give several. Leave {unable[0]} out."
-        )
-
-
 def settle_descriptions(names: Sequence[str], given: Mapping[str, str] | None) -> tuple[str, ...]:
     """One text per class: as given, else its name with spaces for underscores.
 

@@ -73,6 +73,18 @@ def test_zero_shot_takes_the_nearest_description_by_angle():
     assert fitted.trainable == 0
 
 
+def test_zero_shot_shares_out_several_labels_in_the_order_of_their_angles():
+    places = {"sport": [1.0, 0.0], "money": [0.0, 1.0], "match": [5.0, 1.0], "both": [1.0, 1.0]}
+
+    def embed(texts):
+        return np.array([places[text] for text in texts])
+
+    fitted = BASELINES.get("zero_shot")().fit(task(TEXTS, np.zeros((len(TEXTS), 2), dtype=bool), 2, descriptions=("sport", "money"), embed=embed))
+    found = fitted.predict_proba(["match", "both"])
+    assert found[0, 0] > 0.5 > found[0, 1]
+    assert found[1] == pytest.approx([0.5, 0.5])
+
+
 def test_every_baseline_says_whether_it_is_always_shown():
     assert [name for name, kind in BASELINES.items() if kind.is_always_shown] == ["tfidf"]
     assert {"tfidf", "zero_shot"} <= set(BASELINES.names())
