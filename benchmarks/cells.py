@@ -13,6 +13,7 @@ from lorabel.artifacts.records import RunRecord
 from lorabel.artifacts.sweeps import SweepMember
 from lorabel.config import DataConfig
 from lorabel.data.types import LabelledData, SplitName
+from lorabel.stats import Difference, paired_difference
 
 
 def parser_of_banks(description: str | None, name: str) -> argparse.ArgumentParser:
@@ -110,6 +111,12 @@ def as_bits(flags: np.ndarray) -> str:
 def from_bits(text: str, count: int) -> np.ndarray:
     """What `as_bits` was given, flat."""
     return np.unpackbits(np.frombuffer(bytes.fromhex(text), dtype=np.uint8))[:count]
+
+
+def paired_accuracy(a: list[dict], b: list[dict]) -> Difference:
+    """Accuracy of a's cells minus that of b's on the same rows: rows are resampled, and so are seeds; a single cell stands for all seeds of the other."""
+    mine, its = (np.stack([from_bits(cell["correct"], cell["n"]) for cell in cells]).astype(float) for cells in (a, b))
+    return paired_difference(lambda rows: mine[:, rows].mean(axis=1) - its[:, rows].mean(axis=1), max(len(a), len(b)), mine.shape[1])
 
 
 def tfidf(data: LabelledData) -> np.ndarray:

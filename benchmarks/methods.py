@@ -154,7 +154,7 @@ def write_table() -> None:
     if rows:
         text += "Test accuracy in percent, mean ± deviation over seeds.\n\n"
         text += markdown(["method", "trainable", "rate", *SETS, "mean", "seeds"], rows)
-        text += "\n## Minus LoRA, the same seeds and test rows (paired bootstrap, points; p after Holm's correction)\n\n"
+        text += "\n## Minus LoRA, the same seeds and test rows (paired bootstrap over rows and seeds, points; p after Holm's correction)\n\n"
         text += markdown(["data", "method", "seeds", "difference", "95 % interval", "p"], differences)
     text += f"\n## Learning rates tried: mean validation accuracy on {' and '.join(TUNED_ON)}, {TUNING_ROWS:,} training rows, one seed\n\n"
     text += markdown(["method", "rate: accuracy"], trials)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from budget_solver import SETS
-from cells import facts_of, from_bits, parser_of_banks, score_adapter, train_bank
+from cells import facts_of, paired_accuracy, parser_of_banks, score_adapter, train_bank
 from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_json
 from lorabel.config import DataConfig
 
@@ -63,10 +63,7 @@ def run_bank(work: Path, folder: Path, name: str, threads: int | None, missing: 
 
 def difference(choice: str, name: str, cells: dict) -> str:
     """Minus the even spread, the same seeds and rows: points, 95 % interval."""
-    from lorabel.stats import paired_bootstrap
-
-    right = [np.concatenate([from_bits(cell["correct"], cell["n"]).astype(bool) for cell in cells[one, name]]) for one in (choice, EVEN)]
-    found = paired_bootstrap(*right)
+    found = paired_accuracy(cells[choice, name], cells[EVEN, name])
     return f"{100 * found.mean:+.2f} ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
 
 
@@ -90,7 +87,7 @@ def write_table() -> None:
         scores = [f"{100 * value:.2f}" for value in (*means[choice].values(), np.mean(list(means[choice].values())))]
         rows.append([choice, ranks, f"{cells[choice, names[0]][0]['trainable']:,}", *scores])
     text += markdown(["rank", "by layer", f"trainable ({names[0]})", *names, "mean"], rows)
-    text += f"\n## Minus {EVEN} (paired bootstrap, points, 95 % interval)\n\n"
+    text += f"\n## Minus {EVEN} (paired bootstrap over rows and seeds, points, 95 % interval)\n\n"
     text += markdown(["rank", *names], [[choice, *(difference(choice, name, cells) for name in names)] for choice in CHOICES if choice != EVEN])
     seeds = {name: sorted({len(cells[choice, name]) for choice in CHOICES}) for name in names}
     counts = ", ".join(f"{name} {'–'.join(map(str, found))}" for name, found in seeds.items())

@@ -5,6 +5,7 @@ needs them for thousands of resampled matrices at once.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from lorabel.data.types import LabelArray, LabelMap, TaskKind, class_ids, indica
 from lorabel.errors import ConfigError, DataError
 from lorabel.inference.answers import given_labels
 from lorabel.metrics.ece import Bin, error_of_bins, label_bins, reliability_bins
-from lorabel.metrics.multi_label import f1_of_counts, is_exact, label_counts, ranking_precisions, share
+from lorabel.metrics.multi_label import f1_of_counts, is_exact, label_counts, macro_f1_of_counts, ranking_precisions, share
 from lorabel.metrics.proper import brier, log_loss
 from lorabel.stats import confusion_intervals, row_intervals
 
@@ -162,7 +163,7 @@ def _evaluate_classes(y_true: NDArray[np.int64], y_prob: NDArray[np.float64], la
         brier=brier(y_true, y_prob),
         ece=error_of_bins(bins),
         reliability=_as_results(bins),
-        interval=confusion_intervals(confusion, {"accuracy": accuracy_of, "macro_f1": lambda m: per_class_scores(m)[2].mean(axis=1)}, seed),
+        interval=confusion_intervals(confusion, {"accuracy": accuracy_of, "macro_f1": macro_f1_of(confusion[None])}, seed),
         per_class={
             name: ClassScores(precision=float(precision[0, i]), recall=float(recall[0, i]), f1=float(f1[0, i]), support=int(confusion[i].sum()))
             for i, name in enumerate(labels.names)
@@ -177,16 +178,15 @@ def _evaluate_labels(y_true: NDArray[np.uint8], y_pred: NDArray[np.uint8], y_pro
     hits, given, actual = label_counts(y_true, y_pred)
     precision, recall, f1 = share(hits, given), share(hits, actual), f1_of_counts(hits, given, actual)
     bins = label_bins(y_true, y_prob)
-    exact, ranked = is_exact(y_true, y_pred), ranking_precisions(y_true, y_prob)
+    exact, ranked, seen = is_exact(y_true, y_pred), ranking_precisions(y_true, y_prob), given + actual > 0
 
     def resampled(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         # (S, N) times (N, C): how often each label is right, given and true in each resample.
-        of_labels = [weights @ one.astype(np.float64) for one in (y_true & y_pred, y_pred, y_true)]
-        micro = f1_of_counts(*(one.sum(axis=1) for one in of_labels))
+        right, answered, true = (weights @ one.astype(np.float64) for one in (y_true & y_pred, y_pred, y_true))
         return {
             "accuracy": weights @ exact / len(exact),
-            "macro_f1": f1_of_counts(*of_labels).mean(axis=1),
-            "micro_f1": micro,
+            "macro_f1": macro_f1_of_counts(right, answered, true, seen),
+            "micro_f1": f1_of_counts(right.sum(axis=1), answered.sum(axis=1), true.sum(axis=1)),
             "lrap": weights @ ranked / len(ranked),
         }
 
@@ -346,6 +346,23 @@ def check_abstaining(threshold: float | None, task: TaskKind, where: str = "--ab
 def accuracy_of(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     """Accuracy of each matrix, (S, C, C) -> (S,)."""
     return np.asarray(np.trace(confusion, axis1=1, axis2=2) / confusion.sum(axis=(1, 2)))
+
+
+def macro_f1_of(originals: NDArray[np.int64]) -> Callable[[NDArray[np.int64]], NDArray[np.float64]]:
+    """Macro-F1 of matrices that were drawn from these; of these themselves, their own.
+
+    Args:
+        originals: (S, C, C) counts, true class by row.
+
+    Returns:
+        (S, C, C), or any number where S is 1, -> one score each; see `macro_f1_of_counts` on classes that were not drawn.
+    """
+    seen = originals.sum(axis=1) + originals.sum(axis=2) > 0
+
+    def score(matrices: NDArray[np.int64]) -> NDArray[np.float64]:
+        return macro_f1_of_counts(np.diagonal(matrices, axis1=1, axis2=2), matrices.sum(axis=1), matrices.sum(axis=2), seen)
+
+    return score
 
 
 def per_class_scores(confusion: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

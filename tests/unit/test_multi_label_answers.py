@@ -160,6 +160,16 @@ def test_intervals_hold_the_score_and_are_as_wide_as_the_binomial_says():
     assert found == pytest.approx((0.26, 0.54), abs=0.021)
 
 
+def test_a_label_that_a_resample_leaves_out_is_left_out_of_its_macro_f1():
+    labels = np.zeros((40, len(NAMES)), dtype=np.uint8)
+    labels[np.arange(40), np.arange(40) % 2] = 1
+    labels[0, 2] = 1  # One row in forty: a third of the resamples do not have it.
+    result = evaluate_probabilities(labels, np.where(labels == 1, 0.9, 0.1), NAMES)
+    unseen = len(NAMES) - 3
+    assert result.macro_f1 == pytest.approx(3 / len(NAMES))
+    assert result.interval["macro_f1"] == pytest.approx((2 / (2 + unseen), 3 / len(NAMES)))
+
+
 def test_shapes_that_do_not_fit_are_refused():
     labels, logits = sample(10)
     with pytest.raises(ValueError, match="shapes do not fit"):

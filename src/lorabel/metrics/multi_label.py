@@ -26,6 +26,25 @@ def f1_of_counts(hits: NDArray[np.generic], given: NDArray[np.generic], actual: 
     return share(2 * np.asarray(hits, dtype=np.float64), np.asarray(given) + np.asarray(actual))
 
 
+def macro_f1_of_counts(hits: NDArray[np.generic], given: NDArray[np.generic], actual: NDArray[np.generic], seen: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Mean F1 over classes, of resampled rows: a class that a resample happens to leave out has no F1 there and is left out of its mean.
+
+    Were it to count 0, resamples of few rows per class would lie below the score that they are drawn around: a perfect classifier's interval would not hold 1.
+
+    Args:
+        hits: How often each class was right, (..., C).
+        given: How often it was answered, (..., C).
+        actual: How often it was true, (..., C).
+        seen: Whether it is answered or true in any of the rows that are drawn from, broadcast to (..., C); one that is not counts 0 everywhere, as it does in the score itself.
+
+    Returns:
+        (...).
+    """
+    whole = np.asarray(given) + np.asarray(actual)
+    counted = (whole > 0) | ~seen
+    return np.asarray(share(f1_of_counts(hits, given, actual).sum(axis=-1), counted.sum(axis=-1)))
+
+
 def share(part: NDArray[np.generic], whole: NDArray[np.generic]) -> NDArray[np.float64]:
     """A quotient of counts; 0 where undefined."""
     numerator = np.asarray(part, dtype=np.float64)

@@ -5,7 +5,7 @@ Rows are resampled together with what was repeated: seeds, or draws of the train
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,16 +13,9 @@ from numpy.typing import NDArray
 
 from lorabel.artifacts.compares import Gap, Interval, SplitScores
 from lorabel.artifacts.probabilities import ScoredRows
-from lorabel.evaluation import accuracy_of, per_class_scores
-from lorabel.metrics.multi_label import f1_of_counts, ranking_precisions
-from lorabel.stats import group_means, mcnemar_exact, mean_and_spread, merged_p_value, resampled_means, resampled_scores
-
-
-def _macro_f1(matrices: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.asarray(per_class_scores(matrices)[2].mean(axis=1))
-
-
-_SCORES: dict[str, Callable[[NDArray[np.int64]], NDArray[np.float64]]] = {"accuracy": accuracy_of, "macro_f1": _macro_f1}
+from lorabel.evaluation import accuracy_of, macro_f1_of
+from lorabel.metrics.multi_label import f1_of_counts, macro_f1_of_counts, ranking_precisions
+from lorabel.stats import group_means, mcnemar_exact, mean_and_spread, merged_p_value, resampled_means, resampled_p_value, resampled_scores
 
 
 @dataclass(frozen=True)
@@ -44,7 +37,7 @@ class RowAnswers:
     def interval(self, score: str) -> Interval:
         """A score with its spread over repetitions and its 95 % interval."""
         mean, deviation = mean_and_spread(self.scores[score].tolist())
-        low, high = np.quantile(self.resampled[score], [0.025, 0.975])
+        low, high = np.clip(np.quantile(self.resampled[score], [0.025, 0.975]), 0, 1)
         return Interval(mean=mean, low=float(low), high=float(high), deviation=deviation)
 
     def intervals(self) -> SplitScores:
@@ -71,15 +64,13 @@ class RowAnswers:
         return merged_p_value([mcnemar_exact(mine[turn % len(mine)], its[turn % len(its)]) for turn in range(max(len(mine), len(its)))])
 
     def p_value_of_resamples(self, against: RowAnswers, score: str) -> float:
-        """Twice the share of resamples on the smaller side of no difference; what was really drawn counts as one of them, so that it is never zero.
+        """See `resampled_p_value`.
 
         Args:
             against: The other row, on the same rows.
             score: Its name.
         """
-        gaps = self.resampled[score] - against.resampled[score]
-        smaller = min((gaps <= 0).sum(), (gaps >= 0).sum())
-        return min(1.0, 2 * float(smaller + 1) / (len(gaps) + 1))
+        return resampled_p_value(self.resampled[score] - against.resampled[score])
 
 
 def score_answers(repetitions: Sequence[Sequence[ScoredRows]]) -> RowAnswers:
@@ -97,9 +88,10 @@ def _of_classes(groups: Sequence[int], scored: Sequence[ScoredRows]) -> RowAnswe
     classes = scored[0].probabilities.shape[1]
     cells = np.stack([one.labels * classes + one.answers for one in scored])
     matrices = np.stack([np.bincount(one, minlength=classes * classes).reshape(classes, classes) for one in cells])
-    scores = {name: group_means(score(matrices), groups) for name, score in _SCORES.items()}
+    of_matrices = {"accuracy": accuracy_of, "macro_f1": macro_f1_of(matrices)}
+    scores = {name: group_means(score(matrices), groups) for name, score in of_matrices.items()}
     correct = np.stack([one.correct for one in scored])
-    return RowAnswers(scores, resampled_scores(cells, classes, _SCORES, groups=groups), correct, matrices.mean(axis=0).tolist())
+    return RowAnswers(scores, resampled_scores(cells, classes, of_matrices, groups=groups), correct, matrices.mean(axis=0).tolist())
 
 
 def _of_labels(groups: Sequence[int], scored: Sequence[ScoredRows]) -> RowAnswers:
@@ -109,10 +101,11 @@ def _of_labels(groups: Sequence[int], scored: Sequence[ScoredRows]) -> RowAnswer
     exact = correct.astype(np.float64)  # (S, N)
     ranked = np.stack([ranking_precisions(one.labels.astype(np.uint8), one.probabilities) for one in scored])
     hits, guesses = np.stack([(truth * one).sum(axis=1) for one in given]), np.stack([one.sum(axis=1) for one in given])  # (S, N) each
+    seen = [(truth + one).sum(axis=0) > 0 for one in given]
 
     def weighted(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         actual = weights @ truth  # (C,)
-        f1 = [f1_of_counts(weights @ (truth * one), weights @ one, actual).mean() for one in given]
+        f1 = [macro_f1_of_counts(weights @ (truth * one), weights @ one, actual, labels) for one, labels in zip(given, seen, strict=True)]
         micro = f1_of_counts(hits @ weights, guesses @ weights, np.full(len(given), actual.sum()))
         return {"accuracy": exact @ weights / weights.sum(), "macro_f1": np.array(f1), "micro_f1": micro, "lrap": ranked @ weights / weights.sum()}
 
