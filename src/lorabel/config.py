@@ -161,7 +161,7 @@ class LossConfig(Section):
         ge=0,
         allow_inf_nan=False,
         description="Supervised contrastive loss: weight of what draws pooled states of a class together and classes apart; 0 turns it off "
-        "(default: 1 for up to 128 rows with one label each under mean pooling, else 0).",
+        "(default: 1 for up to 64 rows with one label each under mean pooling, where something before the head is trained, without accumulation or windows; else 0).",
     )
     contrastive_temperature: float = Field(
         default=0.1, gt=0, allow_inf_nan=False, description="Contrastive: the smaller, the more only the nearest rows matter."

@@ -63,6 +63,22 @@ def test_each_row_lacks_one_technique_of_the_paper_s_recipe(base, tmp_path):
     assert row.validation.accuracy.mean == pytest.approx(alone.record.metrics.validation.accuracy)
 
 
+@pytest.mark.parametrize(("accumulation", "alpha"), [(2, 0.0), (1, 1.0)])
+def test_what_the_settings_leave_open_is_the_same_in_every_row(base, tmp_path, accumulation, alpha):
+    """48 rows under mean pooling get a contrastive term, but for accumulation: the row without accumulation must not get it alone."""
+    own = [*base, {"head": {"kind": "linear", "pooling": "mean"}, "training": {"num_epochs": 1, "gradient_accumulation_steps": accumulation}}]
+    techniques = ("accumulation", "smoothing", "contrastive")
+    record = run_ablate(own, tmp_path / "ablation", seeds=1, techniques=techniques).record
+    wanted = {"whole recipe": alpha, "no smoothing": alpha, **({"one batch of 32": alpha} if accumulation == 2 else {"no contrastive loss": 0.0})}
+    assert {row.method: row.settings["contrastive_alpha"] for row in record.rows} == wanted
+
+
+def test_the_caption_says_the_rate_that_was_set(base, tmp_path):
+    own = [*base, {"optimizer": {"learning_rate": 2e-3}, "training": {"num_epochs": 1}}]
+    run_ablate(own, tmp_path / "ablation", seeds=1, techniques=("smoothing",))
+    assert "The learning rate is 0.002." in (tmp_path / "ablation" / "table.md").read_text()
+
+
 def test_an_ablation_that_was_killed_gives_the_same_table(base, tmp_path, monkeypatch):
     chosen = ("smoothing", "encoder_dropout")
     straight = run_ablate(base, tmp_path / "straight", seeds=2, techniques=chosen).record

@@ -138,6 +138,7 @@ def test_left_out_words_move_no_row_and_depend_on_seed_epoch_and_row_alone(tiny_
         ({"training": {"gradient_accumulation_steps": 2}}, 0.0),
         ({"method": {"name": "head_only"}}, 0.0),
         ({"head": {"pooling": "cls"}}, 0.0),
+        ({"data": {"long_texts": "windows"}}, 0.0),
     ],
 )
 def test_few_rows_are_contrasted_unless_it_is_said(layer, alpha, tiny_encoder, news_table):

@@ -174,11 +174,14 @@ def run_ablate(
     base = [paper_techniques(), *base]
     config = load_config(*base)
     on_event = each_once(on_event)
-    rows = _rows(config, seeds, techniques, on_event)
+    _check_request(seeds, techniques)
     check_trackers(config)
     layout = CompareLayout(out, "ablate")
     check_compare_folder(layout, resume=resume, overwrite=overwrite)
     prepared = prepare(config, on_event)
+    # What the settings leave open is settled by other settings too, such as accumulation: settled once, or a row would differ from the whole recipe in two things.
+    base = [*base, {"loss": {"contrastive_alpha": prepared.loss.contrastive_alpha}}]
+    rows = _rows(load_config(*base), seeds, techniques, on_event)
     _check_rows(rows, base, prepared)
     with RunLock(layout.lock), stop_on_signals() as stop:
         fresh = new_record(config, {"seeds": seeds, "techniques": list(techniques)}, WHOLE, prepared)
@@ -199,13 +202,16 @@ class _Row:
     claim: float | None
 
 
-def _rows(config: RunConfig, seeds: int, techniques: Sequence[str], on_event: EventSink) -> list[_Row]:
-    """The whole recipe first, then every row that lacks something."""
+def _check_request(seeds: int, techniques: Sequence[str]) -> None:
     if seeds < 1:
         raise ConfigError(f"--seeds: too few, got {seeds}; expected at least 1. Use 3 to start.")
     for name in techniques:
         if name not in TECHNIQUES:
             raise ConfigError(unknown_name("--techniques", name, list(TECHNIQUES)))
+
+
+def _rows(config: RunConfig, seeds: int, techniques: Sequence[str], on_event: EventSink) -> list[_Row]:
+    """The whole recipe first, then every row that lacks something."""
     found: list[tuple[str, Assignment, float | None]] = [(WHOLE, {}, None)]
     for name in dict.fromkeys(techniques):
         technique = TECHNIQUES[name]
