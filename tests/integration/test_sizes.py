@@ -2,12 +2,17 @@
 
 import csv
 import json
+import signal
 
 import pytest
 
+from lorabel.artifacts.sizes import SizesLayout, read_sizes
 from lorabel.cli.compare import _numbers
-from lorabel.errors import ConfigError, LorabelError
+from lorabel.errors import ConfigError, DataError, LorabelError, StoppedError
+from lorabel.reports.sizes_tables import sizes_caption
 from lorabel.training import loop
+from lorabel.workflows import sizes as sizes_module
+from lorabel.workflows import sweep
 from lorabel.workflows.compare import CompareRequest
 from lorabel.workflows.size_points import size_points
 from lorabel.workflows.sizes import SizesRequest, run_sizes
@@ -90,6 +95,82 @@ def test_draws_that_failed_are_left_out_of_both(base, tmp_path):
     reference, other, _ = size_points(record.model_copy(update={"rows": none}), root)
     assert (reference.draws, reference.scores, other.difference, other.p_value) == (0, None, None, None)
     assert other.scores is not None
+
+
+def failing_at(monkeypatch, draws):
+    """Training loses its way in these draws of shots."""
+    real = sweep._Sweep._finish
+
+    def finish(self, member, prepared, trained, k, tracking):
+        if prepared.config.data.draw_seed in draws:
+            return member.model_copy(update={"status": "failed", "reason": "the loss is not finite"})
+        return real(self, member, prepared, trained, k, tracking)
+
+    monkeypatch.setattr(sweep._Sweep, "_finish", finish)
+
+
+def test_a_draw_in_which_no_method_could_be_trained_does_not_end_the_others(base, tmp_path, monkeypatch):
+    failing_at(monkeypatch, {1})
+    record = run_sizes(base, CompareRequest(("head_only",)), SizesRequest(shots=(2,), draws=3), tmp_path / "out").record
+    reference, tfidf = record.points
+    assert (record.status, reference.method, reference.draws, reference.drawn, tfidf.draws) == ("finished", "head_only", 2, 3, 3)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "shots-2-01, head_only failed: the loss is not finite" in page
+
+
+def test_where_all_fail_it_says_so_and_says_it_again(base, tmp_path, monkeypatch):
+    failing_at(monkeypatch, {0, 1})
+    for resume in (False, True):
+        with pytest.raises(DataError, match="no method could be trained, got the loss is not finite"):
+            run_sizes(base, CompareRequest(("head_only",)), SizesRequest(shots=(2,), draws=2), tmp_path / "out", resume=resume)
+
+
+def test_a_stop_between_two_sizes_is_heard(base, tmp_path, monkeypatch):
+    real = sizes_module._compare_at
+
+    def compares_and_is_told_to_stop(*arguments):
+        found = real(*arguments)
+        signal.raise_signal(signal.SIGTERM)
+        return found
+
+    monkeypatch.setattr(sizes_module, "_compare_at", compares_and_is_told_to_stop)
+    with pytest.raises(StoppedError):
+        run_sizes(base, ROWS, SizesRequest(shots=(2,), draws=2), tmp_path / "out")
+    assert read_sizes(SizesLayout(tmp_path / "out").record).status == "running"
+    assert not (tmp_path / "out" / "sizes" / "shots-2-01").exists()
+    monkeypatch.setattr(sizes_module, "_compare_at", real)
+    assert run_sizes(base, ROWS, SizesRequest(shots=(2,), draws=2), tmp_path / "out", resume=True).record.status == "finished"
+
+
+def test_a_finished_one_that_is_gone_through_again_is_not_finished_meanwhile(base, tmp_path, monkeypatch):
+    request = SizesRequest(shots=(2,), draws=2)
+    whole = run_sizes(base, ROWS, request, tmp_path / "out").record
+    real, calls = sizes_module._compare_at, []
+
+    def dies(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(sizes_module, "_compare_at", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run_sizes(base, ROWS, request, tmp_path / "out", resume=True)
+    kept = read_sizes(SizesLayout(tmp_path / "out").record)
+    assert (kept.status, kept.points, len(kept.rows)) == ("running", [], len(whole.rows) // 2)
+
+
+def test_the_caption_says_where_the_loss_has_another_term(base, tmp_path):
+    mean = [*base, {"head": {"kind": "linear", "pooling": "mean"}}]
+    record = run_sizes(mean, CompareRequest(("lora",)), SizesRequest(shots=(2, 8), draws=1), tmp_path / "out").record
+    assert "The learning rate" not in sizes_caption(record)
+    assert "Each method was trained at its default learning rate" in sizes_caption(record)
+    assert "contrastive" not in sizes_caption(record)
+    rows = [
+        row.model_copy(update={"settings": {**row.settings, "contrastive_alpha": 0.0}}) if row.size == 8 and row.settings.get("head") else row
+        for row in record.rows
+    ]
+    assert "The loss has a contrastive term with up to 6 rows." in sizes_caption(record.model_copy(update={"rows": rows}))
 
 
 def test_killed_and_resumed_gives_the_same_record(base, tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ _TESTS = {
     "accuracy": "exact McNemar tests on the same rows, twice their mean over seeds",
     "macro_f1": "paired bootstrap over the same rows and over seeds",
 }
+SPREAD_OVER_SEEDS = "Mean over seeds ± their standard deviation; 95 % bootstrap intervals over rows and seeds, over few seeds as wide as Student's."
 # Below this chance the difference is called one.
 LEVEL = 0.05
 
@@ -133,7 +134,7 @@ def caption(record: CompareRecord, *, is_printed: bool = False) -> str:
     """
     parts = [
         f"Scores on the {record.judged} split ({record.rows_judged:,} rows), encoder {record.encoder}.",
-        "Mean over seeds ± their standard deviation; 95 % bootstrap intervals over rows and seeds. ECE: expected calibration error.",
+        f"{SPREAD_OVER_SEEDS} ECE: expected calibration error.",
         f"Differences in {record.compared_name}, in points, and p-values are to {record.reference}: {_TESTS[record.compared_by]}, Holm's correction.",
         "Training time is of one seed.",
     ]
@@ -147,12 +148,7 @@ def caption(record: CompareRecord, *, is_printed: bool = False) -> str:
     heads = {row.method: row.settings["head"]["kind"] for row in record.rows if "head" in row.settings}
     if len(set(heads.values())) > 1:
         parts.append("Heads differ, as the budget allows: " + ", ".join(f"{method} {kind}" for method, kind in heads.items()) + ".")
-    trials = max((len(row.trials) for row in record.rows), default=1)
-    parts.append(
-        f"Each method's learning rate is the best of {trials} on the validation split with one seed."
-        if trials > 1
-        else "Each method was trained at its default learning rate; no other was tried."
-    )
+    parts.append(about_rates(record.rows))
     at_an_end = [row.method for row in record.rows if row.stopped_at_an_end]
     if at_an_end:
         parts.append(f"The best is the lowest or the highest that was tried for {', '.join(at_an_end)}: more trials may find a better one.")
@@ -161,6 +157,22 @@ def caption(record: CompareRecord, *, is_printed: bool = False) -> str:
     else:
         parts.append(f"This test split was opened {record.test_openings:,} times so far.")
     return " ".join(parts)
+
+
+def about_rates(rows: Sequence[CompareRow]) -> str:
+    """How learning rates were chosen.
+
+    Args:
+        rows: Of one comparison, or of several.
+    """
+    trials = max((len(row.trials) for row in rows), default=0)
+    if trials > 1:
+        return f"Each method's learning rate is the best of {trials} on the validation split with one seed."
+    if trials == 1:
+        return "Each method was trained at its default learning rate; no other was tried."
+    # Of an ablation, whose rows are one method at the rate of the settings.
+    rates = sorted({f"{row.settings['learning_rate']:g}" for row in rows if "learning_rate" in row.settings})
+    return f"The learning rate is {' or '.join(rates)}." if rates else "No learning rate was used."
 
 
 def row_notes(record: CompareRecord) -> list[str]:

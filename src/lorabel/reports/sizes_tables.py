@@ -9,6 +9,7 @@ from lorabel.artifacts.sizes import SizePoint, SizesRecord
 from lorabel.reports.compare_tables import (
     SCORE_NAMES,
     TESTED_NAMES,
+    about_rates,
     notes_of,
     p_value,
     score_cells,
@@ -59,7 +60,7 @@ def _cells(point: SizePoint, record: SizesRecord) -> list[str]:
 
 def sizes_caption(record: SizesRecord) -> str:
     """What the table shows."""
-    lean = " It also chose checkpoints and learning rates, so these scores lean to the high side." if record.judged == "validation" else ""
+    lean = " It also chose checkpoints and temperatures, so these scores lean to the high side." if record.judged == "validation" else ""
     tests = (
         ""
         if len({row.method for row in record.rows}) < 2
@@ -70,8 +71,8 @@ def sizes_caption(record: SizesRecord) -> str:
     )
     return (
         f"Scores on the {record.judged} split ({record.rows_judged:,} rows), encoder {record.encoder}.{lean} Smaller shares lie within larger ones, and so do shots of one "
-        "draw. ± is the standard deviation over draws, of one draw over seeds; 95 % bootstrap intervals over the same and over rows."
-        f"{tests}{_about_heads(record)}"
+        "draw. ± is the standard deviation over draws, of one draw over seeds; 95 % bootstrap intervals over the same and over rows; over few of them as wide as Student's."
+        f"{tests} {about_rates(record.rows)}{_about_heads(record)}{_about_losses(record)}"
     )
 
 
@@ -88,6 +89,15 @@ def _about_heads(record: SizesRecord) -> str:
         span = f"{min(of):,}" if min(of) == max(of) else f"{min(of):,} to {max(of):,}"
         said.append(f"{kind} on {'all tokens' if pooling == 'mean' else 'the first token'} with {span} rows")
     return f" Heads differ: {', '.join(said)}."
+
+
+def _about_losses(record: SizesRecord) -> str:
+    """At which sizes the loss has a term that it has not at others: a curve bends there for that reason."""
+    rows: dict[bool, list[int]] = {}
+    for row in record.rows:
+        if "contrastive_alpha" in row.settings:
+            rows.setdefault(bool(row.settings["contrastive_alpha"]), []).append(row.train_rows)
+    return f" The loss has a contrastive term with up to {max(rows[True]):,} rows." if len(rows) == 2 else ""
 
 
 def size_notes(record: SizesRecord) -> list[str]:

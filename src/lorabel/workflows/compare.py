@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorabel.artifacts.compares import CompareLayout, CompareRecord, RateTrial, write_compare
+from lorabel.artifacts.compares import CompareLayout, CompareRecord, CompareRow, RateTrial, write_compare
 from lorabel.artifacts.lock import RunLock
 from lorabel.config import load_config, merge
 from lorabel.data.ledger import TestLedger
@@ -79,6 +79,7 @@ def run_compare(
     resume: bool = False,
     overwrite: bool = False,
     ledger: Path | None = None,
+    keeps_failures: bool = False,
     on_event: EventSink = ignore,
 ) -> CompareResult:
     """Compare methods and baselines.
@@ -90,6 +91,7 @@ def run_compare(
         resume: Go on with the comparison in `out`.
         overwrite: Remove an earlier comparison in `out` first.
         ledger: Folder of the ledger of test openings; None for the one that `out` is in.
+        keeps_failures: A comparison in which no method could be trained is one of several, and is finished like them.
         on_event: Receives notes, progress, steps and evaluations; members are numbered through all cells.
 
     Returns:
@@ -110,7 +112,9 @@ def run_compare(
     base = without_method(base)
     with RunLock(layout.lock), stop_on_signals() as stop:
         record = open_compare(layout, new_record(config, plain_request(request, rows), request.reference or rows[0].name, prepared), resume=resume)
-        return _Compare(layout, record, base, request, rows, prepared, stop, on_event, ledger or out.parent).run(rates, descriptions)
+        return _Compare(layout, record, base, request, rows, prepared, stop, on_event, ledger or out.parent).run(
+            rates, descriptions, keeps_failures=keeps_failures
+        )
 
 
 def settle_rows(base: Sequence[Mapping[str, Any]], request: CompareRequest) -> list[AskedRow]:
@@ -186,6 +190,20 @@ def prepare_rows(
     return prepared, rates, settle_descriptions(prepared.data.labels.names, request.descriptions)
 
 
+def check_some_trained(rows: Sequence[CompareRow]) -> None:
+    """Refuse a comparison whose methods all failed.
+
+    Args:
+        rows: Of one comparison, or of several.
+
+    Raises:
+        DataError: No method could be trained.
+    """
+    reasons = [row.reason for row in rows if row.kind == "method" and row.status == "failed"]
+    if len(reasons) == sum(row.kind == "method" for row in rows):
+        raise DataError(f"compare: no method could be trained, got {reasons[0]}; expected at least one. Lower the learning rates with --rate-trials 5.")
+
+
 def spread_rates(default: float, trials: int) -> list[float]:
     """Learning rates to try: the default, then half a decade below, above, a decade below, and so on; lowest first.
 
@@ -217,7 +235,7 @@ class _Compare:
         self.assignments = {row.name: row.assignment for row in rows}
         self.ledger = ledger
 
-    def run(self, rates: Mapping[str, Sequence[float]], descriptions: tuple[str, ...]) -> CompareResult:
+    def run(self, rates: Mapping[str, Sequence[float]], descriptions: tuple[str, ...], *, keeps_failures: bool) -> CompareResult:
         """Do what is left to do and write the record."""
         baselines = [row.name for row in self.rows if not row.is_trained]
         fit_baselines(baselines, self.layout.baseline, self.prepared, descriptions, self.ledger, self.on_event)
@@ -229,10 +247,8 @@ class _Compare:
             else source_of_baseline(row.name, self.layout.baseline(row.name))
             for row in self.rows
         ]
-        if all(source.row.status == "failed" for source in sources if source.row.kind == "method"):
-            raise DataError(
-                f"compare: no method could be trained, got {sources[0].row.reason}; expected at least one. Lower the learning rates with --rate-trials 5."
-            )
+        if not keeps_failures:
+            check_some_trained([source.row for source in sources])
         rows = score_rows(sources, self.record, self.layout.root)
         test = self.record.split_digests.get("test")
         openings = TestLedger(self.ledger).count(test) if test else 0

@@ -86,7 +86,7 @@ def open_compare(layout: CompareLayout, fresh: CompareRecord, *, resume: bool) -
                 f"--resume: the data changed since the comparison was begun, got another digest of {', '.join(changed)}; expected its rows. Restore them, or start anew."
             )
         return before
-    clear_folder(layout.root, layout.lock)
+    clear_folder(layout.root, layout.lock, layout.record)
     write_compare(layout.record, fresh)
     return fresh
 

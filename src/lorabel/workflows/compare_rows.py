@@ -54,7 +54,7 @@ def source_of_cells(name: str, cells: Sequence[Cell], trials: Sequence[RateTrial
         kind="method",
         seeds=len(cells),
         settings={
-            **{name: plan[name] for name in ("method", "head", "learning_rate", "num_epochs", "precision", "reasons") if name in plan},
+            **{name: plan[name] for name in ("method", "head", "contrastive_alpha", "learning_rate", "num_epochs", "precision", "reasons") if name in plan},
             "seeds": [one.seed for one in records],
         },
         parameters=Trainable(trainable=records[0].parameters.trainable),

@@ -34,15 +34,17 @@ def check_out_folder(root: Path, lock: Path, *, resume: bool | None = None, over
     return exists
 
 
-def clear_folder(root: Path, lock: Path) -> None:
-    """Remove everything from a folder but its lock file.
+def clear_folder(root: Path, lock: Path, record: Path) -> None:
+    """Remove everything from a folder but its lock file; last its record, by which a call after a kill knows what the rest is.
 
     Args:
         root: The folder, held by this process.
         lock: Its lock file.
+        record: Its record, if it has one.
     """
     for path in root.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != lock.name:
+        elif path.name not in (lock.name, record.name):
             path.unlink()
+    record.unlink(missing_ok=True)

@@ -25,11 +25,13 @@ from lorabel.events import EventSink, Note, ignore
 from lorabel.reports.html import pictures, template
 from lorabel.reports.sizes_figures import draw_sizes_figures
 from lorabel.reports.sizes_tables import size_columns, size_notes, size_rows, sizes_caption, sizes_csv, sizes_latex, sizes_markdown
-from lorabel.workflows.compare import CompareRequest, plain_request, prepare_rows, run_compare, settle_rows
+from lorabel.workflows.cells import check_stop
+from lorabel.workflows.compare import CompareRequest, check_some_trained, plain_request, prepare_rows, run_compare, settle_rows
 from lorabel.workflows.compare_methods import without_method
 from lorabel.workflows.figure_files import write_figures
 from lorabel.workflows.out_folder import check_out_folder, clear_folder
 from lorabel.workflows.size_points import size_points
+from lorabel.workflows.stopping import stop_on_signals
 
 DRAWS = 10
 # What the comparisons of all sizes have in common; openings of the test split grow.
@@ -106,6 +108,8 @@ def run_sizes(
 
     Raises:
         ConfigError: Sizes, names, settings or folder are not usable.
+        DataError: No method could be trained at any size.
+        StoppedError: A signal asked for a stop; the state was saved.
         LorabelError: Whatever `run_compare` raises; finished sizes stay.
     """
     wanted = _wanted(sizes)
@@ -121,16 +125,20 @@ def run_sizes(
     if not resume:
         # What is wrong with data, encoder or budget is said before anything is written; each comparison will say what it found.
         prepare_rows([*base, wanted[0].settings], rows_asked, request, ignore)
-    with RunLock(layout.lock):
+    with RunLock(layout.lock), stop_on_signals() as stop:
         plain = {**_plain(sizes), "rows": plain_request(request, rows_asked), "base": config.model_dump(mode="json")}
         record = _open(layout, SizesRecord(status="running", request=plain, source=str(config.data.source)), resume=resume)
+        # Of a finished one too: its rows are put together anew, and a kill meanwhile must not leave some of them as all.
+        record = record.model_copy(update={"status": "running", "points": []})
         rows: list[SizeRow] = []
         for place, size in enumerate(wanted):
+            check_stop(stop)
             on_event(Note(f"Size {place + 1} of {len(wanted)}: {size.name}."))
             one, found = _compare_at(size, base, request, layout, on_event)
             rows += found
             record = record.model_copy(update={"rows": list(rows), **{name: getattr(one, name) for name in _SHARED}})
             write_sizes(layout.record, record)
+        check_some_trained(rows)
         record = record.model_copy(update={"status": "finished", "points": size_points(record, out)})
         write_sizes(layout.record, record)
         write_sizes_report(layout, record)
@@ -146,7 +154,7 @@ def _compare_at(
     begun = (folder / "compare.json").exists()
     if folder.exists() and not begun:
         shutil.rmtree(folder)
-    found = run_compare(own, request, folder, resume=begun, ledger=layout.root.parent, on_event=on_event).record
+    found = run_compare(own, request, folder, resume=begun, ledger=layout.root.parent, keeps_failures=True, on_event=on_event).record
     train_rows = len(load_data(load_config(*without_method(own)).data).splits["train"])
     if size.protocol == "shots" and train_rows < size.size * len(found.labels):
         on_event(Note(f"Not every class has {size.size:g} rows: {size.name} is {train_rows:,} rows in all.", is_warning=True))
@@ -187,7 +195,7 @@ def _open(layout: SizesLayout, fresh: SizesRecord, *, resume: bool) -> SizesReco
                 f"--resume: the comparison in the folder is another, got other {', '.join(unlike)}; expected the same command. Repeat it, or start anew."
             )
         return before
-    clear_folder(layout.root, layout.lock)
+    clear_folder(layout.root, layout.lock, layout.record)
     write_sizes(layout.record, fresh)
     return fresh
 

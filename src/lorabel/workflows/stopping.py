@@ -18,11 +18,24 @@ class StopRequest:
         return self.signal_number is not None
 
 
+class _Handler:
+    """What is called for a signal."""
+
+    def __init__(self, request: StopRequest) -> None:
+        self.request = request
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        if self.request.signal_number is not None:
+            os._exit(128 + number)
+        self.request.signal_number = number
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
     """Turn SIGINT and SIGTERM into a request while the block runs.
 
-    Outside the main thread signals cannot be caught; the request then never comes, and the caller's own handling stays in force.
+    Outside the main thread signals cannot be caught; the request then never comes, and the caller's own handling stays in force. Blocks may lie within one another: what arrived
+    within the inner one is a request of the outer one too, which may have more to do.
 
     Yields:
         The request, false until a signal arrives.
@@ -32,14 +45,11 @@ def stop_on_signals() -> Iterator[StopRequest]:
         yield request
         return
 
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if request.signal_number is not None:
-            os._exit(128 + number)
-        request.signal_number = number
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, _Handler(request)) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+            if request.signal_number == number and isinstance(handler, _Handler):
+                handler.request.signal_number = number

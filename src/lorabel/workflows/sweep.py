@@ -169,7 +169,7 @@ def _open(layout: SweepLayout, config: RunConfig, source: dict[str, Any], *, res
         if unlike:
             raise ConfigError(f"--resume: the {' and '.join(unlike)} differ from the sweep's, got others; expected the same command. Repeat it, or start anew.")
         return before
-    clear_folder(layout.root, layout.lock)
+    clear_folder(layout.root, layout.lock, layout.record)
     return SweepRecord(source=source, base=base, metric=config.training.best_metric)
 
 

@@ -105,9 +105,13 @@ def test_the_caption_says_what_was_done(record):
     assert "test split (1,234 rows)" in caption(record)
     assert "best of 2 on the validation split" in caption(record)
     assert "opened 7 times" in caption(record)
-    closed = record.model_copy(update={"judged": "validation", "rows": record.rows[:3]})
+    once = [row.model_copy(update={"trials": [RateTrial(learning_rate=1e-3, score=None, is_chosen=True)]}) for row in record.rows[:3]]
+    closed = record.model_copy(update={"judged": "validation", "rows": once})
     assert "lean to the high side" in caption(closed)
     assert "no other was tried" in caption(closed)
+    ablation = record.model_copy(update={"rows": [row.model_copy(update={"trials": [], "settings": {"learning_rate": 2e-3}}) for row in once]})
+    assert "The learning rate is 0.002." in caption(ablation)
+    assert "no other was tried" not in caption(ablation)
     assert compare_rows(closed)[0][4] == "91.00 ± 0.50"
 
 
