@@ -50,7 +50,7 @@ class Family:
         native_head: The family's own classification head, input side first.
         pooler_is_frozen: True where the native head reads the checkpoint's frozen pooler.
         dropout_after_attention: False where the family has no dropout between attention output and its residual.
-        takes_past_keys: False where the reference library's model takes no keys and values from outside, so that prefix and prompt tuning have no form in the common adapter library.
+        takes_past_keys: False where the reference library's model takes no keys and values from outside, so that prefix and prompt tuning have no form in the PEFT library.
         config_keys: Field of `EncoderShape` -> key in the family's `config.json` where it differs from the common one; empty where the family has no such setting.
         head_dropout_keys: Keys of `config.json` that hold the head's dropout, first present one wins.
         defaults: Field of `EncoderShape` -> the reference library's value where `config.json` is silent and the common one differs.

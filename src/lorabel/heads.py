@@ -1,4 +1,4 @@
-"""Classification heads as data: which layers, how many parameters, under which names; and which choices the common adapter library can express.
+"""Classification heads as data: which layers, how many parameters, under which names; and which choices the PEFT library can express.
 
 The tensors live in `models/heads.py`. This file has no torch, because `plan` counts heads.
 """
@@ -100,18 +100,18 @@ def trained_pooling(folder: Path) -> Pooling | None:
 
 
 def why_not_peft(head: HeadSpec, method_has_peft_form: bool, *, has_windows: bool = False) -> str | None:
-    """Why the common adapter library cannot load this combination, or None where it can.
+    """Why the PEFT library cannot load this combination, or None where it can.
 
     Args:
         head: The head.
-        method_has_peft_form: The method has a form in the common library.
+        method_has_peft_form: The method has a form in the PEFT library.
         has_windows: Long texts are read in windows.
 
     Returns:
         A reason to print, or None.
     """
     if not method_has_peft_form:
-        return "the method has no form in the common adapter library"
+        return "the method has no form in the PEFT library"
     if head.kind == "linear":
         return f"the {head.kind} head differs from the one its sequence-classification model builds"
     if head.pooling != "cls":

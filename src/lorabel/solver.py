@@ -1,7 +1,7 @@
 """The solver: what a budget is spent on where the settings leave it open. It chooses the head (`head.kind: auto`), the sites (`targets: auto`) and the rank (`rank: auto`).
 
 Decisions:
-- The head comes first, because it can be larger than all the rest: the family's own where the method fits beside it (the common adapter library can load nothing else), else one
+- The head comes first, because it can be larger than all the rest: the family's own where the method fits beside it (the PEFT library can load nothing else), else one
   linear layer. The first token of an encoder that was trained with mean pooling says little until it is trained, so few rows get a linear layer on the mean of all tokens.
 - Sites and ranks are the method's own choice (`Method.settle`), starting from the recipe; benchmarks/budget_solver.py holds it against others.
 - A size that the user left at its default (rank, width, length) and that does not fit becomes the largest that does; one that was given is the user's, and the gate refuses it.
@@ -162,7 +162,7 @@ def _reasons_of_head(asked: AskedHead, head: HeadSpec, tried: list[Solution], sh
     if asked.follows_training:
         return [
             f"Head: linear on the mean of all tokens, because this encoder was trained with mean pooling and {asked.rows:,} rows are few for {asked.classes:,} classes; "
-            "the common adapter library cannot load this one (--head native is the one that it can)."
+            "the PEFT library cannot load this one (--head native is the one that it can)."
         ]
     if asked.kind != "auto":
         return []
@@ -170,7 +170,7 @@ def _reasons_of_head(asked: AskedHead, head: HeadSpec, tried: list[Solution], sh
         if asked.trained_pooling != "mean" or asked.pooling != "auto" or asked.rows is not None:
             return []
         return [
-            "Head: the family's own, which the common adapter library can load. This encoder was trained with mean pooling: "
+            "Head: the family's own, which the PEFT library can load. This encoder was trained with mean pooling: "
             f"up to {FEW_ROWS_PER_CLASS} training rows per class, `train` takes a linear one on the mean of all tokens."
         ]
     native = next((one for one in tried if one.head.kind == AUTO_HEADS[0]), None)
@@ -178,7 +178,7 @@ def _reasons_of_head(asked: AskedHead, head: HeadSpec, tried: list[Solution], sh
         return [f"Head: {head.kind}, because this checkpoint lacks what the {shape.names.name} family's own head reads."]
     return [
         f"Head: {head.kind} with {head.parameter_count:,} parameters, because the {shape.names.name} family's own has {native.head.parameter_count:,} of the "
-        f"{native.budget.limit:,} allowed and leaves too few; the common adapter library cannot load this one."
+        f"{native.budget.limit:,} allowed and leaves too few; the PEFT library cannot load this one."
     ]
 
 

@@ -110,7 +110,7 @@ def test_the_adapters_dropout_is_the_common_librarys(family, tiny_encoder, tmp_p
     from peft import LoraConfig, get_peft_model
 
     source = resolve_encoder(EncoderConfig(name=str(tiny_encoder(family))))
-    # One site per product: queries, keys and values share one mask here, where the common library draws three.
+    # One site per product: queries, keys and values share one mask here, where the PEFT library draws three.
     method = make_method({"name": "lora", "rank": 3, "dropout": 0.3, "targets": ("query", "attention_output", "ffn_up", "ffn_down")})
     off = dict.fromkeys(PROBABILITIES[family], 0.0)
     base = AutoModelForSequenceClassification.from_pretrained(source.folder, attn_implementation="eager", dtype=torch.float64, **off)

@@ -1,4 +1,4 @@
-"""Folders that the common adapter library saved become adapters that answer the same, for every family it can do; everything else is refused by name."""
+"""Folders that the PEFT library saved become adapters that answer the same, for every family it can do; everything else is refused by name."""
 
 import json
 from pathlib import Path

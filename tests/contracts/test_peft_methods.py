@@ -1,4 +1,4 @@
-"""Every method that the common adapter library has too: counts, logits, gradients and files equal its own, for every family it can do."""
+"""Every method that the PEFT library has too: counts, logits, gradients and files equal its own, for every family it can do."""
 
 import logging
 import warnings
@@ -45,7 +45,7 @@ def prepared(family, options, tiny_encoder):
     source = resolve_encoder(EncoderConfig(name=str(tiny_encoder(family))))
     method, head = make_method(options), make_head(source.shape, "native", "cls", 3)
     if method.peft_config(source.shape) is None:
-        pytest.skip(f"the common library cannot do {method.name} on {family}")
+        pytest.skip(f"the PEFT library cannot do {method.name} on {family}")
     return source, method, head
 
 
@@ -148,4 +148,4 @@ def test_every_method_with_a_form_there_is_compared():
     compared = {options["name"] for options in SETTINGS}
     for name in METHODS.names():
         has_form = METHODS.get(name)().stored_form().peft_config(shape) is not None
-        assert not has_form or name in compared | {"adalora"}, f"{name} has a form in the common library, but is not compared with it"
+        assert not has_form or name in compared | {"adalora"}, f"{name} has a form in the PEFT library, but is not compared with it"

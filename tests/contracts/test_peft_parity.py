@@ -1,4 +1,4 @@
-"""Counts, logits, gradients and files equal the common adapter library's, for every family."""
+"""Counts, logits, gradients and files equal the PEFT library's, for every family."""
 
 import logging
 import warnings

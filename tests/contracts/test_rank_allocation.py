@@ -1,4 +1,4 @@
-"""AdaLoRA against the common adapter library, in banks, and in whole runs."""
+"""AdaLoRA against the PEFT library, in banks, and in whole runs."""
 
 import json
 

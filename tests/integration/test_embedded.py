@@ -1,4 +1,4 @@
-"""One real training on the embedded encoder, and its adapter in the common library."""
+"""One real training on the embedded encoder, and its adapter in the PEFT library."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Counts against the common adapter library on real shapes (no weights: the models live on the meta device), the paper's arithmetic, the gate."""
+"""Counts against the PEFT library on real shapes (no weights: the models live on the meta device), the paper's arithmetic, the gate."""
 
 import functools
 

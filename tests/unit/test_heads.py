@@ -1,4 +1,4 @@
-"""Heads as data: layers, counts, refusals, and what the common library can express."""
+"""Heads as data: layers, counts, refusals, and what the PEFT library can express."""
 
 import pytest
 

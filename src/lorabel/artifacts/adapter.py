@@ -1,7 +1,7 @@
 """The adapter folder: what training leaves behind, usable by its path alone.
 
 `lorabel.json` names everything needed to answer (labels in order, encoder and its digest, tokenizer digest, pooling, head, length limit) and vouches for the weights by
-digest. Where the common adapter library can express the combination, the weights carry its names and its `adapter_config.json` lies beside
+digest. Where the PEFT library can express the combination, the weights carry its names and its `adapter_config.json` lies beside
 them; where it cannot, those two names are not written, because it would load them and answer wrongly.
 
 Decisions:

@@ -38,7 +38,7 @@ def model_card(record: RunRecord) -> str:
     lines += _thresholds_part(record)
     lines += [*_USE, *(_peft_part(record.encoder.name, record.task, record.labels) if record.peft_compatible else [])]
     if not record.peft_compatible:
-        lines.append(f"The common adapter library cannot load this folder: {record.peft_reason}.")
+        lines.append(f"The PEFT library cannot load this folder: {record.peft_reason}.")
     lines += ["", "## Training", "", f"Data: {record.data.get('source')}, {record.data['rows'].get('train'):,} training rows. Seed {record.seed}. "]
     lines += [f"lorabel {record.versions['lorabel']}, torch {record.versions['torch']}, {record.training.seconds:.0f} s."]
     return "\n".join(lines) + "\n"
@@ -122,7 +122,7 @@ def _thresholds_part(record: RunRecord) -> list[str]:
 
 
 def _peft_part(encoder: str, task: TaskKind, labels: Sequence[str]) -> list[str]:
-    """How the common adapter library loads the folder."""
+    """How the PEFT library loads the folder."""
     id2label = "{" + ", ".join(f"{index}: {label!r}" for index, label in enumerate(labels)) + "}"
     label2id = "{" + ", ".join(f"{label!r}: {index}" for index, label in enumerate(labels)) + "}"
     return [

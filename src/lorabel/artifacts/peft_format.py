@@ -1,4 +1,4 @@
-"""The common adapter library's folders: our tensors under its names with its configuration file, and its own read as ours.
+"""The PEFT library's folders: our tensors under its names with its configuration file, and its own read as ours.
 
 Checked against version 0.21 of that library: for sequence classification it saves the adapter's tensors and, under the same prefix, the whole
 trained head. A folder written here is loaded by it without a warning, and gives the same logits; so does what is read here.
@@ -26,7 +26,7 @@ _PICKLE = "adapter_model.bin"
 
 @dataclass(frozen=True)
 class PeftFolder:
-    """A folder that the common adapter library saved.
+    """A folder that the PEFT library saved.
 
     Attributes:
         folder: Where it lies.
@@ -51,7 +51,7 @@ class PeftFolder:
 
 
 def peft_names(method: Method, shape: EncoderShape, head_names: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-    """Our tensor name -> the common library's.
+    """Our tensor name -> the PEFT library's.
 
     Args:
         method: The method.
@@ -66,14 +66,14 @@ def peft_config(method: Method, shape: EncoderShape, head: HeadSpec, base_model:
     """Content of `adapter_config.json`.
 
     Args:
-        method: A method that has a form in the common library.
+        method: A method that has a form in the PEFT library.
         shape: The encoder.
         head: The head; a pooler that is trained with it is saved with it.
         base_model: Name of the base model on the hub.
         revision: Its revision, or None.
     """
     options = method.peft_config(shape)
-    assert options is not None, "asked for a method without a form in the common library"
+    assert options is not None, "asked for a method without a form in the PEFT library"
     plain = {key: int(value) if isinstance(value, float) and value.is_integer() and key == "lora_alpha" else value for key, value in options.items()}
     return {
         **plain,
@@ -86,7 +86,7 @@ def peft_config(method: Method, shape: EncoderShape, head: HeadSpec, base_model:
 
 
 def read_peft(folder: Path) -> PeftFolder:
-    """Read a folder of the common library; links, as a hub's cache has them, are followed.
+    """Read a folder of the PEFT library; links, as a hub's cache has them, are followed.
 
     Args:
         folder: With `adapter_config.json` and `adapter_model.safetensors`.

@@ -104,4 +104,4 @@ def _print(result: PlanResult) -> None:
     if result.reasons and result.alternatives:
         _print_alternatives(result)
     if result.peft_reason:
-        err.print(f"The common adapter library will not be able to load it: {result.peft_reason}.")
+        err.print(f"The PEFT library will not be able to load it: {result.peft_reason}.")

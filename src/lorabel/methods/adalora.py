@@ -8,7 +8,7 @@ smoothed, times its uncertainty, smoothed. Equation 12: b falls along a cubic fr
 What counts against the budget is what is trained: the factors of the initial rank at every site, R · (D_in + D_out + 1). What is stored is what remains: triplets whose
 diagonal entry is zero are dropped, and the file is as small as the target says.
 
-Stored as plain LoRA with a rank for each site, the diagonal and the scaling multiplied into B: the common library's own AdaLoRA divides by the rank plus 1e-5, takes that
+Stored as plain LoRA with a rank for each site, the diagonal and the scaling multiplied into B: the PEFT library's own AdaLoRA divides by the rank plus 1e-5, takes that
 rank from a value that it does not save, and wants the length of a training that is over. Its LoRA with `rank_pattern` and `alpha_pattern` needs none of that and answers
 with the same logits.
 

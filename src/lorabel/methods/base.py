@@ -100,7 +100,7 @@ class Method(BaseModel):
 
     Class attributes:
         default_learning_rate: Used where the user gives none; each method brings its own.
-        peft_root: What stands before the names of the model's own modules in the common library's file.
+        peft_root: What stands before the names of the model's own modules in the PEFT library's file.
         trains_encoder: True only for full fine-tuning.
         shared_options: Options that all members of a bank must agree on.
         starts_unchanged: Right after initialisation the encoder answers as without the method.
@@ -250,7 +250,7 @@ class Method(BaseModel):
         return self.stored_form(), dict(tensors)
 
     def peft_config(self, shape: EncoderShape) -> dict[str, Any] | None:
-        """The common adapter library's configuration of this method, or None where it has none.
+        """The PEFT library's configuration of this method, or None where it has none.
 
         Args:
             shape: The encoder; its family's names are what the library targets.
@@ -261,7 +261,7 @@ class Method(BaseModel):
         return None
 
     def peft_key(self, spec: ParameterSpec, shape: EncoderShape) -> str:
-        """The name of a tensor in the common library's file.
+        """The name of a tensor in the PEFT library's file.
 
         Args:
             spec: One of `parameters`.
@@ -271,7 +271,7 @@ class Method(BaseModel):
 
     @classmethod
     def from_peft(cls, file: PeftFile, shape: EncoderShape) -> tuple[Method, dict[str, Tensor]] | None:
-        """What answers as an adapter that the common library saved, or None where that is of another method.
+        """What answers as an adapter that the PEFT library saved, or None where that is of another method.
 
         Args:
             file: The adapter; its tensors that are used are taken out.
@@ -336,7 +336,7 @@ class Method(BaseModel):
 
 
 def prefix_of_layer(whole: Tensor, layer: int, shape: EncoderShape) -> Tensor:
-    """A layer's keys and values, from those of all layers as the common library lays them out.
+    """A layer's keys and values, from those of all layers as the PEFT library lays them out.
 
     Args:
         whole: (K, P, 2 · layers · D), of each layer keys before values.

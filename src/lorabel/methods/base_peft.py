@@ -1,4 +1,4 @@
-"""An adapter that the common library saved, as methods read it: settings that are checked when they are asked for, and tensors that are taken out one by one.
+"""An adapter that the PEFT library saved, as methods read it: settings that are checked when they are asked for, and tensors that are taken out one by one.
 
 What is never asked for does not matter to the answer; a tensor that nobody takes is refused by whoever reads the file.
 """
@@ -21,12 +21,12 @@ Sites = dict[tuple[int, str], "Tensor"]
 
 
 def site_module(shape: EncoderShape, layer: int, site: str) -> str:
-    """The common library's name of a site's module, from the layers on: `layer.0.attention.self.query`."""
+    """The PEFT library's name of a site's module, from the layers on: `layer.0.attention.self.query`."""
     return f"{shape.names.layer.format(i=layer)}.{shape.names.linears[site]}"
 
 
 def site_key(root: str, shape: EncoderShape, layer: int, site: str, role: str) -> str:
-    """The common library's name of a tensor at a site; some end in `.weight` as well."""
+    """The PEFT library's name of a tensor at a site; some end in `.weight` as well."""
     return f"{root}{shape.names.prefix}.{site_module(shape, layer, site)}.{role}"
 
 

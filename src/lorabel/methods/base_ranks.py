@@ -1,6 +1,6 @@
 """Base of low-rank methods whose sites may have ranks of their own.
 
-The common library calls it `rank_pattern`. Its scaling is alpha / rank of the site, unless `alpha_pattern` says otherwise; here the scaling is the same at every site, so that a
+The PEFT library calls it `rank_pattern`. Its scaling is alpha / rank of the site, unless `alpha_pattern` says otherwise; here the scaling is the same at every site, so that a
 learning rate means the same everywhere, and the patterns that are written say so.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EVERYWHERE = "*"
-# Factors that the common library starts elsewhere than at B = 0 with the encoder's own weights changed to match: the file alone does not say to what.
+# Factors that the PEFT library starts elsewhere than at B = 0 with the encoder's own weights changed to match: the file alone does not say to what.
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 # Options of its LoRA that change the answer and have no equal here.
 _WITHOUT_EQUAL = (
@@ -76,7 +76,7 @@ class _Place:
 class SiteRanksMethod(LowRankMethod):
     """A low-rank method with one rank, or a rank for each site; the update is multiplied by alpha / rank at all of them."""
 
-    # Whether it is what the common library calls DoRA.
+    # Whether it is what the PEFT library calls DoRA.
     uses_dora: ClassVar[bool] = False
 
     ranks: dict[str, int] | None = Field(
@@ -137,7 +137,7 @@ class SiteRanksMethod(LowRankMethod):
         return specs
 
     def peft_config(self, shape: EncoderShape) -> dict[str, Any] | None:
-        """`LoraConfig` of the common library; with ranks of sites, their modules by name, each with its rank and the alpha that gives the same scaling."""
+        """`LoraConfig` of the PEFT library; with ranks of sites, their modules by name, each with its rank and the alpha that gives the same scaling."""
         config = super().peft_config(shape)
         if config is None:
             return None
@@ -236,7 +236,7 @@ def _without_ranks(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_plain_lora(config: Mapping[str, Any]) -> None:
-    """Refuse a LoRA of the common library that its factors alone do not describe.
+    """Refuse a LoRA of the PEFT library that its factors alone do not describe.
 
     Raises:
         ConfigError: An option that changes the answer and has no equal here.
@@ -255,7 +255,7 @@ def check_plain_lora(config: Mapping[str, Any]) -> None:
 
 
 def _their_scaling(file: PeftFile, shape: EncoderShape, layer: int, site: str, rank: int) -> float:
-    """What the common library multiplies a site's product by."""
+    """What the PEFT library multiplies a site's product by."""
     alpha = file.pattern("alpha_pattern", f"{shape.names.prefix}.{site_module(shape, layer, site)}", file.number("lora_alpha", 8))
     return alpha / (math.sqrt(rank) if file.config.get("use_rslora") else rank)
 

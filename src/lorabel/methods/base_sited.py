@@ -199,7 +199,7 @@ class LowRankMethod(SitedMethod):
         return None if added is None else LinearSlots(added=added)
 
     def peft_config(self, shape: EncoderShape) -> dict[str, Any] | None:
-        """`LoraConfig` of the common library for the same sites."""
+        """`LoraConfig` of the PEFT library for the same sites."""
         return {
             "peft_type": "LORA",
             "r": self.rank,

@@ -5,7 +5,7 @@ Pfeiffer et al. 2020, "AdapterFusion", section 3 (`pfeiffer`: after feed-forward
 and section 4.6 (`parallel`: beside the feed-forward block, reading its input, with a scaling).
 
 Departures: all placements add to the block's output before its residual and norm, where Pfeiffer's code moves the adapter behind the residual; the norms of the encoder stay frozen,
-where Houlsby trains them. Up starts at zero, so that training starts at the encoder itself. The common library has no form of it.
+where Houlsby trains them. Up starts at zero, so that training starts at the encoder itself. The PEFT library has no form of it.
 """
 
 from __future__ import annotations

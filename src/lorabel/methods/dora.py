@@ -2,7 +2,7 @@
 
 Source: Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation", equation 5: W' = m (W₀ + s·B·A) / ‖W₀ + s·B·A‖, the norm held fixed in the backward pass (section 4.3).
 
-Departures: none in evaluation. In training, dropout acts on the low-rank path alone, as in LoRA; the common library drops the input of the frozen product's correction as well.
+Departures: none in evaluation. In training, dropout acts on the low-rank path alone, as in LoRA; the PEFT library drops the input of the frozen product's correction as well.
 """
 
 from __future__ import annotations

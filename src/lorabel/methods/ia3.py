@@ -2,7 +2,7 @@
 
 Source: Liu et al. 2022, "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning", section 3.3: l_k ∘ k, l_v ∘ v, l_ff ∘ f(W₁ x).
 
-Departures: none with the default targets. Attention output and feed-forward down have their input scaled, all other sites their output, as in the common library.
+Departures: none with the default targets. Attention output and feed-forward down have their input scaled, all other sites their output, as in the PEFT library.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Ia3(SitedMethod):
         return LinearSlots(input_scale=vector.flatten(1)) if site in _SCALED_INPUT else LinearSlots(output_scale=vector.flatten(1))
 
     def peft_config(self, shape: EncoderShape) -> dict[str, Any] | None:
-        """`IA3Config` of the common library for the same sites."""
+        """`IA3Config` of the PEFT library for the same sites."""
         inputs = [site for site in self.targets if site in _SCALED_INPUT]
         return {
             "peft_type": "IA3",

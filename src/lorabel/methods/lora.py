@@ -5,8 +5,8 @@ Rank-stabilised scaling α/√r: Kalajdzievski 2023, "A Rank Stabilization Scali
 A learning rate of its own for B: Hayou et al. 2024, "LoRA+: Efficient Low Rank Adaptation of Large Models", section 4.
 Start from the principal components of the weight: Meng et al. 2024, "PiSSA: Principal Singular Values and Singular Vectors Adaptation", equations 2 to 4.
 
-Departures: none in the arithmetic. A starts uniform in ±1/√D_in (what the common library draws), where the paper says Gaussian. Query, key and value of a layer
-read one input and share its dropout mask, where the common library draws one for each. PiSSA keeps the whole weight and takes the start's product away again,
+Departures: none in the arithmetic. A starts uniform in ±1/√D_in (what the PEFT library draws), where the paper says Gaussian. Query, key and value of a layer
+read one input and share its dropout mask, where the PEFT library draws one for each. PiSSA keeps the whole weight and takes the start's product away again,
 s·(B A − B₀ A₀), so that the encoder stays shared by the members of a bank; it is stored as plain LoRA of twice the rank.
 """
 

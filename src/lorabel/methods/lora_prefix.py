@@ -2,7 +2,7 @@
 
 Source: He et al. 2021, "Towards a Unified View of Parameter-Efficient Transfer Learning", section 4.6: few prefix tokens where attention is to change little, low-rank updates for the rest.
 
-Departures: the paper's mix puts a parallel bottleneck beside feed-forward where this has LoRA. The common library holds one method per adapter, so that it has no form of the two.
+Departures: the paper's mix puts a parallel bottleneck beside feed-forward where this has LoRA. The PEFT library holds one method per adapter, so that it has no form of the two.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Source: Li and Liang 2021, "Prefix-Tuning: Optimizing Continuous Prompts for Gen
 "P-Tuning v2: Prompt Tuning Can Be Comparable to Fine-tuning Universally Across Scales and Tasks", section 3.2.
 
 Departures: with `reparameterise`, two layers with a tanh give the prefix in training, as in the paper's appendix; what they give is stored in their place. Positions of the text start after
-the prefix, as in the common library, unless `shift_positions` is off.
+the prefix, as in the PEFT library, unless `shift_positions` is off.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Prefix(Method):
     length: int = Field(default=20, ge=1, le=256, description="Trained keys and values per layer, P.")
     reparameterise: bool = Field(default=False, description="Train two layers that give the prefix; only the prefix is stored.")
     reparameterised_width: int = Field(default=64, ge=1, description="Width of those layers.")
-    shift_positions: bool = Field(default=True, description="Positions of the text start after the prefix, as in the common adapter library.")
+    shift_positions: bool = Field(default=True, description="Positions of the text start after the prefix, as in the PEFT library.")
 
     def parameters(self, shape: EncoderShape) -> tuple[ParameterSpec, ...]:
         """`prefix` (P, 2 · layers · D), of each layer keys before values; or the layers that give it: P·D + H·D + H + (H + 1)·2·layers·D parameters for width H."""
@@ -90,7 +90,7 @@ class Prefix(Method):
         return self.stored_form(), {_PREFIX: _given_by_layers(given)[0].contiguous(), **rest}
 
     def peft_config(self, shape: EncoderShape) -> dict[str, Any] | None:
-        """`PrefixTuningConfig` of the common library; None where it has no such form: without the shift, and for DistilBERT, which takes no keys from outside."""
+        """`PrefixTuningConfig` of the PEFT library; None where it has no such form: without the shift, and for DistilBERT, which takes no keys from outside."""
         if not self.shift_positions or not shape.names.takes_past_keys:
             return None
         return {

@@ -2,7 +2,7 @@
 
 Source: Lester, Al-Rfou, Constant 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning", section 2 and figure 3 (starts).
 
-Departures: by default they follow the text's first token, so that heads go on reading the state they were made for; with `place: front` they come before it, as in the common library, whose
+Departures: by default they follow the text's first token, so that heads go on reading the state they were made for; with `place: front` they come before it, as in the PEFT library, whose
 heads then read the first trained token. Positions count the trained tokens along.
 """
 
@@ -71,7 +71,7 @@ class Prompt(Method):
         return self.length
 
     def peft_config(self, shape: EncoderShape) -> dict[str, Any] | None:
-        """`PromptTuningConfig` of the common library; None after the first token, and for encoders whose embeddings are projected, which it cannot load."""
+        """`PromptTuningConfig` of the PEFT library; None after the first token, and for encoders whose embeddings are projected, which it cannot load."""
         if self.place != "front" or shape.has_projection or not shape.names.takes_past_keys:
             return None
         return {

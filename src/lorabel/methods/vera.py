@@ -2,7 +2,7 @@
 
 Source: Kopiczko, Blankevoort, Asano 2023, "VeRA: Vector-based Random Matrix Adaptation", equation 2: h = W₀x + Λ_b B Λ_d A x, b starts at zero.
 
-Departures: none. The factors are drawn from `projection_seed` as the common library draws them, and stored with the adapter, so that no generator has to be trusted to repeat itself.
+Departures: none. The factors are drawn from `projection_seed` as the PEFT library draws them, and stored with the adapter, so that no generator has to be trusted to repeat itself.
 Members of a bank need equal ranks: the frozen factors are not zero, so filling up with zeros would not be exact.
 """
 
@@ -92,7 +92,7 @@ class Vera(SitedMethod):
         return [{**options, "rank": rank}] if rank >= 1 else []
 
     def peft_config(self, shape: EncoderShape) -> dict[str, Any] | None:
-        """`VeraConfig` of the common library for the same sites."""
+        """`VeraConfig` of the PEFT library for the same sites."""
         return {
             "peft_type": "VERA",
             "r": self.rank,

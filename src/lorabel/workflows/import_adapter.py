@@ -1,4 +1,4 @@
-"""`import`: a folder that the common adapter library saved becomes an adapter of ours, which says what it is and answers the same."""
+"""`import`: a folder that the PEFT library saved becomes an adapter of ours, which says what it is and answers the same."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ImportResult:
         labels: Class names in order.
         encoder: The encoder's name.
         max_length_tokens: Longer texts are cut.
-        largest_difference: Of the logits of the shipped sentences, here and in the common library; None where that is not installed.
+        largest_difference: Of the logits of the shipped sentences, here and in the PEFT library; None where that is not installed.
     """
 
     adapter: Path
@@ -76,7 +76,7 @@ def run_import(
     task: TaskKind = "single_label",
     on_event: EventSink = ignore,
 ) -> ImportResult:
-    """Make an adapter of a folder of the common adapter library.
+    """Make an adapter of a folder of the PEFT library.
 
     Args:
         folder: With `adapter_config.json` and `adapter_model.safetensors`.
@@ -93,7 +93,7 @@ def run_import(
     Raises:
         ArtifactError: The folder is damaged, lacks its head, or holds what has no place here.
         ConfigError: No equal here, wrong settings, the encoder is not found, or the labels do not fit.
-        RefusedError: The common library is installed and answers otherwise; nothing is written.
+        RefusedError: The PEFT library is installed and answers otherwise; nothing is written.
         StorageError: The disk refused.
     """
     if max_length_tokens is not None and max_length_tokens < SHORTEST_LENGTH:
@@ -207,7 +207,7 @@ def _id2label(config: dict[str, Any]) -> tuple[str, ...] | None:
 
 
 def _difference_there(found: PeftFolder, source: EncoderSource, ours: np.ndarray[Any, Any], length: int, on_event: EventSink) -> float | None:
-    """Largest difference from the logits that the common library itself gives for the shipped sentences; None where it is not installed.
+    """Largest difference from the logits that the PEFT library itself gives for the shipped sentences; None where it is not installed.
 
     Raises:
         RefusedError: They differ by more than rounding.

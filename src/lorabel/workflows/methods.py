@@ -43,7 +43,7 @@ class MethodFacts:
         learning_rate: Its default.
         parameters: Trainable with default options on the default encoder with 4 classes, head included; None where it trains the whole encoder.
         merges: Whether a trained adapter can be written into the encoder's own weights.
-        peft: Whether the common adapter library has a form of it.
+        peft: Whether the PEFT library has a form of it.
         options: Its options.
     """
 

@@ -38,7 +38,7 @@ class PlanResult:
         chosen: The settings, nothing left open.
         reasons: Why what was left open was settled as it was.
         alternatives: What else the budget allows with this method.
-        peft_reason: Why the common adapter library cannot load it, or None.
+        peft_reason: Why the PEFT library cannot load it, or None.
     """
 
     encoder: str

@@ -158,13 +158,7 @@ def _train_in(layout: RunLayout, prepared: Prepared, parts: _Parts, checkpoint: 
     if position.failure is not None:
         raise DataError(position.failure)
     record = finish(layout, prepared, trained.trainee, plan, position, trained.validation_logits(0), parts.weights, on_event)
-    on_event(
-        Note(
-            "The adapter is also one of the common adapter library."
-            if record.peft_compatible
-            else f"The common adapter library cannot load it: {record.peft_reason}."
-        )
-    )
+    on_event(Note("The adapter is also one of the PEFT library." if record.peft_compatible else f"The PEFT library cannot load it: {record.peft_reason}."))
     return TrainResult(layout.root, record)
 
 

@@ -88,7 +88,7 @@ def test_full_fine_tuning_is_a_baseline_that_the_gate_lets_through(run_cli):
 
 def test_a_combination_the_common_library_cannot_express_is_said(run_cli):
     done = run_cli("plan", "--head", "linear")
-    assert "The common adapter library will not be able to load it" in done.err
+    assert "The PEFT library will not be able to load it" in done.err
     assert json.loads(run_cli("plan", "--head", "linear", "--json").out)["peft_compatible"] is False
 
 
