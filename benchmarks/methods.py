@@ -137,10 +137,11 @@ def write_table() -> None:
         seeds = "/".join(str(len(of_set)) for of_set in found)
         rows.append([method, trainable, "—" if rate is None else f"{rate:g}", *scores, mean, seeds])
         for name in SETS:
-            both = cells[name, method], cells[name, "lora"]
-            shared = min(map(len, both))
-            if method != "lora" and shared:
-                tests.append([name, method, shared, *paired(both[0][:shared], both[1][:shared])])
+            mine, its = cells[name, method], cells[name, "lora"]
+            # What has no seeds stands beside all of LoRA's.
+            shared = len(its) if method == "tfidf" else min(len(mine), len(its))
+            if method != "lora" and mine and shared:
+                tests.append([name, method, shared, *paired(mine[:shared], its[:shared])])
     corrected = holm([test[-1] for test in tests])
     differences = [
         [name, method, str(seeds), f"{100 * mean:+.2f}", f"{100 * low:+.2f} … {100 * high:+.2f}", f"{p:.3f}"]

@@ -2,7 +2,7 @@
 
 Each class also derives from the builtin a Python user would expect, so `except ValueError` keeps working for people who do not know lorabel.
 Every message has one form: `<where>: <what is wrong>, got <value>; expected <what>. <what to do>.`
-`exit_code` is what the command line returns; the table of codes is in the README.
+`exit_code` is what the command line returns; the table of codes is in docs/scripts.md.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What the README shows is what happens."""
+"""What the README and the pages in docs/ show is what happens."""
 
 import re
 
@@ -9,8 +9,9 @@ from lorabel.cli.main import _VERBS
 from lorabel.cli.output import out
 from tests.conftest import ROOT
 
-TEXT = (ROOT / "README.md").read_text("utf-8")
-BLOCKS = re.findall(r"```\w*\n(.*?)```", TEXT, flags=re.DOTALL)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHOWN = [page for page in PAGES if page.name != "CONTRIBUTING.md"]
+BLOCKS = [block for page in SHOWN for block in re.findall(r"```\w*\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL)]
 ONE_COMMAND = re.compile(rf"lorabel (?:{'|'.join(_VERBS)})\b(?:(?!   |#).)*")
 COMMANDS = [part.strip() for block in BLOCKS for line in block.splitlines() for part in ONE_COMMAND.findall(line)]
 
@@ -47,7 +48,7 @@ def test_commands_were_found():
 
 
 def test_the_exit_codes_are_those_of_the_errors():
-    table = TEXT.partition("| exit code |")[2].partition("\n\n")[0]
+    table = (ROOT / "docs" / "scripts.md").read_text("utf-8").partition("| exit code |")[2].partition("\n\n")[0]
     shown = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", table, flags=re.MULTILINE) for code in row.split(",")}
     raised = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.LorabelError)}
     assert shown == raised | {0, 130, 143}
@@ -76,9 +77,32 @@ def test_the_example_with_scikit_learn_runs(tiny_encoder, tmp_path, monkeypatch)
     assert (tmp_path / "my-adapter" / "lorabel.json").exists()
 
 
-def test_links_lead_somewhere():
-    for document in ("README.md", "CONTRIBUTING.md", "docs/architecture.md"):
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / document).read_text("utf-8")):
-            assert ((ROOT / document).parent / target).exists(), f"{document}: {target}"
-        for path in re.findall(r"`((?:tests|src|benchmarks|docs)/[\w/.]+)`", (ROOT / document).read_text("utf-8")):
-            assert (ROOT / path).exists(), f"{document}: {path}"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    text = page.read_text("utf-8")
+    for target, _, place in (link.partition("#") for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text)):
+        there = page if not target else page.parent / target
+        assert there.exists(), target
+        assert not place or place in headings(there), f"{target}#{place}"
+    for path in re.findall(r"`((?:tests|src|benchmarks|docs)/[\w/.]+)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def headings(page):
+    """Names by which the headings of a page are linked to."""
+    lines = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_scripts_that_are_said_to_give_a_figure_are_there(page):
+    text = page.read_text("utf-8")
+    for script in re.findall(r"`python (benchmarks/\w+\.py)", text):
+        assert (ROOT / script).exists(), script
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert set(re.findall(r"`make ([\w-]+)", text)) <= targets
+
+
+def test_every_page_is_named_in_the_readme():
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert all(f"docs/{page.name}" in text for page in (ROOT / "docs").glob("*.md"))

@@ -109,7 +109,7 @@ def expand_grid(grid: Any, where: str) -> list[Assignment]:
     for part in parts:
         if not isinstance(part, dict) or not part:
             raise ConfigError(
-                f"{where}: not a grid, got {part!r}; expected settings with lists of values, such as `learning_rate: [1e-3, 2e-3]`. See the README."
+                f"{where}: not a grid, got {part!r}; expected settings with lists of values, such as `learning_rate: [1e-3, 2e-3]`. See docs/sweep.md."
             )
         named = {setting_path(str(name)): _values(name, values, where) for name, values in part.items()}
         for combination in itertools.product(*named.values()):
