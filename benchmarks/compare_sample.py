@@ -15,7 +15,7 @@ from pathlib import Path
 from harness import RESULTS, environment, environment_lines, save_json
 
 # Full fine-tuning takes several times as long as all of these together.
-METHODS = "lora,head_only,zero_shot"
+METHODS = "lora,full,head_only,zero_shot"
 
 
 def main() -> None:
