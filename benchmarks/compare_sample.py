@@ -14,7 +14,6 @@ from pathlib import Path
 
 from harness import RESULTS, environment, environment_lines, save_json
 
-# Full fine-tuning takes several times as long as all of these together.
 METHODS = "lora,full,head_only,zero_shot"
 
 
