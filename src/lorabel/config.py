@@ -384,13 +384,13 @@ def as_number(value: Any) -> Any:
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Lay mappings over each other, later ones winning; sections merge key by key.
 
-    A method's options do not survive a change of its name: they belong to the other method.
+    A method's options do not survive a change of its name: they belong to the other method. Options that were given without a name are for whichever method is named later.
     """
     result: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
             old = result.get(key)
-            if key == "method" and isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("name", old.get("name")) != old.get("name"):
+            if key == "method" and isinstance(old, Mapping) and isinstance(value, Mapping) and "name" in old and value.get("name", old["name"]) != old["name"]:
                 old = None
             result[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return result

@@ -74,6 +74,14 @@ def test_options_of_a_method_do_not_survive_a_change_of_method():
     assert load_config({"recipe": "paper"}, {"method": {"rank": 4}}).method["dropout"] == 0.1
 
 
+def test_options_without_a_name_are_for_the_method_that_is_named_later():
+    assert merge({"method": {"rank": 4}}, {"method": {"name": "dora"}}) == {"method": {"rank": 4, "name": "dora"}}
+    config = load_config({"method": {"rank": 4, "targets": ["query"]}}, {"method": {"name": "dora"}})
+    assert (config.method["name"], config.method["rank"], config.method["targets"]) == ("dora", 4, ["query"])
+    with pytest.raises(ConfigError, match="rank"):
+        make_method(load_config({"method": {"rank": 4}}, {"method": {"name": "bitfit"}}).method)
+
+
 def test_merge_leaves_its_layers_alone():
     first, second = {"a": {"b": 1}}, {"a": {"c": 2}}
     assert merge(first, second) == {"a": {"b": 1, "c": 2}}

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from lorabel.cli.flags import OUTPUT
 from lorabel.config import SHORT_NAMES, Device, Precision, RunConfig, flatten, merge, parse_assignment, read_config_file, read_recipe
+from lorabel.errors import ConfigError
 from lorabel.registry import AUGMENTATIONS, METHODS
 
 # Settings that name a registered thing: their help lists what there is.
@@ -88,6 +89,12 @@ class SettingFlags:
         given = {name: value for name, value in self._given().items() if name in SHORT_NAMES}
         nested = [_nest(SHORT_NAMES[name], _plain(name, value)) for name, value in given.items()]
         file = [read_config_file(self.config)] if self.config is not None else []
+        said = [one["recipe"] for one in file if "recipe" in one]
+        if self.recipe is not None and said and said != [self.recipe]:
+            # A run's file holds every setting: the recipe below it would change nothing but its name in the record.
+            raise ConfigError(
+                f"--recipe: the settings file is of another recipe, got {self.recipe} beside {said[0]} in {self.config}; expected one. Leave --recipe out, or the file."
+            )
         return [*file, merge(*nested), *(parse_assignment(text) for text in self.set)]
 
     def layers_with(self, data: str | None, *, final: bool = False) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Flags: each sets the setting it names, takes its help from there, and leaves the recipe alone when not given."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -117,3 +118,19 @@ def test_help_sentences_are_the_settings_own():
     assert "(default: auto)." in sentence("targets"), "the recipe's, not the method's"
     assert "head_only" in sentence("method")
     assert all(sentence(name) for name in SHORT_NAMES)
+
+
+def test_a_recipe_beside_the_file_of_another_is_refused(tmp_path, run_cli):
+    file = tmp_path / "config.yaml"
+    file.write_text(load_config().to_yaml())
+    refused = run_cli("plan", "--config", file, "--recipe", "paper")
+    assert refused.code == 2
+    assert "another recipe, got paper beside default" in refused.err
+    assert run_cli("plan", "--config", file, "--recipe", "default").code == 0
+
+
+def test_options_in_a_file_are_for_the_method_that_a_flag_names(tmp_path, run_cli):
+    file = tmp_path / "mine.yaml"
+    file.write_text("method: {rank: 4, targets: [query, value]}")
+    counts = [json.loads(run_cli("plan", "--config", file, *more, "--json").out)["parameters"]["trainable"] for more in ((), ("--method", "lora"))]
+    assert counts[0] == counts[1]
