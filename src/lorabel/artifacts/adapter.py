@@ -26,6 +26,7 @@ from lorabel.artifacts.layout import ADAPTER_VERSION, CARD, MANIFEST, OWN_WEIGHT
 from lorabel.artifacts.peft_format import peft_config, peft_names
 from lorabel.artifacts.store import file_sha256, read_json, read_tensors, require_regular, storage_errors, sync_folder, write_json, write_tensors, write_text
 from lorabel.config import SHORTEST_LENGTH
+from lorabel.data.columns import TrainedColumns
 from lorabel.data.types import TaskKind
 from lorabel.data.windows import WindowPooling, WindowRule
 from lorabel.errors import ArtifactError, ConfigError
@@ -70,6 +71,13 @@ class AdapterWindows(_Section):
     pooling: WindowPooling
 
 
+class AdapterColumns(_Section):
+    """Columns that the training texts and labels were read from; the fields of `data.columns.TrainedColumns`."""
+
+    texts: list[str] = Field(min_length=1)
+    label: str
+
+
 class AdapterManifest(_Section):
     """Content of `lorabel.json`."""
 
@@ -83,6 +91,7 @@ class AdapterManifest(_Section):
     pooling: Pooling
     max_length_tokens: int = Field(ge=SHORTEST_LENGTH)
     windows: AdapterWindows | None = None
+    columns: AdapterColumns | None = None
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     thresholds: list[float] | None = None
     metrics: dict[str, Any]
@@ -102,10 +111,15 @@ class AdapterManifest(_Section):
         """How longer texts are read in windows; None where they are cut."""
         return None if self.windows is None else WindowRule(**self.windows.model_dump())
 
+    @property
+    def trained_columns(self) -> TrainedColumns | None:
+        """Columns that the training texts and labels were read from; None where nobody wrote them down."""
+        return None if self.columns is None else TrainedColumns(tuple(self.columns.texts), self.columns.label)
+
     def content(self) -> dict[str, Any]:
         """What is written. A setting that is younger than the format is left out where it is not used, so that older files keep their digest and older versions can read newer ones."""
         content = self.model_dump(mode="json")
-        return {name: value for name, value in content.items() if name != "windows" or value is not None}
+        return {name: value for name, value in content.items() if name not in ("windows", "columns") or value is not None}
 
     def content_digest(self) -> str:
         """SHA-256 over everything in the manifest but this digest, so that a changed label is seen as surely as a changed weight."""

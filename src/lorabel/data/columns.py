@@ -1,6 +1,6 @@
 """Which columns hold the text and the label: by common names first, then by what the values look like."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from lorabel.data.readers.base import Block
@@ -30,6 +30,40 @@ class Columns:
     label: str
     task: TaskKind = "single_label"
     separator: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainedColumns:
+    """Columns that a classifier was trained on; it is asked about the same ones where a table has them.
+
+    Attributes:
+        texts: Joined with a space.
+        label: The label column.
+    """
+
+    texts: tuple[str, ...]
+    label: str
+
+    def texts_among(self, names: Collection[str]) -> tuple[str, ...] | None:
+        """The text columns, where a table has all of them; else None.
+
+        Args:
+            names: Of the table's columns.
+        """
+        return self.texts if all(name in names for name in self.texts) else None
+
+    def warning(self, names: Collection[str], chosen: Sequence[str] | None) -> str | None:
+        """What to say where other columns are read than those of the training; None where they are the same.
+
+        Args:
+            names: Of the table's columns.
+            chosen: Text columns in use; None where they are yet to be found.
+        """
+        if tuple(chosen or ()) == self.texts:
+            return None
+        lacking = [name for name in self.texts if name not in names]
+        why = f"this table has no column {', '.join(lacking)}" if lacking else f"here {' + '.join(chosen or ())} is read"
+        return f"The classifier was trained on texts from {' + '.join(self.texts)}, but {why}: answers may be worse. Say which columns hold the text with --text-column."
 
 
 def choose_columns(block: Block, where: str, text_columns: Sequence[str] | None, label_column: str | None, label_separator: str | None = None) -> Columns:

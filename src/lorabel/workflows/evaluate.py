@@ -8,8 +8,9 @@ from pathlib import Path
 from lorabel.artifacts.layout import RunLayout
 from lorabel.artifacts.records import read_record
 from lorabel.config import DataConfig, Precision, load_config, read_config_file
+from lorabel.data.columns import TrainedColumns
 from lorabel.data.ledger import TestLedger
-from lorabel.data.load import check_task, load_data, load_split
+from lorabel.data.load import check_task, find_files, load_data, load_split, read_blocks
 from lorabel.data.readers.base import sha256_of
 from lorabel.data.types import Split, SplitName, class_ids
 from lorabel.errors import ConfigError, DataError
@@ -72,11 +73,12 @@ def run_evaluate(
     """
     check_threshold(abstain_below)
     set_threads(threads)
-    predictor, _ = load_predictor(adapter, precision=precision, device=device, encoder=encoder)
+    predictor, manifest = load_predictor(adapter, precision=precision, device=device, encoder=encoder)
     check_abstaining(abstain_below, predictor.rule.task)
     if data is None:
         chosen = _split_of_run(adapter, split, on_event)
     else:
+        data = data if manifest.trained_columns is None else _as_trained(data, split, manifest.trained_columns, on_event)
         chosen = _split(data, split, predictor, on_event)
         _warn_of_training_rows(adapter, Path(data.source).expanduser(), chosen, on_event)
     openings = 0
@@ -88,6 +90,24 @@ def run_evaluate(
     answered = None if abstain_below is None else answered_rows(class_ids(chosen.labels), found, abstain_below)
     scores = evaluate_probabilities(chosen.labels, found, predictor.labels, thresholds=predictor.rule.thresholds)
     return EvaluateResult(scores, split, openings, answered)
+
+
+def _as_trained(data: DataConfig, split: SplitName, trained: TrainedColumns, on_event: EventSink) -> DataConfig:
+    """The data with the columns of the training, where nobody named others and the table has them."""
+    path = Path(data.source).expanduser()
+    files = {split: [path]} if path.is_file() else find_files(data.source)[0]
+    if split not in files:
+        return data
+    first = next(iter(read_blocks(files[split][0])), None)
+    if first is None:
+        return data
+    names = list(first.columns)
+    texts = data.text_columns or trained.texts_among(names)
+    warning = None if data.text_columns else trained.warning(names, texts)
+    if warning is not None:
+        on_event(Note(warning, is_warning=True))
+    label = data.label_column or (trained.label if trained.label in names else None)
+    return data.model_copy(update={"text_columns": texts, "label_column": label})
 
 
 def _run_of(adapter: Path) -> RunLayout | None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorabel._version import __version__
-from lorabel.artifacts.adapter import AdapterBundle, AdapterEncoder, AdapterManifest, AdapterWindows, Canary, save_adapter
+from lorabel.artifacts.adapter import AdapterBundle, AdapterColumns, AdapterEncoder, AdapterManifest, AdapterWindows, Canary, save_adapter
 from lorabel.artifacts.card import model_card
 from lorabel.artifacts.layout import OWN_WEIGHTS, PEFT_WEIGHTS, RunLayout
 from lorabel.artifacts.probabilities import ScoredRows, write_probabilities
@@ -248,6 +248,7 @@ def _manifest(record: RunRecord, prepared: Prepared, weights: Mapping[str, Tenso
         pooling=prepared.head.pooling,
         max_length_tokens=prepared.max_length_tokens,
         windows=None if prepared.windows is None else AdapterWindows(**dataclasses.asdict(prepared.windows)),
+        columns=AdapterColumns(texts=prepared.data.facts["text_columns"], label=prepared.data.facts["label_column"]),
         temperature=record.rule.temperature,
         thresholds=record.thresholds,
         metrics={name: s.model_dump(include=_SHOWN_SCORES, exclude_none=True) for name, s in scores.items() if s is not None},

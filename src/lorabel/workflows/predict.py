@@ -94,7 +94,7 @@ def run_predict(
         adapter: Adapter or run folder.
         source: A file, or `-` for CSV, JSON Lines or Parquet on standard input, packed with gzip or not.
         output: A file whose name gives the format, or None for CSV on standard output.
-        text_columns: Text columns; found if None.
+        text_columns: Text columns; None for those of the training where the table has them, else found.
         prefix: Put before the names of added columns.
         precision: Of the computation.
         device: Where.
@@ -118,7 +118,7 @@ def run_predict(
     if source != "-" and not Path(source).is_file():
         raise DataError(f"predict: no such file, got {source!r}; expected a CSV, TSV, JSONL or Parquet file, or - for standard input. Check the path.")
     set_threads(threads)
-    predictor, _ = load_predictor(adapter, precision=precision, device=device, encoder=encoder)
+    predictor, manifest = load_predictor(adapter, precision=precision, device=device, encoder=encoder)
     check_abstaining(abstain_below, predictor.rule.task)
     join = _joining(predictor, kind)
     counts = dict.fromkeys(predictor.labels.names, 0)
@@ -131,8 +131,12 @@ def run_predict(
             names = names or list(block.columns)
             _require_columns(block, names, where)
             if columns is None:
-                columns = choose_text_columns(block, where, text_columns)
+                trained = manifest.trained_columns
+                columns = choose_text_columns(block, where, text_columns or (trained.texts_among(names) if trained else None))
                 on_event(Note(f"Text from {' + '.join(columns)}."))
+                warning = trained.warning(names, columns) if trained and not text_columns else None
+                if warning is not None:
+                    on_event(Note(warning, is_warning=True))
             texts = _texts(block, where, columns, keep_empty=keep_empty)
             answers = iter(predictor.explain([text for text in texts if text is not None]))
             found = [None if text is None else next(answers) for text in texts]
