@@ -23,6 +23,7 @@ from sklearn.exceptions import NotFittedError as _NotFittedError
 from sklearn.metrics import accuracy_score
 
 from lorabel.data.containers import check_columns, check_lengths, given_labels, given_texts, is_matrix, label_sets
+from lorabel.data.rows import label_name
 from lorabel.errors import ConfigError, DataError, first_of
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         check_lengths(texts, labels if sets is None else sets, "fit")
         if sets is not None:
             check_columns(y)
-        names = [str(label) for label in labels.tolist()] if sets is None else [[str(label) for label in some] for some in sets]
+        names = [label_name(label) for label in labels.tolist()] if sets is None else [[label_name(label) for label in some] for some in sets]
         with tempfile.TemporaryDirectory(prefix="lorabel-") as folder:
             data = Path(folder) / "data.parquet"
             pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": names}), data)
@@ -249,7 +250,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
 
         Args:
             X: N texts.
-            y: As for `fit`; compared as text where only one side is text, so that a classifier from the command line scores integers too.
+            y: As for `fit`; compared by the names of classes where only one side is text, so that a classifier from the command line scores numbers and booleans too.
             sample_weight: Weight of each row in the mean (N,) (default: all alike).
 
         Raises:
@@ -266,7 +267,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         check_lengths(texts, labels, "score")
         found = self.predict(texts)
         if (found.dtype.kind == "U") != (labels.dtype.kind == "U"):
-            found, labels = found.astype(str), labels.astype(str)
+            found, labels = (np.array([label_name(label) for label in side.tolist()]) for side in (found, labels))
         return float(accuracy_score(labels, found, sample_weight=sample_weight))
 
     def _indicators(self, y: Any, where: str) -> NDArray[np.int64]:
@@ -279,15 +280,15 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
                 f"{where}: another number of labels, got {np.shape(y)[1]} columns; expected {len(self.classes_)}, in the order of classes_. Add or drop columns."
             )
         known = np.arange(len(self.classes_)) if is_matrix(y) else self.classes_
-        places = {str(label): place for place, label in enumerate(known.tolist())}
+        places = {label_name(label): place for place, label in enumerate(known.tolist())}
         found = np.zeros((len(sets), len(places)), dtype=np.int64)
         for row, some in enumerate(sets):
             # 1 and 1.0 are one label where labels are numbers.
             some = some if known.dtype.kind == "U" else np.asarray(some).astype(known.dtype).tolist()
-            unknown = [repr(label) for label in some if str(label) not in places]
+            unknown = [repr(label) for label in some if label_name(label) not in places]
             if unknown:
                 raise DataError(f"{where}: a label that is not known, got row {row} {unknown[0]}; expected one of {first_of(list(places))}. Correct the label.")
-            found[row, [places[str(label)] for label in some]] = 1
+            found[row, [places[label_name(label)] for label in some]] = 1
         return found
 
     def save(self, folder: str | Path) -> None:

@@ -1,6 +1,7 @@
 """`TextClassifier` with scikit-learn's own tools, and with the containers that people keep texts and labels in."""
 
 import io
+import json
 import pickle
 import pickletools
 import warnings
@@ -226,3 +227,24 @@ def test_what_was_saved_for_the_estimator_is_checked(fitted, tmp_path):
     assert list(TextClassifier.load(tmp_path / "plain", encoder=fitted.encoder).classes_) == list(fitted.classes_)
     with pytest.raises(ArtifactError, match="nowhere: no such adapter folder"):
         TextClassifier.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("values", [(True, False), (1.0, 0.0), (7, 3)], ids=["boolean", "float", "integer"])
+def test_the_command_line_and_python_mean_the_same_classes(values, fresh, tmp_path, run_cli):
+    """A table's `true` and `1` and a program's `True` and `1.0` are one class each, whichever of the two trained and whichever scores."""
+    import pyarrow
+    import pyarrow.parquet
+
+    texts = [f"{('the team won', 'bank shares fell')[index % 2]} {index}" for index in range(40)]
+    labels = [values[index % 2] for index in range(40)]
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": labels}), tmp_path / "train.parquet")
+    words = ("--encoder", fresh.encoder, "--epochs", 12, "--learning-rate", 0.01, "--batch-size", 8, "--precision", "fp32", "--threads", 1)
+    done = run_cli("train", tmp_path / "train.parquet", *words, "--test-rows", 0, "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    loaded = TextClassifier.load(tmp_path / "run", encoder=fresh.encoder)
+    assert loaded.score(texts, np.array(labels)) > 0.8
+    fresh.set_params(num_epochs=12).fit(texts, np.array(labels))
+    fresh.save(tmp_path / "adapter")
+    scored = run_cli("evaluate", tmp_path / "adapter", tmp_path / "train.parquet", "--encoder", fresh.encoder, "--json")
+    assert scored.code == 0, scored.err
+    assert json.loads(scored.out)["accuracy"] == pytest.approx(fresh.score(texts, np.array(labels)), abs=1e-6)

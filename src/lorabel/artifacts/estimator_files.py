@@ -45,9 +45,9 @@ class EstimatorFacts(BaseModel):
         Raises:
             ArtifactError: A name that is no value of the kind.
         """
-        reads: dict[LabelKind, Any] = {"string": str, "integer": int, "float": float, "boolean": {"True": True, "False": False}.__getitem__}
+        reads: dict[LabelKind, Any] = {"string": str, "integer": int, "float": float, "boolean": {"true": True, "false": False}.__getitem__}
         try:
-            return np.array([reads[self.label_kind](name) for name in names])
+            return np.array([reads[self.label_kind](name.lower() if self.label_kind == "boolean" else name) for name in names])
         except (ValueError, KeyError) as error:
             raise ArtifactError(
                 f"{ESTIMATOR}: labels of another kind, got {self.label_kind!r} for {list(names)[:5]}; expected the kind of the names. Restore the file from a copy."

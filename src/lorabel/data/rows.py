@@ -114,6 +114,16 @@ def label_text(value: object) -> str | None:
     return None
 
 
+def label_name(label: object) -> str:
+    """The class that a label means, wherever it comes from: a table's `true` and `1` and a program's `True` and `1.0` are one class each.
+
+    Args:
+        label: A value that can be a label.
+    """
+    text = label_text(label)
+    return str(label) if text is None else text
+
+
 def require_columns(block: Block, path: Path, columns: Columns) -> None:
     """Make sure that a block has the columns in use.
 
