@@ -5,7 +5,6 @@ needs them for thousands of resampled matrices at once.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from lorabel.inference.answers import given_labels
 from lorabel.metrics.ece import Bin, error_of_bins, label_bins, reliability_bins
 from lorabel.metrics.multi_label import f1_of_counts, is_exact, label_counts, macro_f1_of_counts, ranking_precisions, share
 from lorabel.metrics.proper import brier, log_loss
-from lorabel.stats import confusion_intervals, row_intervals
+from lorabel.stats import CountScore, confusion_intervals, row_intervals
 
 
 class ClassScores(BaseModel):
@@ -163,7 +162,7 @@ def _evaluate_classes(y_true: NDArray[np.int64], y_prob: NDArray[np.float64], la
         brier=brier(y_true, y_prob),
         ece=error_of_bins(bins),
         reliability=_as_results(bins),
-        interval=confusion_intervals(confusion, {"accuracy": accuracy_of, "macro_f1": macro_f1_of(confusion[None])}, seed),
+        interval=confusion_intervals(confusion, count_scores(confusion.sum(axis=0) + confusion.sum(axis=1) > 0), seed),
         per_class={
             name: ClassScores(precision=float(precision[0, i]), recall=float(recall[0, i]), f1=float(f1[0, i]), support=int(confusion[i].sum()))
             for i, name in enumerate(labels.names)
@@ -348,21 +347,16 @@ def accuracy_of(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.asarray(np.trace(confusion, axis1=1, axis2=2) / confusion.sum(axis=(1, 2)))
 
 
-def macro_f1_of(originals: NDArray[np.int64]) -> Callable[[NDArray[np.int64]], NDArray[np.float64]]:
-    """Macro-F1 of matrices that were drawn from these; of these themselves, their own.
+def count_scores(seen: NDArray[np.bool_]) -> dict[str, CountScore]:
+    """Accuracy and macro-F1 as functions of how often each class was right, answered and true.
 
     Args:
-        originals: (S, C, C) counts, true class by row.
-
-    Returns:
-        (S, C, C), or any number where S is 1, -> one score each; see `macro_f1_of_counts` on classes that were not drawn.
+        seen: (C,) or (S, C), as in `macro_f1_of_counts`.
     """
-    seen = originals.sum(axis=1) + originals.sum(axis=2) > 0
-
-    def score(matrices: NDArray[np.int64]) -> NDArray[np.float64]:
-        return macro_f1_of_counts(np.diagonal(matrices, axis1=1, axis2=2), matrices.sum(axis=1), matrices.sum(axis=2), seen)
-
-    return score
+    return {
+        "accuracy": lambda hits, _given, actual: share(hits.sum(axis=-1), actual.sum(axis=-1)),
+        "macro_f1": lambda hits, given, actual: macro_f1_of_counts(hits, given, actual, seen),
+    }
 
 
 def per_class_scores(confusion: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

@@ -20,6 +20,10 @@ RESAMPLES = 2000
 _DRAWN_AT_ONCE = 2_000_000
 
 
+# How often each class was right, answered and true, three times (S, C) -> scores (S,).
+CountScore = Callable[[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]
+
+
 @dataclass(frozen=True)
 class Difference:
     """A paired comparison of two classifiers on the same rows.
@@ -37,32 +41,36 @@ class Difference:
     p_value: float
 
 
-def confusion_intervals(
-    confusion: NDArray[np.int64], scores: dict[str, Callable[[NDArray[np.int64]], NDArray[np.float64]]], seed: int = 0
-) -> dict[str, tuple[float, float]]:
+def confusion_intervals(confusion: NDArray[np.int64], scores: Mapping[str, CountScore], seed: int = 0) -> dict[str, tuple[float, float]]:
     """95 % bootstrap intervals of scores that depend on the confusion matrix alone.
 
-    Resampling N rows with replacement is a multinomial draw over the cells of the matrix, so the cost does not grow with N.
+    Resampling N rows with replacement is a multinomial draw over the cells of the matrix, so the cost does not grow with N. Of C² cells only those that are filled are drawn: with
+    thousands of classes nearly all are empty.
 
     Args:
         confusion: (C, C) counts, true class by row.
-        scores: Name -> function from resampled matrices (S, C, C) to scores (S,).
+        scores: Name -> function of counts.
         seed: Of the resamples.
 
     Returns:
         Name -> (low, high).
     """
-    cells = confusion.reshape(-1)
-    filled = np.flatnonzero(cells)
-    total = int(cells.sum())
+    from scipy.sparse import csr_matrix
+
+    classes = len(confusion)
+    true, answered = np.nonzero(confusion)
+    counts = confusion[true, answered]
+    right = true == answered
+    places = np.arange(len(counts))
+    of_true, of_answered = (csr_matrix((np.ones(len(counts), dtype=np.int64), (places, one)), shape=(len(counts), classes)) for one in (true, answered))
     generator = np.random.default_rng(seed)
+    at_once = max(1, min(RESAMPLES, _DRAWN_AT_ONCE // len(counts)))
     found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in scores}
-    for _ in range(10):
-        drawn = np.zeros((RESAMPLES // 10, cells.size), dtype=np.int64)
-        drawn[:, filled] = generator.multinomial(total, cells[filled] / total, size=len(drawn))
-        matrices = drawn.reshape(-1, *confusion.shape)
+    for start in range(0, RESAMPLES, at_once):
+        drawn = generator.multinomial(counts.sum(), counts / counts.sum(), size=min(at_once, RESAMPLES - start))
+        hits, given, actual = drawn[:, right] @ of_true[right], drawn @ of_answered, drawn @ of_true
         for name, score in scores.items():
-            found[name].append(score(matrices))
+            found[name].append(score(hits, given, actual))
     ends = {name: np.quantile(np.concatenate(parts), [0.025, 0.975]) for name, parts in found.items()}
     return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
@@ -96,9 +104,10 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
 
 
 def resampled_scores(
-    cells: NDArray[np.int64],
+    truth: NDArray[np.int64],
+    answers: NDArray[np.int64],
     classes: int,
-    scores: Mapping[str, Callable[[NDArray[np.int64]], NDArray[np.float64]]],
+    scores: Mapping[str, CountScore],
     seed: int = 0,
     resamples: int = 1000,
     groups: Sequence[int] | None = None,
@@ -108,9 +117,10 @@ def resampled_scores(
     The rows of a resample depend on `seed` and N alone, so that two methods on the same rows are resampled together and their scores can be subtracted.
 
     Args:
-        cells: (S, N) of each seed, true class times C plus predicted class of each row.
+        truth: (N,) true classes.
+        answers: (S, N) answers of each seed.
         classes: C.
-        scores: Name -> function from matrices (S, C, C) to scores (S,).
+        scores: Name -> function of counts.
         seed: Of the resamples.
         resamples: Their number R.
         groups: As for `resampled_means`.
@@ -120,12 +130,18 @@ def resampled_scores(
 
     Source: Davison and Hinkley 1997, "Bootstrap Methods and their Application", section 3.8 (two levels, both with replacement).
     """
-    num_seeds, num_rows = cells.shape
-    shifted = cells + (classes * classes * np.arange(num_seeds))[:, None]
+    num_seeds, num_rows = answers.shape
+    first = (classes * np.arange(num_seeds))[:, None]
+    # What is right is counted by its class; what is wrong goes into a bin of its own, after the last.
+    given_bins, right_bins = answers + first, np.where(answers == truth, answers + first, num_seeds * classes)
 
     def of_rows(rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-        counts = np.bincount(shifted[:, rows].ravel(), minlength=num_seeds * classes * classes).reshape(num_seeds, classes, classes)
-        return {name: score(counts) for name, score in scores.items()}
+        hits, given = (
+            np.bincount(bins[:, rows].ravel(), minlength=num_seeds * classes)[: num_seeds * classes].reshape(num_seeds, classes)
+            for bins in (right_bins, given_bins)
+        )
+        actual = np.broadcast_to(np.bincount(truth[rows], minlength=classes), hits.shape)
+        return {name: score(hits, given, actual) for name, score in scores.items()}
 
     return resampled_means(groups or [1] * num_seeds, num_rows, of_rows, seed, resamples)
 

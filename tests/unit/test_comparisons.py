@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lorabel.evaluation import accuracy_of
+from lorabel.evaluation import count_scores
 from lorabel.stats import holm, mcnemar_exact, merged_p_value, paired_difference, resampled_means, resampled_scores, stretch_of
 
 
@@ -46,21 +46,24 @@ def test_merged_p_values():
     assert merged_p_value([0.9, 0.8]) == 1.0
 
 
-def cells(correct):
-    """Cells of a two-class matrix: class 0 is true everywhere."""
-    return np.where(np.asarray(correct, dtype=bool), 0, 1)
+ACCURACY = {"accuracy": count_scores(np.ones(2, dtype=bool))["accuracy"]}
+
+
+def resampled(correct, **more):
+    """Resampled accuracy of seeds (S, N) that are right or wrong: class 0 is true everywhere."""
+    answers = np.where(np.asarray(correct, dtype=bool), 0, 1)
+    return resampled_scores(np.zeros(answers.shape[1], dtype=np.int64), answers, 2, ACCURACY, **more)["accuracy"]
 
 
 def test_resampled_rows_spread_as_theory_says():
     correct = np.arange(400) % 4 != 0
-    found = resampled_scores(cells(correct)[None], 2, {"accuracy": accuracy_of}, resamples=4000)["accuracy"]
+    found = resampled(correct[None], resamples=4000)
     assert found.mean() == pytest.approx(0.75, abs=0.002)
     assert found.std() == pytest.approx(math.sqrt(0.75 * 0.25 / 400), rel=0.05)
 
 
 def test_seeds_are_resampled_too():
-    always, never = cells(np.ones(50)), cells(np.zeros(50))
-    found = resampled_scores(np.stack([always, never]), 2, {"accuracy": accuracy_of}, resamples=4000)["accuracy"]
+    found = resampled(np.stack([np.ones(50), np.zeros(50)]), resamples=4000)
     assert np.unique(found.round(9)).tolist() == pytest.approx([0.5 - stretch_of(2) / 2, 0.5, 0.5 + stretch_of(2) / 2])
     assert (found == 0.5).mean() == pytest.approx(0.5, abs=0.03)
 
@@ -106,9 +109,8 @@ def test_a_paired_difference_spreads_with_the_rows():
 def test_the_same_rows_are_drawn_for_every_method():
     generator = np.random.default_rng(0)
     correct = generator.random((3, 60)) < 0.8
-    scores = {"accuracy": accuracy_of}
-    one = resampled_scores(cells(correct[:1]), 2, scores, resamples=200)["accuracy"]
+    one = resampled(correct[:1], resamples=200)
     # Another number of seeds, all equal to the first: where the rows are the same, so is every resampled score.
-    three = resampled_scores(np.repeat(cells(correct[:1]), 3, axis=0), 2, scores, resamples=200)["accuracy"]
+    three = resampled(np.repeat(correct[:1], 3, axis=0), resamples=200)
     assert np.allclose(one, three)
-    assert not np.allclose(one, resampled_scores(cells(correct[:1]), 2, scores, seed=1, resamples=200)["accuracy"])
+    assert not np.allclose(one, resampled(correct[:1], seed=1, resamples=200))

@@ -1,13 +1,15 @@
 """Scores equal scikit-learn's; intervals behave; comparisons are paired."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from lorabel.data.types import LabelMap
 from lorabel.errors import ConfigError, DataError
-from lorabel.evaluation import answered_rows, check_threshold, collapse, evaluate_probabilities
+from lorabel.evaluation import answered_rows, check_threshold, collapse, count_scores, evaluate_probabilities
 from lorabel.registry import METRICS
-from lorabel.stats import mean_and_spread
+from lorabel.stats import confusion_intervals, mean_and_spread
 
 
 @pytest.mark.parametrize("classes", [2, 5, 77])
@@ -58,6 +60,20 @@ def test_the_interval_of_macro_f1_lies_around_it_where_classes_have_two_rows():
     low, high = found.interval["macro_f1"]
     assert low < found.macro_f1 < high
     assert (low + high) / 2 == pytest.approx(found.macro_f1, abs=0.06)
+
+
+def test_intervals_of_thousands_of_classes_need_no_room_for_all_pairs_of_them():
+    """A matrix of 5,000 classes has 25 million cells; of 400 rows at most 400 are filled."""
+    random = np.random.default_rng(0)
+    confusion = np.zeros((5000, 5000), dtype=np.int64)
+    np.add.at(confusion, (random.integers(0, 5000, 400), random.integers(0, 5000, 400)), 1)
+    np.add.at(confusion, (np.arange(600), np.arange(600)), 1)
+    tracemalloc.start()
+    found = confusion_intervals(confusion, count_scores(confusion.sum(axis=0) + confusion.sum(axis=1) > 0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found["accuracy"][0] < 0.6 < found["accuracy"][1]
+    assert peak < 1e9
 
 
 def test_empty_and_misshapen_input_is_refused():

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from lorabel.artifacts.compares import Gap, Interval, SplitScores
 from lorabel.artifacts.probabilities import ScoredRows
-from lorabel.evaluation import accuracy_of, macro_f1_of
+from lorabel.data.types import class_ids
+from lorabel.evaluation import count_scores
 from lorabel.metrics.multi_label import f1_of_counts, macro_f1_of_counts, ranking_precisions
 from lorabel.stats import group_means, mcnemar_exact, mean_and_spread, merged_p_value, resampled_means, resampled_p_value, resampled_scores
 
@@ -86,12 +87,13 @@ def score_answers(repetitions: Sequence[Sequence[ScoredRows]]) -> RowAnswers:
 def _of_classes(groups: Sequence[int], scored: Sequence[ScoredRows]) -> RowAnswers:
     """One label per text: scores follow from the cells of the confusion matrix."""
     classes = scored[0].probabilities.shape[1]
-    cells = np.stack([one.labels * classes + one.answers for one in scored])
-    matrices = np.stack([np.bincount(one, minlength=classes * classes).reshape(classes, classes) for one in cells])
-    of_matrices = {"accuracy": accuracy_of, "macro_f1": macro_f1_of(matrices)}
-    scores = {name: group_means(score(matrices), groups) for name, score in of_matrices.items()}
+    truth, answers = class_ids(scored[0].labels), np.stack([class_ids(one.answers) for one in scored])
+    matrices = np.stack([np.bincount(truth * classes + one, minlength=classes * classes).reshape(classes, classes) for one in answers])
+    hits, given, actual = np.diagonal(matrices, axis1=1, axis2=2), matrices.sum(axis=1), matrices.sum(axis=2)
+    of_counts = count_scores(given + actual > 0)
+    scores = {name: group_means(score(hits, given, actual), groups) for name, score in of_counts.items()}
     correct = np.stack([one.correct for one in scored])
-    return RowAnswers(scores, resampled_scores(cells, classes, of_matrices, groups=groups), correct, matrices.mean(axis=0).tolist())
+    return RowAnswers(scores, resampled_scores(truth, answers, classes, of_counts, groups=groups), correct, matrices.mean(axis=0).tolist())
 
 
 def _of_labels(groups: Sequence[int], scored: Sequence[ScoredRows]) -> RowAnswers:
