@@ -303,9 +303,19 @@ def _open_text(path: Path, is_packed: bool) -> IO[str]:
     return path.open("w", encoding="utf-8", newline="")
 
 
+class _LineFeeds:
+    """Rows with a line feed at their end. Some versions of the csv module quote no other line ends than their own: they are given both, and one is taken off again."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, row: str) -> None:
+        self._file.write(row.removesuffix("\r\n") + "\n")
+
+
 class _CsvWriter:
     def __init__(self, file: IO[str], delimiter: str) -> None:
-        self._writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        self._writer = csv.writer(_LineFeeds(file), delimiter=delimiter, lineterminator="\r\n")
         self._has_header = False
 
     def write(self, columns: dict[str, list[Any]]) -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
+from lorabel.data.load import read_blocks
 from lorabel.data.readers.base import ROWS_PER_BLOCK
 from lorabel.errors import ConfigError, DataError
 from lorabel.events import Note
@@ -42,6 +43,20 @@ def test_another_order_of_keys_stays_in_line(tmp_path):
     assert result.rows == len(found) == len(rows)
     assert found[0] == {"id": "1", "text": "one", "predicted_label": "a", "score": "0.75", "prob_a": "0.75", "prob_b": "0.25"}
     assert found[-1] == {"id": "2", "text": "two", "predicted_label": "a", "score": "0.75", "prob_a": "0.75", "prob_b": "0.25"}
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.tsv", "out.csv.gz", None])
+def test_line_ends_within_a_text_are_read_back(name, tmp_path, capfd):
+    texts = ["a\rb", "a\r\nb", "a\nb", "ends\r", 'a "word"', "plain"]
+    source = write(tmp_path / "in.jsonl", [{"text": text} for text in texts])
+    output = tmp_path / (name or "printed.csv")
+    predict.run_predict(tmp_path, source, output if name else None, threads=1)
+    if name is None:
+        output.write_text(capfd.readouterr().out, newline="")
+    assert [text for block in read_blocks(output) for text in block.columns["text"]] == texts
+    content = gzip.decompress(output.read_bytes()) if name == "out.csv.gz" else output.read_bytes()
+    assert content.endswith(b"\n")
+    assert not content.endswith(b"\r\n")
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.parquet"])
