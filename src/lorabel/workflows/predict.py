@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import gzip
-import io
-import json
-import os
 import shutil
 import sys
 import tempfile
@@ -15,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any
 
 from lorabel.artifacts.store import storage_errors
 from lorabel.config import Precision
@@ -28,6 +24,7 @@ from lorabel.events import EventSink, Note, Progress, ignore
 from lorabel.inference.predictor import Prediction, Predictor
 from lorabel.workflows.building import load_predictor
 from lorabel.workflows.preparation import set_threads
+from lorabel.workflows.table_writing import open_writer, types_of_table
 
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _STANDARD_INPUT = "standard input"
@@ -124,7 +121,10 @@ def run_predict(
     counts = dict.fromkeys(predictor.labels.names, 0)
     rows = abstained = 0
     where = source if source != "-" else _STANDARD_INPUT
-    with _source_path(source) as path, _writer(output, kind, _types_of_added(predictor, prefix)) as writer:
+    with (
+        _source_path(source) as path,
+        open_writer(output, kind, _types_of_columns(path, predictor, prefix) if kind == "parquet" else {}) as writer,
+    ):
         columns: tuple[str, ...] | None = None
         names: list[str] = []
         for block in read_blocks(path):
@@ -220,10 +220,13 @@ def _with_predictions(
     return {**block.columns, **added}
 
 
-def _types_of_added(predictor: Predictor, prefix: str) -> dict[str, str]:
-    """Arrow's names for the types of the added columns: the first rows of a table may have no label, from which nothing could be told."""
-    label = "string" if predictor.rule.task == "single_label" else "list"
-    return {f"{prefix}predicted_label": label, f"{prefix}score": "double", **{f"{prefix}prob_{name}": "double" for name in predictor.labels.names}}
+def _types_of_columns(path: Path, predictor: Predictor, prefix: str) -> dict[str, Any]:
+    """Arrow types of the columns that a Parquet file gets: those of the table, and those of the added columns, which no row without a label would tell."""
+    import pyarrow
+
+    label = pyarrow.string() if predictor.rule.task == "single_label" else pyarrow.list_(pyarrow.string())
+    numbers = (f"{prefix}score", *(f"{prefix}prob_{name}" for name in predictor.labels.names))
+    return {**types_of_table(path), f"{prefix}predicted_label": label, **dict.fromkeys(numbers, pyarrow.float64())}
 
 
 def _output_kind(output: Path | None) -> str:
@@ -268,92 +271,3 @@ def _ending_of(path: Path) -> str:
     if head.startswith(b"PAR1"):
         return ".parquet"
     return (".jsonl" if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") else ".csv") + packed
-
-
-class _TableWriter(Protocol):
-    def write(self, columns: dict[str, list[Any]]) -> None: ...
-
-
-@contextlib.contextmanager
-def _writer(output: Path | None, kind: str, types: dict[str, str]) -> Iterator[_TableWriter]:
-    """A writer whose file appears under its name only when the block ends well."""
-    if output is None:
-        yield _CsvWriter(sys.stdout, ",")
-        return
-    with storage_errors(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        if kind == "parquet":
-            parquet = _ParquetWriter(temporary, types)
-            yield parquet
-            parquet.close()
-        else:
-            with storage_errors(output), _open_text(temporary, output.suffix.lower() == ".gz") as file:
-                yield _JsonlWriter(file) if kind == "jsonl" else _CsvWriter(file, "\t" if kind == "tsv" else ",")
-        with storage_errors(output):
-            os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _open_text(path: Path, is_packed: bool) -> IO[str]:
-    if is_packed:
-        return io.TextIOWrapper(gzip.open(path, "wb"), encoding="utf-8", newline="")
-    return path.open("w", encoding="utf-8", newline="")
-
-
-class _LineFeeds:
-    """Rows with a line feed at their end. Some versions of the csv module quote no other line ends than their own: they are given both, and one is taken off again."""
-
-    def __init__(self, file: IO[str]) -> None:
-        self._file = file
-
-    def write(self, row: str) -> None:
-        self._file.write(row.removesuffix("\r\n") + "\n")
-
-
-class _CsvWriter:
-    def __init__(self, file: IO[str], delimiter: str) -> None:
-        self._writer = csv.writer(_LineFeeds(file), delimiter=delimiter, lineterminator="\r\n")
-        self._has_header = False
-
-    def write(self, columns: dict[str, list[Any]]) -> None:
-        if not self._has_header:
-            self._writer.writerow(columns)
-            self._has_header = True
-        self._writer.writerows(zip(*columns.values(), strict=True))
-
-
-class _JsonlWriter:
-    def __init__(self, file: IO[str]) -> None:
-        self._file = file
-
-    def write(self, columns: dict[str, list[Any]]) -> None:
-        for values in zip(*columns.values(), strict=True):
-            self._file.write(json.dumps(dict(zip(columns, values, strict=True)), ensure_ascii=False, default=str) + "\n")
-
-
-class _ParquetWriter:
-    def __init__(self, path: Path, types: dict[str, str]) -> None:
-        self._path = path
-        self._types = types
-        self._writer: Any = None
-
-    def write(self, columns: dict[str, list[Any]]) -> None:
-        import pyarrow
-        import pyarrow.parquet
-
-        try:
-            kinds = {"string": pyarrow.string(), "list": pyarrow.list_(pyarrow.string()), "double": pyarrow.float64()}
-            table = pyarrow.table({name: pyarrow.array(values, type=kinds.get(self._types.get(name, ""))) for name, values in columns.items()})
-            if self._writer is None:
-                self._writer = pyarrow.parquet.ParquetWriter(self._path, table.schema)
-            self._writer.write_table(table.cast(self._writer.schema))
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, pyarrow.ArrowNotImplementedError) as error:
-            raise DataError(
-                f"predict: values that one Parquet column cannot hold, got {error}; expected one type in each column. Write .jsonl instead."
-            ) from error
-
-    def close(self) -> None:
-        self._writer.close()

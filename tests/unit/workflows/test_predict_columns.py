@@ -1,6 +1,7 @@
 """`predict` on long tables whose rows do not all look alike: columns stay in line, or the table is refused."""
 
 import csv
+import errno
 import gzip
 import io
 import json
@@ -13,7 +14,7 @@ import pytest
 
 from lorabel.data.load import read_blocks
 from lorabel.data.readers.base import ROWS_PER_BLOCK
-from lorabel.errors import ConfigError, DataError
+from lorabel.errors import ConfigError, DataError, StorageError
 from lorabel.events import Note
 from lorabel.inference.answers import AnswerRule
 from lorabel.workflows import predict
@@ -155,3 +156,59 @@ def test_parquet_columns_have_their_types_where_the_first_rows_have_no_answer(tm
     table = parquet.read_table(tmp_path / "out.parquet")
     assert (table.schema.field("predicted_label").type, table.schema.field("score").type) == (pa.string(), pa.float64())
     assert table["predicted_label"].to_pylist()[-1] == "a"
+
+
+def test_parquet_columns_keep_the_types_that_they_had(tmp_path):
+    types = {
+        "text": pa.string(),
+        "big": pa.uint64(),
+        "late": pa.large_string(),
+        "when": pa.timestamp("ms", "UTC"),
+        "kind": pa.dictionary(pa.int8(), pa.string()),
+    }
+    rows = ROWS_PER_BLOCK + 1
+    late = [None] * ROWS_PER_BLOCK + ["here"]
+    values = {"text": ["one"] * rows, "big": [2**64 - 1] * rows, "late": late, "when": [1_700_000_000_000] * rows, "kind": ["x"] * rows}
+    parquet.write_table(pa.table({name: pa.array(values[name], type=types[name]) for name in types}), tmp_path / "in.parquet")
+    predict.run_predict(tmp_path, str(tmp_path / "in.parquet"), tmp_path / "out.parquet", threads=1)
+    before, after = parquet.read_table(tmp_path / "in.parquet"), parquet.read_table(tmp_path / "out.parquet")
+    assert after.select(before.column_names).equals(before)
+
+
+def test_class_names_in_the_place_of_numbers_are_written_as_text(tmp_path):
+    info = {"info": {"features": {"label": {"names": ["no", "yes"], "_type": "ClassLabel"}}}}
+    table = pa.table({"text": ["one", "two"], "label": [1, 0]})
+    parquet.write_table(table.replace_schema_metadata({"huggingface": json.dumps(info)}), tmp_path / "in.parquet")
+    predict.run_predict(tmp_path, str(tmp_path / "in.parquet"), tmp_path / "out.parquet", threads=1)
+    assert parquet.read_table(tmp_path / "out.parquet")["label"].to_pylist() == ["yes", "no"]
+
+
+@pytest.mark.parametrize(("first", "later", "kind"), [(None, "here", pa.string()), (1, 0.5, pa.float64()), ([], ["a"], pa.list_(pa.string()))])
+def test_parquet_columns_have_room_for_what_comes_late(first, later, kind, tmp_path):
+    rows = [{"text": "one", "more": first}] * ROWS_PER_BLOCK + [{"text": "two", "more": later}]
+    predict.run_predict(tmp_path, write(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet", threads=1)
+    column = parquet.read_table(tmp_path / "out.parquet")["more"]
+    assert (column.type, column.to_pylist()[-1]) == (kind, later)
+
+
+@pytest.mark.parametrize("later", ["x", 2**63, {"a": 1}])
+def test_what_no_parquet_column_can_hold_is_refused_before_anything_is_classified(later, tmp_path, monkeypatch):
+    predictor = predict.load_predictor(tmp_path)[0]
+    monkeypatch.setattr(predictor, "explain", lambda _texts: pytest.fail("classified"))
+    rows = [{"text": "one", "id": 1}] * ROWS_PER_BLOCK + [{"text": "two", "id": later}]
+    with pytest.raises(DataError, match=r"one type in each column\. Write \.jsonl"):
+        predict.run_predict(tmp_path, write(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet", threads=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pyarrow tries to close again when the writer goes away.
+@pytest.mark.parametrize("refusing", ["__init__", "write_table", "close"])
+def test_a_disk_that_refuses_parquet_is_said(refusing, tmp_path, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(parquet.ParquetWriter, refusing, refuse)
+    with pytest.raises(StorageError, match=r"out\.parquet: cannot be written, got ENOSPC"):
+        predict.run_predict(tmp_path, write(tmp_path / "in.jsonl", [{"text": "one"}]), tmp_path / "out.parquet", threads=1)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]

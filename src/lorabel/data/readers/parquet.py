@@ -34,7 +34,38 @@ def read_parquet(path: Path) -> Iterator[Block]:
                 yield Block(columns, list(range(line, line + batch.num_rows)))
                 line += batch.num_rows
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read, got {error}; expected a Parquet file. Copy or download it again.") from error
+        raise _unreadable(path, error) from error
+
+
+def column_types(path: Path) -> dict[str, Any]:
+    """Arrow types of a Parquet file's columns, as `read_parquet` gives their values: class names are strings.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: Not a Parquet file.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        schema = pyarrow.parquet.read_schema(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
+    named = class_names(schema)
+    return {field.name: _type_of_names(field.type) if field.name in named else field.type for field in schema}
+
+
+def _type_of_names(numbers: Any) -> Any:
+    """The type of class names in the place of class numbers, or of lists of them."""
+    import pyarrow
+
+    return pyarrow.list_(_type_of_names(numbers.value_type)) if hasattr(numbers, "value_type") else pyarrow.string()
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: cannot be read, got {error}; expected a Parquet file. Copy or download it again.")
 
 
 def _check_names(path: Path, names: list[str]) -> None:
