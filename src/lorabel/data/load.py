@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorabel.config import DataConfig
-from lorabel.data.columns import TEXT_NAMES, Columns, choose_columns, other_text_columns
+from lorabel.data.columns import Columns, check_header, choose_columns, other_text_columns
 from lorabel.data.duplicates import quick_notes
 from lorabel.data.readers.base import Block, Faults, sha256_of
 from lorabel.data.readers.delimited import read_delimited
@@ -100,7 +100,7 @@ def load_data(config: DataConfig, *, on_event: EventSink = ignore) -> LabelledDa
         if name in files:
             tables[name], columns = _read_split(files[name], config, coder, columns, on_event)
     assert columns is not None
-    _check_header(files["train"][0], config, columns, coder)
+    check_header(str(files["train"][0]), columns, config.text_columns, config.label_column, coder.codes)
     notes.append(f"Text from {' + '.join(columns.texts)}, labels from {columns.label}.")
     notes += [f"{name}: {table.dropped:,} rows without text or label were left out." for name, table in tables.items() if table.dropped]
     labels, ids_of_code = _settle_labels(coder)
@@ -143,7 +143,8 @@ def load_split(path: Path, config: DataConfig, labels: LabelMap, task: TaskKind,
         DataError: Unusable rows, or a label outside the classes.
     """
     coder = _Coder()
-    table, _ = _read_split([path], config, coder, None, on_event, task)
+    table, columns = _read_split([path], config, coder, None, on_event, task)
+    check_header(str(path), columns, config.text_columns, config.label_column, {*coder.codes, *labels.names})
     unknown = [
         f"{place}: a label that the adapter does not know, got {label!r}; expected one of {', '.join(labels.names[:8])}."
         for label, place in table.first_seen.items()
@@ -288,16 +289,6 @@ def _usable(block: Block, path: Path, columns: Columns, config: DataConfig, faul
                 faults.advise("Fix these rows, or pass --drop-empty to leave out rows without text or label.")
         else:
             faults.add(f"{path}:{row.line}", row.fault.value, row.value, EXPECTED[row.fault])
-
-
-def _check_header(file: Path, config: DataConfig, columns: Columns, coder: _Coder) -> None:
-    """A table without a header has its first row in the place of one, which shows where labels repeat."""
-    is_named = config.label_column or config.text_columns or columns.texts[0].lower() in TEXT_NAMES
-    if not is_named and columns.label in coder.codes:
-        raise DataError(
-            f"{file}:1: the header names the label column like one of its labels, got {columns.label!r}; expected column names, not a first row. "
-            "Put a line such as text,label first, or confirm with --label-column."
-        )
 
 
 def _settle_labels(coder: _Coder) -> tuple[LabelMap, NDArray[np.int64]]:

@@ -15,9 +15,10 @@ from typing import Any
 
 from lorabel.artifacts.store import storage_errors
 from lorabel.config import Precision
-from lorabel.data.columns import choose_text_columns
-from lorabel.data.load import read_blocks
+from lorabel.data.columns import TEXT_NAMES, choose_text_columns
+from lorabel.data.load import read_blocks, reader_of
 from lorabel.data.readers.base import Block, Faults
+from lorabel.data.readers.delimited import read_delimited
 from lorabel.errors import ConfigError, DataError
 from lorabel.evaluation import check_abstaining, check_threshold
 from lorabel.events import EventSink, Note, Progress, ignore
@@ -133,6 +134,8 @@ def run_predict(
             if columns is None:
                 columns = choose_text_columns(block, where, text_columns)
                 on_event(Note(f"Text from {' + '.join(columns)}."))
+                if text_columns is None and reader_of(path) is read_delimited:
+                    _warn_of_no_header(block, where, on_event)
             texts = _texts(block, where, columns, keep_empty=keep_empty)
             answers = iter(predictor.explain([text for text in texts if text is not None]))
             found = [None if text is None else next(answers) for text in texts]
@@ -183,6 +186,18 @@ def _require_columns(block: Block, names: list[str], source: str) -> None:
     if new:
         raise DataError(
             f"{source}:{block.lines[0]}: a key in the rows from here on that no row before has, got {new[0]!r}; expected {', '.join(names)}. Give the first row all keys."
+        )
+
+
+def _warn_of_no_header(block: Block, source: str, on_event: EventSink) -> None:
+    """The only column of a list of texts is called like a text where the list has no header; then its first text is lost."""
+    name, *others = block.columns
+    if not others and " " in name and name.lower() not in TEXT_NAMES:
+        on_event(
+            Note(
+                f"{source}: {name!r} is taken for the header, so it gets no answer. If it is a text, put a line with a name such as text before it.",
+                is_warning=True,
+            )
         )
 
 

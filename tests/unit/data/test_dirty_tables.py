@@ -13,8 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lorabel.config import DataConfig
-from lorabel.data.load import load_data, read_blocks
+from lorabel.data.audit_table import read_audit_table
+from lorabel.data.load import load_data, load_split, read_blocks
 from lorabel.data.readers.base import ROWS_PER_BLOCK
+from lorabel.data.types import LabelMap
 from lorabel.errors import DataError
 from lorabel.events import Note
 
@@ -255,6 +257,10 @@ def test_a_first_row_in_the_place_of_the_header_is_seen(tmp_path):
     file.write_text("shares fell,money\n" + "".join(f"text {n},{['money', 'sport'][n % 2]}\n" for n in range(20)))
     with pytest.raises(DataError, match=r"t\.csv:1: the header names the label column like one of its labels, got 'money'"):
         load_data(DataConfig(source=str(file)))
+    with pytest.raises(DataError, match=r"t\.csv:1: the header names"):
+        read_audit_table(DataConfig(source=str(file)))
+    with pytest.raises(DataError, match=r"t\.csv:1: the header names"):
+        load_split(file, DataConfig(), LabelMap(("money", "sport")), "single_label", "test")
     assert len(load_data(DataConfig(source=str(file), label_column="money")).labels) == 2
     file.write_text("text,money\n" + "".join(f"text {n},{['money', 'sport'][n % 2]}\n" for n in range(20)))
     assert len(load_data(DataConfig(source=str(file))).labels) == 2

@@ -212,3 +212,15 @@ def test_a_disk_that_refuses_parquet_is_said(refusing, tmp_path, monkeypatch):
         predict.run_predict(tmp_path, write(tmp_path / "in.jsonl", [{"text": "one"}]), tmp_path / "out.parquet", threads=1)
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("content", "warns"),
+    [("Shares fell again\nRain\n", True), ("text\nShares fell again\n", False), ("Shares fell,id\nRain,1\n", False), ("words\nRain\n", False)],
+)
+def test_a_first_text_in_the_place_of_a_header_is_warned_of(content, warns, tmp_path):
+    (tmp_path / "in.csv").write_text(content)
+    notes = []
+    predict.run_predict(tmp_path, str(tmp_path / "in.csv"), tmp_path / "out.csv", threads=1, on_event=notes.append)
+    warnings = [note.text for note in notes if isinstance(note, Note) and note.is_warning]
+    assert ["'Shares fell again' is taken for the header" in text for text in warnings] == [True] * warns
