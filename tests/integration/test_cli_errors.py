@@ -181,6 +181,10 @@ def test_predict_one_text(run_cli, run, with_encoder):
     assert sum(found[0]["probabilities"].values()) == pytest.approx(1)
 
 
+def test_predict_refuses_bytes_that_are_not_utf8_in_a_text(run_cli, run, with_encoder):
+    fail(run_cli("predict", run, "--text", b"caf\xe9".decode("utf-8", "surrogateescape"), *with_encoder), 2, "half of a surrogate pair, got row 0 'caf\\udce9'")
+
+
 def test_report_of_several_runs(run_cli, run, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(run, other)

@@ -117,6 +117,18 @@ def test_what_is_not_a_sequence_of_texts_is_refused_at_every_door(texts, fitted,
                 call(texts)
 
 
+def test_half_a_character_is_refused_with_its_row_at_every_door(fitted, tiny_encoder):
+    fresh = TextClassifier(encoder=str(tiny_encoder("bert")))
+    for call in (
+        lambda: fresh.fit(["one", "\ud800"], ["a", "b"]),
+        lambda: fresh.fit(["one", "two"], ["a", "\ud800"]),
+        lambda: fitted.predict(["one", "\ud800"]),
+        lambda: fitted.predictor_.predict(["one", "\ud800"]),
+    ):
+        with pytest.raises(DataError, match=r"half of a surrogate pair, got row 1 '\\ud800'; expected whole characters"):
+            call()
+
+
 def test_faults_name_the_callers_rows_not_a_file_or_a_flag(tiny_encoder):
     classifier = TextClassifier(encoder=str(tiny_encoder("bert")), settings=SETTINGS)
     texts, labels = rows(30)
