@@ -25,7 +25,7 @@ from lorabel.data.readers.hub import hub_files
 from lorabel.data.readers.jsonl import read_jsonl
 from lorabel.data.readers.parquet import read_parquet
 from lorabel.data.readers.sample import sample_files
-from lorabel.data.rows import EXPECTED, MISSING_PARTS, Row, read_rows, require_columns
+from lorabel.data.rows import EXPECTED, MISSING_PARTS, Row, has_any_label, read_rows, require_columns
 from lorabel.data.splits import carve, draw, draw_within
 from lorabel.data.text_column import TextColumn, TextSpool
 from lorabel.data.texts import text_keys
@@ -97,6 +97,9 @@ def load_data(config: DataConfig, *, on_event: EventSink = ignore) -> LabelledDa
     tables: dict[SplitName, _Table] = {}
     columns: Columns | None = None
     for name in _ORDER:
+        if name == "test" and name in files and columns is not None and _is_unlabelled(files[name], columns):
+            del files[name]
+            notes.append("test: no row has a label, so nothing can be scored on it; it is left out.")
         if name in files:
             tables[name], columns = _read_split(files[name], config, coder, columns, on_event)
     assert columns is not None
@@ -276,6 +279,17 @@ def _read_split(
         raise DataError(f"{paths[0]}: no rows, got an empty table; expected labelled texts. Check the file.")
     flat, per_row = (np.array(one, dtype=np.int64) for one in (codes, labels_of_row))
     return _Table(spool.column(), flat, per_row, first_seen, rows - len(per_row)), columns
+
+
+def _is_unlabelled(paths: Sequence[Path], columns: Columns) -> bool:
+    """Whether a split has rows and none of them a label, as test splits are published whose labels are kept back. Usually the first row tells."""
+    rows = 0
+    for path in paths:
+        for block in read_blocks(path):
+            if has_any_label(block, columns):
+                return False
+            rows += len(block)
+    return rows > 0
 
 
 def _usable(block: Block, path: Path, columns: Columns, config: DataConfig, faults: Faults) -> Iterator[Row]:

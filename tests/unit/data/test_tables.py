@@ -179,6 +179,30 @@ def test_integer_labels_are_ordered_by_value_and_class_names_come_from_metadata(
     assert load(tmp_path / "y.parquet").labels.names == ("ham", "spam")
 
 
+def write_named(path, labels):
+    features = {"info": {"features": {"label": {"names": ["ham", "spam"], "_type": "ClassLabel"}}}}
+    table = pa.table({"text": [f"{path.stem} {i}" for i in range(len(labels))], "label": labels})
+    parquet.write_table(table.replace_schema_metadata({b"huggingface": json.dumps(features).encode()}), path)
+
+
+def test_a_test_split_without_any_label_is_left_out(tmp_path):
+    write_named(tmp_path / "train.parquet", [0, 1] * 20)
+    write_named(tmp_path / "test.parquet", [-1] * 9)
+    data = load(tmp_path)
+    assert "test: no row has a label, so nothing can be scored on it; it is left out." in data.notes
+    assert list(data.facts["files"]) == ["train.parquet"]
+    assert data.made_splits == ("test", "validation")
+    assert load(tmp_path, test_rows=0).splits.keys() == {"train", "validation"}
+
+
+def test_a_test_split_with_some_labels_is_not_left_out(tmp_path):
+    write_named(tmp_path / "train.parquet", [0, 1] * 20)
+    write_named(tmp_path / "test.parquet", [-1] * 8 + [1])
+    with pytest.raises(DataError, match=r"test\.parquet:1: missing label, got None"):
+        load(tmp_path)
+    assert len(load(tmp_path, drop_empty=True).splits["test"]) == 1
+
+
 def test_columns_are_found_named_or_asked_for(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("id,Headline,Category\n" + "".join(f"{i},story number {i},{'ab'[i % 2]}\n" for i in range(20)))

@@ -8,6 +8,9 @@ from typing import Any
 from lorabel.data.readers.base import ROWS_PER_BLOCK, Block
 from lorabel.errors import DataError
 
+# What the data-set library stores for a row whose class is not known.
+_NO_LABEL = -1
+
 
 def read_parquet(path: Path) -> Iterator[Block]:
     """Rows of a Parquet file.
@@ -118,8 +121,11 @@ def _label_of_list(feature: Any) -> Any:
 
 
 def _named(values: list[Any], names: list[str] | None) -> list[Any]:
-    if names is None:
-        return values
-    return [
-        _named(value, names) if isinstance(value, list) else names[value] if isinstance(value, int) and 0 <= value < len(names) else value for value in values
-    ]
+    return values if names is None else [_named(value, names) if isinstance(value, list) else _name_of(value, names) for value in values]
+
+
+def _name_of(value: Any, names: list[str]) -> Any:
+    """The name of a class number; a number without a name stays what it is."""
+    if value == _NO_LABEL:
+        return None
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
