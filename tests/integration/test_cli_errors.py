@@ -1,6 +1,7 @@
 """The command line end to end: what each verb prints, and one clear error with its exit code for what can go wrong."""
 
 import csv
+import errno
 import gzip
 import io
 import json
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pyarrow.parquet
 import pytest
@@ -257,6 +259,34 @@ def test_data_and_encoders_that_are_not_there_exit_2(run_cli, with_encoder, tabl
     fail(run_cli("evaluate", tmp_path / "nothing", table), 2, "lorabel.json")
     fail(run_cli("predict", tmp_path / "nothing", "--text", "x"), 2, "lorabel.json")
     fail(run_cli("report", tmp_path), 2, "record.json")
+
+
+def test_names_that_no_file_can_have_and_folders_that_may_not_be_read_exit_2(run_cli, run, with_encoder, table, tmp_path, monkeypatch):
+    for name in ("~nosuch/x.csv", "x" * 300 + ".csv"):
+        fail(run_cli("train", name, "--out", tmp_path / "run", *with_encoder), 2, f"no such file or folder, got {name!r}"[:60])
+        fail(run_cli("evaluate", run, name, *with_encoder), 2, f"no such file or folder, got {name!r}"[:60])
+        fail(run_cli("predict", run, name, *with_encoder), 2, f"no such file, got {name!r}"[:60])
+
+    def refuse(folder):
+        if folder == table:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return listed(folder)
+
+    listed = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    fail(run_cli("train", table, "--out", tmp_path / "run", *with_encoder), 2, "the folder cannot be read, got Permission denied")
+
+
+@pytest.mark.parametrize("threads", ["0", "-1"])
+def test_less_than_one_thread_exits_2(run_cli, run, table, threads, tmp_path):
+    (tmp_path / "a.csv").write_text("text\nhello\n")
+    for words in (("predict", run, tmp_path / "a.csv"), ("predict", run, "--text", "x"), ("evaluate", run, table)):
+        fail(run_cli(*words, f"--threads={threads}"), 2, f"--threads: too few, got {threads}; expected 1 or more.")
+
+
+def test_an_empty_separator_in_evaluation_exits_2(run_cli, run, table, with_encoder):
+    fail(run_cli("evaluate", run, table, "--label-separator", "", *with_encoder), 2, "data.label_separator", "got ''")
+    fail(run_cli("evaluate", run, "--label-separator", "", *with_encoder), 2, "columns without data")
 
 
 def test_a_run_folder_is_not_written_over(run_cli, run, with_encoder, table):

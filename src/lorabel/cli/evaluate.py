@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from lorabel.cli.flags import JsonFlag, QuietFlag
 from lorabel.cli.output import err, print_json
-from lorabel.config import DataConfig, Device, Precision
+from lorabel.config import Device, Precision, load_config
 from lorabel.errors import ConfigError
 
 
@@ -35,8 +35,9 @@ def evaluate(
     from lorabel.cli.progress import ProgressPrinter
     from lorabel.workflows.evaluate import run_evaluate
 
-    config = None if data is None else DataConfig(source=data, text_columns=text_column, label_column=label_column, label_separator=label_separator)
-    if config is None and (text_column or label_column or label_separator):
+    columns = {"text_columns": text_column, "label_column": label_column, "label_separator": label_separator}
+    config = None if data is None else load_config({"data": {"source": data, **columns}}).data
+    if config is None and any(value is not None for value in columns.values()):
         raise ConfigError(
             "evaluate: columns without data, got --text-column or --label-column; expected data they belong to. Name a file, a folder or a data set."
         )

@@ -184,8 +184,8 @@ def find_files(source: str) -> tuple[dict[SplitName, list[Path]], str | None]:
     """
     if source == "sample" and not Path(source).exists():
         return {_SPLIT_STEMS[name]: [path] for name, path in sample_files().items()}, None
-    path = Path(source).expanduser()
-    # os.path answers "no" to names that no file can have, where Path raises.
+    # os.path answers "no" to names that no file and to users that no home can have, where Path raises.
+    path = Path(os.path.expanduser(source))
     if os.path.isdir(path):
         return _folder_files(path), None
     if os.path.isfile(path):
@@ -228,7 +228,13 @@ def read_blocks(path: Path) -> Iterator[Block]:
 
 def _folder_files(folder: Path) -> dict[SplitName, list[Path]]:
     found: dict[SplitName, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
+    try:
+        inside = sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(
+            f"{folder}: the folder cannot be read, got {error.strerror or error}; expected one that may be listed. Check its permissions."
+        ) from error
+    for path in inside:
         stem = path.name.split(".")[0].lower()
         split = _SPLIT_STEMS.get(_PART.sub("", stem))
         if split is None or not path.is_file() or _kind(path) not in READERS:
@@ -241,9 +247,7 @@ def _folder_files(folder: Path) -> dict[SplitName, list[Path]]:
         if part and len(paths) != int(part[1]):
             raise DataError(f"{folder}: some parts of a split are missing, got {len(paths)} like {paths[0].name}; expected {int(part[1])}. Copy them all.")
     if "train" not in found:
-        raise DataError(
-            f"{folder}: no training split, got {sorted(p.name for p in folder.iterdir())[:8]}; expected train.csv, .tsv, .jsonl or .parquet. Add it."
-        )
+        raise DataError(f"{folder}: no training split, got {[path.name for path in inside[:8]]}; expected train.csv, .tsv, .jsonl or .parquet. Add it.")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def run_evaluate(
         chosen = _split_of_run(adapter, split, on_event)
     else:
         chosen = _split(data, split, predictor, on_event)
-        _warn_of_training_rows(adapter, Path(data.source).expanduser(), chosen, on_event)
+        _warn_of_training_rows(adapter, Path(os.path.expanduser(data.source)), chosen, on_event)
     openings = 0
     if split == "test":
         openings = TestLedger(ledger_folder(adapter)).record(chosen.digest, "evaluate", adapter.resolve().name)
@@ -119,7 +120,7 @@ def _split_of_run(adapter: Path, name: SplitName, on_event: EventSink) -> Split:
 def _warn_of_training_rows(adapter: Path, file: Path, split: Split, on_event: EventSink) -> None:
     """A file that training rows were taken from scores too well; a split that the run kept apart does not."""
     layout = _run_of(adapter)
-    if layout is None or split.name == "train" or not file.is_file():
+    if layout is None or split.name == "train" or not os.path.isfile(file):
         return
     facts = read_record(layout.record).data
     held_back = {facts["split_digests"].get(name) for name in ("validation", "test")}
@@ -141,8 +142,8 @@ def ledger_folder(adapter: Path) -> Path:
 
 def _split(data: DataConfig, name: SplitName, predictor: Predictor, on_event: EventSink) -> Split:
     """The split to score, its labels as the adapter numbers them."""
-    path, labels, task = Path(data.source).expanduser(), predictor.labels, predictor.rule.task
-    if path.is_file():
+    path, labels, task = Path(os.path.expanduser(data.source)), predictor.labels, predictor.rule.task
+    if os.path.isfile(path):
         return load_split(path, data, labels, task, name, on_event=on_event)
     loaded = load_data(data, on_event=on_event)
     check_task(data.source, loaded.task, task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import os
 import shutil
 import sys
 import tempfile
@@ -113,7 +114,7 @@ def run_predict(
     """
     check_threshold(abstain_below)
     kind = _output_kind(output)
-    if source != "-" and not Path(source).is_file():
+    if source != "-" and not os.path.isfile(source):
         raise DataError(f"predict: no such file, got {source!r}; expected a CSV, TSV, JSONL or Parquet file, or - for standard input. Check the path.")
     set_threads(threads)
     predictor, _ = load_predictor(adapter, precision=precision, device=device, encoder=encoder)
