@@ -117,7 +117,7 @@ def test_broken_csv_is_refused_with_the_line(content, message, tmp_path):
     [
         ('{"text": 1', r"x\.jsonl:2.*not JSON"),
         ("[1]", r"x\.jsonl:2.*not an object"),
-        ('{"text": "a", "text": "b"}', r"x\.jsonl:2.*used twice"),
+        ('{"text": "a", "text": "b"}', r"^\S*x\.jsonl:2: a key used twice, got 'text'"),
         ("[" * 100_000, r"x\.jsonl:2"),
     ],
 )

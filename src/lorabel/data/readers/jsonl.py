@@ -51,6 +51,8 @@ def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
 
     try:
         row = json.loads(line, object_pairs_hook=distinct)
+    except DataError:
+        raise  # What `distinct` found; it is a ValueError too.
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}:{number}: not JSON, got {line.strip()[:60]!r} ({error}); expected one object a line. Fix this line.") from error
     if not isinstance(row, dict):
