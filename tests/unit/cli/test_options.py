@@ -7,6 +7,7 @@ import pytest
 from lorabel.budget import settle
 from lorabel.cli.options import TrainFlags
 from lorabel.config import SHORT_NAMES, RunConfig, load_config
+from lorabel.errors import ConfigError
 from lorabel.families import KNOWN_ENCODERS
 from lorabel.methods.lora import Lora
 
@@ -117,3 +118,9 @@ def test_help_sentences_are_the_settings_own():
     assert "(default: auto)." in sentence("targets"), "the recipe's, not the method's"
     assert "head_only" in sentence("method")
     assert all(sentence(name) for name in SHORT_NAMES)
+
+
+@pytest.mark.parametrize(("flag", "name"), [("layers", "--layers"), ("class_weights", "--class-weights")])
+def test_a_list_that_cannot_be_read_is_said_of_its_flag(flag, name):
+    with pytest.raises(ConfigError, match=rf"^{name}: not a list, got '0,\[1'; expected numbers"):
+        TrainFlags(**{flag: "0,[1"}).layers_of_settings()
