@@ -363,6 +363,18 @@ def test_an_unknown_label_in_evaluation_exits_2(run_cli, run, with_encoder, tmp_
     fail(run_cli("evaluate", run, tmp_path / "t.csv", *with_encoder, "--quiet"), 2, "cooking")
 
 
+def test_evaluation_leaves_out_empty_rows_where_asked(run_cli, run, with_encoder, table, tmp_path):
+    shutil.copytree(table, tmp_path / "folder")
+    for source in (tmp_path / "folder", tmp_path / "folder" / "test.csv"):
+        with (tmp_path / "folder" / "test.csv").open("a") as file:
+            file.write("no label here,\n")
+        fail(run_cli("evaluate", run, source, *with_encoder), 2, "pass --drop-empty")
+        done = run_cli("evaluate", run, source, "--drop-empty", "--json", *with_encoder)
+        assert json.loads(done.out)["n"] == 9
+        assert "without text or label were left out." in done.err
+    fail(run_cli("evaluate", run, "--drop-empty"), 2, "columns without data")
+
+
 def test_without_a_hub_the_error_comes_soon_and_names_the_folder(table, tmp_path):
     # A refused connection stands for a machine without network; a fresh process, because the hub library reads its address once.
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf")}

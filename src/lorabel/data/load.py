@@ -105,7 +105,7 @@ def load_data(config: DataConfig, *, on_event: EventSink = ignore) -> LabelledDa
     assert columns is not None
     check_header(str(files["train"][0]), columns, config.text_columns, config.label_column, coder.codes)
     notes.append(f"Text from {' + '.join(columns.texts)}, labels from {columns.label}.")
-    notes += [f"{name}: {table.dropped:,} rows without text or label were left out." for name, table in tables.items() if table.dropped]
+    notes += [left_out(name, table.dropped) for name, table in tables.items() if table.dropped]
     labels, ids_of_code = _settle_labels(coder)
     _check_labels(tables, labels, columns.task)
     notes += _task_notes(tables["train"], columns, labels)
@@ -148,6 +148,8 @@ def load_split(path: Path, config: DataConfig, labels: LabelMap, task: TaskKind,
     coder = _Coder()
     table, columns = _read_split([path], config, coder, None, on_event, task)
     check_header(str(path), columns, config.text_columns, config.label_column, {*coder.codes, *labels.names})
+    if table.dropped:
+        on_event(Note(left_out(name, table.dropped)))
     unknown = [
         f"{place}: a label that the adapter does not know, got {label!r}; expected one of {', '.join(labels.names[:8])}."
         for label, place in table.first_seen.items()
@@ -157,6 +159,11 @@ def load_split(path: Path, config: DataConfig, labels: LabelMap, task: TaskKind,
         raise DataError("\n".join(unknown[:5]) + _in_all(unknown) + " Evaluate on the classes it was trained for.")
     ids = table.labels(labels.ids(list(coder.codes)), len(labels), task)
     return Split(name, table.texts, ids, _digest(table.texts, ids, labels))
+
+
+def left_out(name: SplitName, rows: int) -> str:
+    """What is said of rows of a split that were dropped."""
+    return f"{name}: {rows:,} rows without text or label were left out."
 
 
 def check_task(where: str, found: TaskKind, expected: TaskKind) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from lorabel.artifacts.layout import RunLayout
 from lorabel.artifacts.records import read_record
 from lorabel.config import DataConfig, Precision, load_config, read_config_file
 from lorabel.data.ledger import TestLedger
-from lorabel.data.load import check_task, load_data, load_split
+from lorabel.data.load import check_task, left_out, load_data, load_split
 from lorabel.data.readers.base import sha256_of
 from lorabel.data.types import Split, SplitName, class_ids
 from lorabel.errors import ConfigError, DataError
@@ -153,7 +154,9 @@ def _split(data: DataConfig, name: SplitName, predictor: Predictor, on_event: Ev
         raise ConfigError(
             f"evaluate: {data.source} has no {name} split of its own, got {name!r}; expected one that is given. Evaluate a file of labelled texts."
         )
-    split = loaded.splits[name]
+    split, dropped = loaded.splits[name], cast(dict[SplitName, int], loaded.facts["dropped_rows"])
+    if dropped[name]:
+        on_event(Note(left_out(name, dropped[name])))
     unknown = sorted(set(loaded.labels.names) - set(labels.names))
     if unknown:
         raise DataError(
