@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lorabel.config import DataConfig
 from lorabel.data.columns import Columns, check_header, choose_columns
-from lorabel.data.load import find_files, read_blocks
+from lorabel.data.files import find_files, read_blocks
 from lorabel.data.rows import Row, RowFault, read_rows, require_columns
 from lorabel.data.text_column import TextColumn, TextSpool
 from lorabel.data.types import SplitName

@@ -17,7 +17,7 @@ from typing import Any
 from lorabel.artifacts.store import storage_errors
 from lorabel.config import Precision
 from lorabel.data.columns import TEXT_NAMES, choose_text_columns
-from lorabel.data.load import read_blocks, reader_of
+from lorabel.data.files import read_blocks, reader_of
 from lorabel.data.readers.base import Block, Faults
 from lorabel.data.readers.delimited import read_delimited
 from lorabel.errors import ConfigError, DataError

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from lorabel.artifacts.store import storage_errors
-from lorabel.data.load import read_blocks, reader_of
+from lorabel.data.files import read_blocks, reader_of
 from lorabel.data.readers.jsonl import read_jsonl
 from lorabel.data.readers.parquet import column_types, read_parquet
 from lorabel.errors import DataError

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from lorabel.config import DataConfig
 from lorabel.data.audit_table import read_audit_table
-from lorabel.data.load import load_data, load_split, read_blocks
+from lorabel.data.files import read_blocks
+from lorabel.data.load import load_data, load_split
 from lorabel.data.readers.base import ROWS_PER_BLOCK
 from lorabel.data.types import LabelMap
 from lorabel.errors import DataError

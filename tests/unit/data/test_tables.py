@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lorabel.config import DataConfig
-from lorabel.data.load import load_data, read_blocks
+from lorabel.data.files import read_blocks
+from lorabel.data.load import load_data
 from lorabel.errors import DataError
 
 ODD = ["NA", "null", "None", "1.0", "2024-01-01", "TRUE", "nan", " padded ", "emoji 🙂", "a,b", 'quote "x"', "line\nbreak", "tab\there", "é", "ﬁ", "#39;"]

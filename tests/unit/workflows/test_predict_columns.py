@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from lorabel.data.load import read_blocks
+from lorabel.data.files import read_blocks
 from lorabel.data.readers.base import ROWS_PER_BLOCK
 from lorabel.errors import ConfigError, DataError, StorageError
 from lorabel.events import Note
