@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lorabel.config import DataConfig
 from lorabel.data.columns import Columns, check_header, choose_columns
-from lorabel.data.files import find_files, read_blocks
+from lorabel.data.files import find_files, first_block, read_blocks
 from lorabel.data.rows import Row, RowFault, read_rows, require_columns
 from lorabel.data.text_column import TextColumn, TextSpool
 from lorabel.data.types import SplitName
@@ -131,9 +131,11 @@ class _Collected:
     def read(self, path: Path, split: int, config: DataConfig, on_event: EventSink) -> Any:
         """The texts of a file, block by block."""
         self._file_names.append(path)
-        for block in read_blocks(path):
-            if self._columns is None:
-                self._columns = choose_columns(block, str(path), config.text_columns, config.label_column, config.label_separator)
+        if self._columns is None and (first := first_block(path)) is not None:
+            self._columns = choose_columns(first, str(path), config.text_columns, config.label_column, config.label_separator)
+        if self._columns is None:
+            return
+        for block in read_blocks(path, self._columns.names):
             require_columns(block, path, self._columns)
             texts = []
             for row in read_rows(block, self._columns):

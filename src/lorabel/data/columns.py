@@ -31,6 +31,11 @@ class Columns:
     task: TaskKind = "single_label"
     separator: str | None = None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All columns in use."""
+        return (*self.texts, self.label)
+
 
 def choose_columns(block: Block, where: str, text_columns: Sequence[str] | None, label_column: str | None, label_separator: str | None = None) -> Columns:
     """Choose text and label columns from the first rows of a table.

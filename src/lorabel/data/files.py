@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from lorabel.data.readers.base import Block
 from lorabel.data.readers.delimited import read_delimited
 from lorabel.data.readers.hub import hub_files
 from lorabel.data.readers.jsonl import read_jsonl
-from lorabel.data.readers.parquet import read_parquet
+from lorabel.data.readers.parquet import first_rows, read_parquet
 from lorabel.data.readers.sample import sample_files
 from lorabel.data.types import SplitName
 from lorabel.errors import DataError
@@ -79,9 +79,33 @@ def _kind(path: Path) -> str:
     return suffixes[-1] if suffixes else ""
 
 
-def read_blocks(path: Path) -> Iterator[Block]:
-    """Rows of a file in blocks, by the reader its name asks for."""
-    yield from reader_of(path)(path)
+def read_blocks(path: Path, columns: Sequence[str] | None = None) -> Iterator[Block]:
+    """Rows of a file in blocks, by the reader its name asks for.
+
+    Args:
+        path: The file.
+        columns: The columns that are wanted, if not all; where a file keeps columns apart, no others are read.
+
+    Yields:
+        Blocks, with these columns at least.
+
+    Raises:
+        DataError: No reader for this kind of file, or one that cannot be read.
+    """
+    reader = reader_of(path)
+    yield from read_parquet(path, columns) if reader is read_parquet else reader(path)
+
+
+def first_block(path: Path) -> Block | None:
+    """The first rows of a file, to choose columns from; None where it has none.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: No reader for this kind of file, or one that cannot be read.
+    """
+    return first_rows(path) if reader_of(path) is read_parquet else next(read_blocks(path), None)
 
 
 def _folder_files(folder: Path) -> dict[SplitName, list[Path]]:

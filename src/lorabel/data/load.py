@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lorabel.config import DataConfig
 from lorabel.data.columns import Columns, check_header, choose_columns, other_text_columns
 from lorabel.data.duplicates import quick_notes
-from lorabel.data.files import find_files, read_blocks
+from lorabel.data.files import find_files, first_block, read_blocks
 from lorabel.data.readers.base import Block, Faults, sha256_of
 from lorabel.data.rows import EXPECTED, MISSING_PARTS, Row, has_any_label, read_rows, require_columns
 from lorabel.data.splits import carve, draw, draw_within
@@ -168,14 +168,10 @@ def _read_split(
     codes, labels_of_row, rows = array("q"), array("q"), 0
     first_seen: dict[str, str] = {}
     for path in paths:
-        for block in read_blocks(path):
-            if columns is None:
-                columns = choose_columns(block, str(path), config.text_columns, config.label_column, config.label_separator)
-                if task is not None:
-                    check_task(str(path), columns.task, task)
-                unused = other_text_columns(block, columns.texts, columns.label)
-                if unused and config.text_columns is None:
-                    on_event(Note(f"Not read as text: {', '.join(unused)}. Columns are joined with --text-column {','.join((*columns.texts, *unused))}."))
+        columns = columns or _columns_of(path, config, task, on_event)
+        if columns is None:
+            continue
+        for block in read_blocks(path, columns.names):
             require_columns(block, path, columns)
             texts: list[str] = []
             for row in _usable(block, path, columns, config, faults):
@@ -194,11 +190,25 @@ def _read_split(
     return _Table(spool.column(), flat, per_row, first_seen, rows - len(per_row)), columns
 
 
+def _columns_of(path: Path, config: DataConfig, task: TaskKind | None, on_event: EventSink) -> Columns | None:
+    """Columns as the first rows of a file tell them; None where there are no rows."""
+    block = first_block(path)
+    if block is None:
+        return None
+    columns = choose_columns(block, str(path), config.text_columns, config.label_column, config.label_separator)
+    if task is not None:
+        check_task(str(path), columns.task, task)
+    unused = other_text_columns(block, columns.texts, columns.label)
+    if unused and config.text_columns is None:
+        on_event(Note(f"Not read as text: {', '.join(unused)}. Columns are joined with --text-column {','.join((*columns.texts, *unused))}."))
+    return columns
+
+
 def _is_unlabelled(paths: Sequence[Path], columns: Columns) -> bool:
     """Whether a split has rows and none of them a label, as test splits are published whose labels are kept back. Usually the first row tells."""
     rows = 0
     for path in paths:
-        for block in read_blocks(path):
+        for block in read_blocks(path, columns.names):
             if has_any_label(block, columns):
                 return False
             rows += len(block)

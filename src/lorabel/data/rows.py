@@ -132,7 +132,7 @@ def require_columns(block: Block, path: Path, columns: Columns) -> None:
     Raises:
         DataError: One is missing.
     """
-    missing = [name for name in (*columns.texts, columns.label) if name not in block.columns]
+    missing = [name for name in columns.names if name not in block.columns]
     if missing:
         raise DataError(
             f"{path}:{block.lines[0]}: a column is missing, got {', '.join(block.columns)}; expected {missing[0]!r} as in the training split. Name columns alike in all splits."

@@ -1,7 +1,7 @@
 """Parquet through pyarrow, one row group at a time; class names stored by the common data-set library replace class numbers."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from lorabel.errors import DataError
 _NO_LABEL = -1
 
 
-def read_parquet(path: Path) -> Iterator[Block]:
+def read_parquet(path: Path, columns: Sequence[str] | None = None) -> Iterator[Block]:
     """Rows of a Parquet file.
 
     Args:
         path: The file.
+        columns: The columns to read; all where it is None, or where the file lacks one of them, which is then said by whoever needs it.
 
     Yields:
         Blocks; the line of a row is its number, from 1.
@@ -31,13 +32,58 @@ def read_parquet(path: Path) -> Iterator[Block]:
         with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
             names = class_names(file.schema_arrow)
             _check_names(path, file.schema_arrow.names)
+            wanted = list(dict.fromkeys(columns)) if columns is not None and set(columns) <= set(file.schema_arrow.names) else None
             line = 1
-            for batch in file.iter_batches(batch_size=ROWS_PER_BLOCK):
-                columns = {name: _named(_values(path, line, name, batch.column(name)), names.get(name)) for name in batch.schema.names}
-                yield Block(columns, list(range(line, line + batch.num_rows)))
+            for batch in file.iter_batches(batch_size=ROWS_PER_BLOCK, columns=wanted):
+                values = {name: _named(_values(path, line, name, batch.column(name)), names.get(name)) for name in batch.schema.names}
+                yield Block(values, list(range(line, line + batch.num_rows)))
                 line += batch.num_rows
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, error) from error
+
+
+def first_rows(path: Path) -> Block | None:
+    """The first rows of a Parquet file, a column of which is read only when it is asked for: others may be large, or hold what Python cannot.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The rows, or None where there are none.
+
+    Raises:
+        DataError: Not a Parquet file.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names, rows = file.schema_arrow.names, min(file.metadata.num_rows, ROWS_PER_BLOCK)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
+    _check_names(path, names)
+    return Block(_FirstValues(path, names), list(range(1, rows + 1))) if rows else None
+
+
+class _FirstValues(Mapping[str, list[Any]]):
+    """The first values of each column."""
+
+    def __init__(self, path: Path, names: list[str]) -> None:
+        self._path = path
+        self._read: dict[str, list[Any] | None] = dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> list[Any]:
+        values = self._read[name]
+        if values is None:
+            values = self._read[name] = next(read_parquet(self._path, [name])).columns[name]
+        return values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read)
+
+    def __len__(self) -> int:
+        return len(self._read)
 
 
 def column_types(path: Path) -> dict[str, Any]:
