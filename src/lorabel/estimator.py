@@ -131,7 +131,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             source = {"source": str(data), "text_columns": ["text"], "label_column": "label", "test_rows": 0}
             config = load_config(*self._layers(), {"data": source, "final": False})
             try:
-                result = run_train(config, Path(folder) / "run", has_report=False)
+                # The run folder is gone afterwards, so nothing could go on from a saved state: an interrupt is Python's own.
+                result = run_train(config, Path(folder) / "run", has_report=False, heeds_signals=False)
             except DataError as error:
                 raise DataError(_in_words_of_fit(str(error), data)) from error
             facts = EstimatorFacts(label_kind=LABEL_KINDS[labels.dtype.kind], precision=config.training.precision)

@@ -1,6 +1,7 @@
 """The command line end to end: what each verb prints, and one clear error with its exit code for what can go wrong."""
 
 import csv
+import errno
 import gzip
 import io
 import json
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pyarrow.parquet
 import pytest
@@ -181,6 +183,10 @@ def test_predict_one_text(run_cli, run, with_encoder):
     assert sum(found[0]["probabilities"].values()) == pytest.approx(1)
 
 
+def test_predict_refuses_bytes_that_are_not_utf8_in_a_text(run_cli, run, with_encoder):
+    fail(run_cli("predict", run, "--text", b"caf\xe9".decode("utf-8", "surrogateescape"), *with_encoder), 2, "half of a surrogate pair, got row 0 'caf\\udce9'")
+
+
 def test_report_of_several_runs(run_cli, run, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(run, other)
@@ -255,6 +261,34 @@ def test_data_and_encoders_that_are_not_there_exit_2(run_cli, with_encoder, tabl
     fail(run_cli("report", tmp_path), 2, "record.json")
 
 
+def test_names_that_no_file_can_have_and_folders_that_may_not_be_read_exit_2(run_cli, run, with_encoder, table, tmp_path, monkeypatch):
+    for name in ("~nosuch/x.csv", "x" * 300 + ".csv"):
+        fail(run_cli("train", name, "--out", tmp_path / "run", *with_encoder), 2, f"no such file or folder, got {name!r}"[:60])
+        fail(run_cli("evaluate", run, name, *with_encoder), 2, f"no such file or folder, got {name!r}"[:60])
+        fail(run_cli("predict", run, name, *with_encoder), 2, f"no such file, got {name!r}"[:60])
+
+    def refuse(folder):
+        if folder == table:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return listed(folder)
+
+    listed = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    fail(run_cli("train", table, "--out", tmp_path / "run", *with_encoder), 2, "the folder cannot be read, got Permission denied")
+
+
+@pytest.mark.parametrize("threads", ["0", "-1"])
+def test_less_than_one_thread_exits_2(run_cli, run, table, threads, tmp_path):
+    (tmp_path / "a.csv").write_text("text\nhello\n")
+    for words in (("predict", run, tmp_path / "a.csv"), ("predict", run, "--text", "x"), ("evaluate", run, table)):
+        fail(run_cli(*words, f"--threads={threads}"), 2, f"--threads: too few, got {threads}; expected 1 or more.")
+
+
+def test_an_empty_separator_in_evaluation_exits_2(run_cli, run, table, with_encoder):
+    fail(run_cli("evaluate", run, table, "--label-separator", "", *with_encoder), 2, "data.label_separator", "got ''")
+    fail(run_cli("evaluate", run, "--label-separator", "", *with_encoder), 2, "columns without data")
+
+
 def test_a_run_folder_is_not_written_over(run_cli, run, with_encoder, table):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     fail(run_cli("train", table, "--out", run, *with_encoder), 2, "--resume", "--overwrite")
@@ -327,6 +361,18 @@ def test_predict_needs_one_input_and_json_needs_an_output(run_cli, run, tmp_path
 def test_an_unknown_label_in_evaluation_exits_2(run_cli, run, with_encoder, tmp_path):
     (tmp_path / "t.csv").write_text("text,label\nhello,sport\nworld,cooking\n")
     fail(run_cli("evaluate", run, tmp_path / "t.csv", *with_encoder, "--quiet"), 2, "cooking")
+
+
+def test_evaluation_leaves_out_empty_rows_where_asked(run_cli, run, with_encoder, table, tmp_path):
+    shutil.copytree(table, tmp_path / "folder")
+    for source in (tmp_path / "folder", tmp_path / "folder" / "test.csv"):
+        with (tmp_path / "folder" / "test.csv").open("a") as file:
+            file.write("no label here,\n")
+        fail(run_cli("evaluate", run, source, *with_encoder), 2, "pass --drop-empty")
+        done = run_cli("evaluate", run, source, "--drop-empty", "--json", *with_encoder)
+        assert json.loads(done.out)["n"] == 9
+        assert "without text or label were left out." in done.err
+    fail(run_cli("evaluate", run, "--drop-empty"), 2, "columns without data")
 
 
 def test_without_a_hub_the_error_comes_soon_and_names_the_folder(table, tmp_path):

@@ -1,6 +1,7 @@
 """`TextClassifier`: the same core behind fit and predict."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import lorabel
 from lorabel import TextClassifier
 from lorabel.errors import BudgetError, ConfigError, DataError
+from lorabel.workflows import train
 
 TEXTS = {"sport": "the team won the match", "money": "bank shares fell", "science": "new study finds a chip"}
 SETTINGS = {"training": {"num_epochs": 15, "batch_size": 8, "precision": "fp32", "threads": 1}, "optimizer": {"learning_rate": 0.01}}
@@ -115,6 +117,28 @@ def test_what_is_not_a_sequence_of_texts_is_refused_at_every_door(texts, fitted,
         for call in (classifier.predict, classifier.predict_proba):
             with pytest.raises(DataError, match="predict: .* expected "):
                 call(texts)
+
+
+def test_half_a_character_is_refused_with_its_row_at_every_door(fitted, tiny_encoder):
+    fresh = TextClassifier(encoder=str(tiny_encoder("bert")))
+    for call in (
+        lambda: fresh.fit(["one", "\ud800"], ["a", "b"]),
+        lambda: fresh.fit(["one", "two"], ["a", "\ud800"]),
+        lambda: fitted.predict(["one", "\ud800"]),
+        lambda: fitted.predictor_.predict(["one", "\ud800"]),
+    ):
+        with pytest.raises(DataError, match=r"half of a surrogate pair, got row 1 '\\ud800'; expected whole characters"):
+            call()
+
+
+def test_an_interrupt_is_pythons_own(tiny_encoder, monkeypatch):
+    def interrupted(*_arguments, **_options):
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("went on")
+
+    monkeypatch.setattr(train, "train_bank", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        TextClassifier(budget="1M", encoder=str(tiny_encoder("bert")), settings=SETTINGS).fit(*rows(30))
 
 
 def test_faults_name_the_callers_rows_not_a_file_or_a_flag(tiny_encoder):

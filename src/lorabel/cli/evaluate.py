@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from lorabel.cli.flags import JsonFlag, QuietFlag
 from lorabel.cli.output import err, print_json
-from lorabel.config import DataConfig, Device, Precision
+from lorabel.config import Device, Precision, load_config
 from lorabel.errors import ConfigError
 
 
@@ -21,6 +21,9 @@ def evaluate(
     text_column: Annotated[tuple[str, ...] | None, Parameter(help="Text columns (default: found).", negative=())] = None,
     label_column: Annotated[str | None, Parameter(help="Label column (default: found).")] = None,
     label_separator: Annotated[str | None, Parameter(help="What several labels in one value are split at, such as |; lists need none.")] = None,
+    drop_empty: Annotated[
+        bool, Parameter(help="Leave out rows with an empty text or a missing label instead of refusing the table.", negative=(), show_default=False)
+    ] = False,
     encoder: Annotated[str | None, Parameter(help="Checkpoint folder, where the adapter's encoder cannot be found by name.")] = None,
     precision: Annotated[Precision, Parameter(help="fp32 gives the same bits everywhere; auto is fastest.")] = "auto",
     device: Annotated[Device, Parameter(help="Where to compute.")] = "auto",
@@ -35,10 +38,11 @@ def evaluate(
     from lorabel.cli.progress import ProgressPrinter
     from lorabel.workflows.evaluate import run_evaluate
 
-    config = None if data is None else DataConfig(source=data, text_columns=text_column, label_column=label_column, label_separator=label_separator)
-    if config is None and (text_column or label_column or label_separator):
+    columns = {"text_columns": text_column, "label_column": label_column, "label_separator": label_separator}
+    config = None if data is None else load_config({"data": {"source": data, **columns, "drop_empty": drop_empty}}).data
+    if config is None and (drop_empty or any(value is not None for value in columns.values())):
         raise ConfigError(
-            "evaluate: columns without data, got --text-column or --label-column; expected data they belong to. Name a file, a folder or a data set."
+            "evaluate: columns without data, got --text-column, --label-column or another flag of tables; expected data they belong to. Name a file, a folder or a data set."
         )
     with ProgressPrinter(is_quiet=quiet) as show:
         result = run_evaluate(

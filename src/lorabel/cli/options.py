@@ -151,11 +151,16 @@ def _plain(name: str, value: Any) -> Any:
     """Lists that are written with commas on the command line."""
     if name == "targets":
         return [part.strip() for part in str(value).split(",")]
-    if name == "layers":
-        return parse_assignment(f"x=[{value}]")["x"]
-    if name == "class_weights" and value not in ("none", "balanced", "effective"):
-        return parse_assignment(f"x=[{value}]")["x"]
+    if name == "layers" or (name == "class_weights" and value not in ("none", "balanced", "effective")):
+        return _numbers(name, value)
     return list(value) if isinstance(value, tuple) else value
+
+
+def _numbers(name: str, value: str) -> Any:
+    try:
+        return parse_assignment(f"x=[{value}]")["x"]
+    except ConfigError as error:
+        raise ConfigError(f"--{name.replace('_', '-')}: not a list, got {value!r}; expected numbers with commas between them. For example 0,1.") from error
 
 
 def _nest(path: str, value: Any) -> dict[str, Any]:

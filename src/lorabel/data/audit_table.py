@@ -1,7 +1,8 @@
 """A data set as it lies in its files, every row kept: what the audit looks at.
 
 Decisions:
-- Nothing is refused but what cannot be read at all: a row without text or label is a finding of the audit, not its end.
+- Nothing is refused but what cannot be read at all: a row without text or label is a finding of the audit, not its end. A first row in the place of a header would be lost,
+  and with it what the columns are called; that is refused as in training.
 - Splits are those of the files; none is made. What training would carve out of a single table is grouped by text and says nothing about the table.
 - Many texts go to disk and are mapped from there (`text_column.py`), so that ten million rows cost disk and not memory; all else is a few bytes per row.
 """
@@ -17,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorabel.config import DataConfig
-from lorabel.data.columns import Columns, choose_columns
-from lorabel.data.load import find_files, read_blocks
+from lorabel.data.columns import Columns, check_header, choose_columns
+from lorabel.data.files import find_files, first_block, read_blocks
 from lorabel.data.rows import Row, RowFault, read_rows, require_columns
 from lorabel.data.text_column import TextColumn, TextSpool
 from lorabel.data.types import SplitName
@@ -100,7 +101,7 @@ def read_audit_table(config: DataConfig, *, on_event: EventSink = ignore) -> Aud
         on_event: Receives progress.
 
     Raises:
-        DataError: Files or columns cannot be found or read, or there is no row.
+        DataError: Files or columns cannot be found or read, there is no row, or no header.
     """
     found, _ = find_files(config.source)
     split_names = tuple(name for name in ("train", "validation", "test") if name in found)
@@ -111,7 +112,9 @@ def read_audit_table(config: DataConfig, *, on_event: EventSink = ignore) -> Aud
                 spool.add(texts)
     if not len(collected.lines):
         raise DataError(f"{found['train'][0]}: no rows, got an empty table; expected labelled texts. Check the file.")
-    return collected.table(spool.column(), split_names)
+    table = collected.table(spool.column(), split_names)
+    check_header(str(found["train"][0]), table.columns, config.text_columns, config.label_column, table.label_names)
+    return table
 
 
 class _Collected:
@@ -128,9 +131,11 @@ class _Collected:
     def read(self, path: Path, split: int, config: DataConfig, on_event: EventSink) -> Any:
         """The texts of a file, block by block."""
         self._file_names.append(path)
-        for block in read_blocks(path):
-            if self._columns is None:
-                self._columns = choose_columns(block, str(path), config.text_columns, config.label_column, config.label_separator)
+        if self._columns is None and (first := first_block(path)) is not None:
+            self._columns = choose_columns(first, str(path), config.text_columns, config.label_column, config.label_separator)
+        if self._columns is None:
+            return
+        for block in read_blocks(path, self._columns.names):
             require_columns(block, path, self._columns)
             texts = []
             for row in read_rows(block, self._columns):

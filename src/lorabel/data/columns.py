@@ -1,6 +1,6 @@
 """Which columns hold the text and the label: by common names first, then by what the values look like."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass
 
 from lorabel.data.readers.base import Block
@@ -30,6 +30,11 @@ class Columns:
     label: str
     task: TaskKind = "single_label"
     separator: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All columns in use."""
+        return (*self.texts, self.label)
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,27 @@ def choose_columns(block: Block, where: str, text_columns: Sequence[str] | None,
         )
     task: TaskKind = "multi_label" if label_separator or _is_of_lists(block.columns[label]) else "single_label"
     return Columns(choose_text_columns(block, where, text_columns, exclude=label), label, task, label_separator)
+
+
+def check_header(where: str, columns: Columns, text_columns: Sequence[str] | None, label_column: str | None, labels: Container[str]) -> None:
+    """A table without a header has its first row in the place of one, which shows where labels repeat.
+
+    Args:
+        where: File name for messages.
+        columns: As chosen.
+        text_columns: As set by the user, or None.
+        label_column: As set by the user, or None.
+        labels: All that the table holds.
+
+    Raises:
+        DataError: The label column is called like a label, and nobody has named the columns.
+    """
+    is_named = label_column or text_columns or columns.texts[0].lower() in TEXT_NAMES
+    if not is_named and columns.label in labels:
+        raise DataError(
+            f"{where}:1: the header names the label column like one of its labels, got {columns.label!r}; expected column names, not a first row. "
+            "Put a line such as text,label first, or confirm with --label-column."
+        )
 
 
 def choose_text_columns(block: Block, where: str, text_columns: Sequence[str] | None, exclude: str | None = None) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lorabel.data.texts import checked_texts
+from lorabel.data.texts import check_whole_characters, checked_texts
 from lorabel.errors import DataError, first_of
 
 
@@ -76,6 +76,7 @@ def given_labels(given: Any, where: str) -> NDArray[Any]:
         raise DataError(
             f"{where}: text and other values mixed, got labels such as {first_of([repr(label) for label in found])}; expected one kind. Convert them."
         )
+    check_whole_characters(found, where)
     _check_kind(labels := np.array(found), where)
     padded = [repr(label) for label in np.unique(labels).tolist() if isinstance(label, str) and label != label.strip()]
     if padded:

@@ -5,27 +5,21 @@ Everything that was chosen or made is said in a note and kept as a fact for the 
 """
 
 import hashlib
-import os
 import re
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorabel.config import DataConfig
-from lorabel.data.columns import TEXT_NAMES, Columns, choose_columns, other_text_columns
+from lorabel.data.columns import Columns, check_header, choose_columns, other_text_columns
 from lorabel.data.duplicates import quick_notes
+from lorabel.data.files import find_files, first_block, read_blocks
 from lorabel.data.readers.base import Block, Faults, sha256_of
-from lorabel.data.readers.delimited import read_delimited
-from lorabel.data.readers.hub import hub_files
-from lorabel.data.readers.jsonl import read_jsonl
-from lorabel.data.readers.parquet import read_parquet
-from lorabel.data.readers.sample import sample_files
-from lorabel.data.rows import EXPECTED, MISSING_PARTS, Row, read_rows, require_columns
+from lorabel.data.rows import EXPECTED, MISSING_PARTS, Row, has_any_label, read_rows, require_columns
 from lorabel.data.splits import carve, draw, draw_within
 from lorabel.data.text_column import TextColumn, TextSpool
 from lorabel.data.texts import text_keys
@@ -33,17 +27,6 @@ from lorabel.data.types import LabelArray, LabelledData, LabelMap, Split, SplitN
 from lorabel.errors import DataError, first_of
 from lorabel.events import EventSink, Note, Progress, ignore
 
-READERS = {".csv": read_delimited, ".tsv": read_delimited, ".jsonl": read_jsonl, ".ndjson": read_jsonl, ".parquet": read_parquet}
-_SPLIT_STEMS: dict[str, SplitName] = {
-    "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-}
-# Data-set libraries cut a long split into train-00000-of-00004.parquet and so on.
-_PART = re.compile(r"-[0-9]{5}-of-([0-9]{5})$")
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _ORDER: tuple[SplitName, ...] = ("train", "validation", "test")
 _MADE_SHARE, _MOST_VALIDATION, _MOST_TEST = 0.1, 2000, 5000
@@ -97,12 +80,15 @@ def load_data(config: DataConfig, *, on_event: EventSink = ignore) -> LabelledDa
     tables: dict[SplitName, _Table] = {}
     columns: Columns | None = None
     for name in _ORDER:
+        if name == "test" and name in files and columns is not None and _is_unlabelled(files[name], columns):
+            del files[name]
+            notes.append("test: no row has a label, so nothing can be scored on it; it is left out.")
         if name in files:
             tables[name], columns = _read_split(files[name], config, coder, columns, on_event)
     assert columns is not None
-    _check_header(files["train"][0], config, columns, coder)
+    check_header(str(files["train"][0]), columns, config.text_columns, config.label_column, coder.codes)
     notes.append(f"Text from {' + '.join(columns.texts)}, labels from {columns.label}.")
-    notes += [f"{name}: {table.dropped:,} rows without text or label were left out." for name, table in tables.items() if table.dropped]
+    notes += [left_out(name, table.dropped) for name, table in tables.items() if table.dropped]
     labels, ids_of_code = _settle_labels(coder)
     _check_labels(tables, labels, columns.task)
     notes += _task_notes(tables["train"], columns, labels)
@@ -143,7 +129,10 @@ def load_split(path: Path, config: DataConfig, labels: LabelMap, task: TaskKind,
         DataError: Unusable rows, or a label outside the classes.
     """
     coder = _Coder()
-    table, _ = _read_split([path], config, coder, None, on_event, task)
+    table, columns = _read_split([path], config, coder, None, on_event, task)
+    check_header(str(path), columns, config.text_columns, config.label_column, {*coder.codes, *labels.names})
+    if table.dropped:
+        on_event(Note(left_out(name, table.dropped)))
     unknown = [
         f"{place}: a label that the adapter does not know, got {label!r}; expected one of {', '.join(labels.names[:8])}."
         for label, place in table.first_seen.items()
@@ -153,6 +142,11 @@ def load_split(path: Path, config: DataConfig, labels: LabelMap, task: TaskKind,
         raise DataError("\n".join(unknown[:5]) + _in_all(unknown) + " Evaluate on the classes it was trained for.")
     ids = table.labels(labels.ids(list(coder.codes)), len(labels), task)
     return Split(name, table.texts, ids, _digest(table.texts, ids, labels))
+
+
+def left_out(name: SplitName, rows: int) -> str:
+    """What is said of rows of a split that were dropped."""
+    return f"{name}: {rows:,} rows without text or label were left out."
 
 
 def check_task(where: str, found: TaskKind, expected: TaskKind) -> None:
@@ -166,83 +160,6 @@ def check_task(where: str, found: TaskKind, expected: TaskKind) -> None:
         raise DataError(f"{where}: another kind of task than the adapter's, got {form[found]}; expected {form[expected]}. Use the data it was made for.")
 
 
-def find_files(source: str) -> tuple[dict[SplitName, list[Path]], str | None]:
-    """The files of each split of a source.
-
-    Args:
-        source: File, folder, `sample`, or hub name.
-
-    Returns:
-        Split -> files, and the hub revision where they came from there.
-
-    Raises:
-        DataError: Nothing usable is there.
-    """
-    if source == "sample" and not Path(source).exists():
-        return {_SPLIT_STEMS[name]: [path] for name, path in sample_files().items()}, None
-    path = Path(source).expanduser()
-    # os.path answers "no" to names that no file can have, where Path raises.
-    if os.path.isdir(path):
-        return _folder_files(path), None
-    if os.path.isfile(path):
-        reader_of(path)
-        return {"train": [path]}, None
-    if os.path.exists(path):
-        raise DataError(f"data.source: neither a file nor a folder, got {source!r}; expected one of these. Give a regular file.")
-    if source.startswith((".", "/", "~")) or _kind(path) in READERS:
-        raise DataError(f"data.source: no such file or folder, got {source!r}; expected one that exists. Check the path.")
-    found, revision = hub_files(source)
-    return {_SPLIT_STEMS[name]: paths for name, paths in found.items()}, revision
-
-
-def reader_of(path: Path) -> Any:
-    """The reader of a file by its name, `.gz` set aside.
-
-    Raises:
-        DataError: No reader for this kind of file.
-    """
-    reader = READERS.get(_kind(path))
-    if reader is None:
-        raise DataError(f"{path}: unknown kind of file, got {path.suffix!r}; expected one of {', '.join(READERS)}, also with .gz. Rename or convert the file.")
-    if reader is read_parquet and path.suffix.lower() == ".gz":
-        raise DataError(f"{path}: a packed Parquet file, got {path.name!r}; expected Parquet as it is (it is packed inside). Unpack it first.")
-    return reader
-
-
-def _kind(path: Path) -> str:
-    """The ending that tells what a file is, in lower case, `.gz` set aside."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
-
-
-def read_blocks(path: Path) -> Iterator[Block]:
-    """Rows of a file in blocks, by the reader its name asks for."""
-    yield from reader_of(path)(path)
-
-
-def _folder_files(folder: Path) -> dict[SplitName, list[Path]]:
-    found: dict[SplitName, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        stem = path.name.split(".")[0].lower()
-        split = _SPLIT_STEMS.get(_PART.sub("", stem))
-        if split is None or not path.is_file() or _kind(path) not in READERS:
-            continue
-        if split in found and not (_PART.search(stem) and _PART.search(found[split][0].name.split(".")[0])):
-            raise DataError(f"{folder}: two files for one split, got {found[split][0].name} and {path.name}; expected one. Remove one of them.")
-        found.setdefault(split, []).append(path)
-    for paths in found.values():
-        part = _PART.search(paths[0].name.split(".")[0].lower())
-        if part and len(paths) != int(part[1]):
-            raise DataError(f"{folder}: some parts of a split are missing, got {len(paths)} like {paths[0].name}; expected {int(part[1])}. Copy them all.")
-    if "train" not in found:
-        raise DataError(
-            f"{folder}: no training split, got {sorted(p.name for p in folder.iterdir())[:8]}; expected train.csv, .tsv, .jsonl or .parquet. Add it."
-        )
-    return found
-
-
 def _read_split(
     paths: Sequence[Path], config: DataConfig, coder: _Coder, columns: Columns | None, on_event: EventSink, task: TaskKind | None = None
 ) -> tuple[_Table, Columns]:
@@ -251,14 +168,10 @@ def _read_split(
     codes, labels_of_row, rows = array("q"), array("q"), 0
     first_seen: dict[str, str] = {}
     for path in paths:
-        for block in read_blocks(path):
-            if columns is None:
-                columns = choose_columns(block, str(path), config.text_columns, config.label_column, config.label_separator)
-                if task is not None:
-                    check_task(str(path), columns.task, task)
-                unused = other_text_columns(block, columns.texts, columns.label)
-                if unused and config.text_columns is None:
-                    on_event(Note(f"Not read as text: {', '.join(unused)}. Columns are joined with --text-column {','.join((*columns.texts, *unused))}."))
+        columns = columns or _columns_of(path, config, task, on_event)
+        if columns is None:
+            continue
+        for block in read_blocks(path, columns.names):
             require_columns(block, path, columns)
             texts: list[str] = []
             for row in _usable(block, path, columns, config, faults):
@@ -277,6 +190,31 @@ def _read_split(
     return _Table(spool.column(), flat, per_row, first_seen, rows - len(per_row)), columns
 
 
+def _columns_of(path: Path, config: DataConfig, task: TaskKind | None, on_event: EventSink) -> Columns | None:
+    """Columns as the first rows of a file tell them; None where there are no rows."""
+    block = first_block(path)
+    if block is None:
+        return None
+    columns = choose_columns(block, str(path), config.text_columns, config.label_column, config.label_separator)
+    if task is not None:
+        check_task(str(path), columns.task, task)
+    unused = other_text_columns(block, columns.texts, columns.label)
+    if unused and config.text_columns is None:
+        on_event(Note(f"Not read as text: {', '.join(unused)}. Columns are joined with --text-column {','.join((*columns.texts, *unused))}."))
+    return columns
+
+
+def _is_unlabelled(paths: Sequence[Path], columns: Columns) -> bool:
+    """Whether a split has rows and none of them a label, as test splits are published whose labels are kept back. Usually the first row tells."""
+    rows = 0
+    for path in paths:
+        for block in read_blocks(path, columns.names):
+            if has_any_label(block, columns):
+                return False
+            rows += len(block)
+    return rows > 0
+
+
 def _usable(block: Block, path: Path, columns: Columns, config: DataConfig, faults: Faults) -> Iterator[Row]:
     """A block's usable rows; faulty ones are noted, empty ones dropped where asked."""
     for row in read_rows(block, columns):
@@ -288,16 +226,6 @@ def _usable(block: Block, path: Path, columns: Columns, config: DataConfig, faul
                 faults.advise("Fix these rows, or pass --drop-empty to leave out rows without text or label.")
         else:
             faults.add(f"{path}:{row.line}", row.fault.value, row.value, EXPECTED[row.fault])
-
-
-def _check_header(file: Path, config: DataConfig, columns: Columns, coder: _Coder) -> None:
-    """A table without a header has its first row in the place of one, which shows where labels repeat."""
-    is_named = config.label_column or config.text_columns or columns.texts[0].lower() in TEXT_NAMES
-    if not is_named and columns.label in coder.codes:
-        raise DataError(
-            f"{file}:1: the header names the label column like one of its labels, got {columns.label!r}; expected column names, not a first row. "
-            "Put a line such as text,label first, or confirm with --label-column."
-        )
 
 
 def _settle_labels(coder: _Coder) -> tuple[LabelMap, NDArray[np.int64]]:

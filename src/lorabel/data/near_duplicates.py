@@ -11,6 +11,8 @@ Decisions:
 Source: Broder 1997, "On the resemblance and containment of documents"; Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", chapter 3 (banding).
 """
 
+import math
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorabel.data.grams import GramTable, gram_table, jaccard, mix
+from lorabel.data.text_column import storing_texts
 
 LEAST_JACCARD = 0.8
 _BANDS, _ROWS_PER_BAND = 16, 5
@@ -32,11 +35,19 @@ class BandKeys:
 
     Args:
         texts: How many will be added.
+
+    Raises:
+        StorageError: No space for them.
     """
 
     def __init__(self, texts: int) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="lorabel-audit-")
-        self._keys = np.memmap(Path(self._folder.name) / "keys", dtype=np.uint64, mode="w+", shape=(_BANDS, max(texts, 1)))
+        with storing_texts():
+            self._folder = tempfile.TemporaryDirectory(prefix="lorabel-audit-")
+            try:
+                self._keys = _mapped_keys(Path(self._folder.name) / "keys", texts)
+            except OSError:
+                self._folder.cleanup()
+                raise
         self._has_words = np.zeros(texts, dtype=bool)
         self._added = 0
 
@@ -81,6 +92,16 @@ class BandKeys:
                 later = np.flatnonzero(places - run_start >= back)
                 pairs.append(np.stack([texts[later - back], texts[later]], axis=1))
             yield np.concatenate(pairs)
+
+
+def _mapped_keys(path: Path, texts: int) -> NDArray[np.uint64]:
+    """Room for the keys, (bands, texts). It is taken at once: a page for which there is none when it is written to ends the process."""
+    shape = (_BANDS, max(texts, 1))
+    if hasattr(os, "posix_fallocate"):
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(np.uint64).itemsize)
+        return np.memmap(path, dtype=np.uint64, mode="r+", shape=shape)
+    return np.memmap(path, dtype=np.uint64, mode="w+", shape=shape)
 
 
 def nearest_earlier(

@@ -99,6 +99,18 @@ def _labels_of_list(value: object, separator: str | None) -> tuple[str, ...] | R
     return tuple(sorted({label for label in labels if label}))
 
 
+def has_any_label(block: Block, columns: Columns) -> bool:
+    """Whether a label is given in any row, usable or not; a label column that is not there is another fault than one without labels.
+
+    Args:
+        block: Consecutive rows of a file.
+        columns: The columns in use.
+    """
+    read_labels = _labels_of_list if columns.task == "multi_label" else _labels_of_value
+    values = block.columns.get(columns.label)
+    return values is None or any(read_labels(value, columns.separator) is not RowFault.MISSING_LABEL for value in values)
+
+
 def label_text(value: object) -> str | None:
     """A label as text: '' where it is missing, None where it cannot be one."""
     if value is None:
@@ -130,7 +142,7 @@ def require_columns(block: Block, path: Path, columns: Columns) -> None:
     Raises:
         DataError: One is missing.
     """
-    missing = [name for name in (*columns.texts, columns.label) if name not in block.columns]
+    missing = [name for name in columns.names if name not in block.columns]
     if missing:
         raise DataError(
             f"{path}:{block.lines[0]}: a column is missing, got {', '.join(block.columns)}; expected {missing[0]!r} as in the training split. Name columns alike in all splits."

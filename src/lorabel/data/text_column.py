@@ -108,7 +108,7 @@ class _TextFile:
     """A temporary file of texts, end to end, and where each ends."""
 
     def __init__(self) -> None:
-        with _storing():
+        with storing_texts():
             self._file: IO[bytes] = tempfile.TemporaryFile(prefix="lorabel-texts-")  # noqa: SIM115
         self._ends = array("q", [0])
 
@@ -116,7 +116,7 @@ class _TextFile:
         _, offsets, data = texts.buffers()
         ends = np.frombuffer(offsets, dtype=np.int64)[: len(texts) + 1]
         if data is not None:
-            with _storing():
+            with storing_texts():
                 self._file.write(memoryview(data)[ends[0] : ends[-1]])
         self._ends.frombytes((ends[1:] - ends[0] + self._ends[-1]).tobytes())
 
@@ -124,7 +124,7 @@ class _TextFile:
         """All texts as one Arrow array that lies in the file, and the mapping."""
         import pyarrow
 
-        with _storing():
+        with storing_texts():
             self._file.write(b"\0")  # An empty file cannot be mapped.
             self._file.flush()
         disk = _MappedTexts(self._file)
@@ -145,7 +145,12 @@ class _MappedTexts:
 
 
 @contextlib.contextmanager
-def _storing() -> Iterator[None]:
+def storing_texts() -> Iterator[None]:
+    """Turn the operating system's refusals to keep something in the folder for temporary files into one clear error.
+
+    Raises:
+        StorageError: No space, or not permitted.
+    """
     try:
         yield
     except OSError as error:

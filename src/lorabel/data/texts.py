@@ -50,4 +50,35 @@ def checked_texts(texts: Sequence[Any], where: str) -> list[str]:
     bad = [f"row {index} {text!r}" for index, text in enumerate(found) if not isinstance(text, str)]
     if bad:
         raise DataError(f"{where}: not a text, got {first_of(bad)}; expected strings. Remove or convert these rows.")
+    check_whole_characters(found, where)
     return [str(text) for text in found]
+
+
+def check_whole_characters(values: Iterable[Any], where: str) -> None:
+    """Make sure that no string has half a character, which no file or tokenizer can hold.
+
+    Args:
+        values: One for each row; those that are no strings are passed over.
+        where: What was called, for the message.
+
+    Raises:
+        DataError: Some have; the message names their rows.
+    """
+    bad = [f"row {index} {value!r}" for index, value in enumerate(values) if isinstance(value, str) and half_character(value) is not None]
+    if bad:
+        raise DataError(
+            f"{where}: half of a surrogate pair, got {first_of(bad)}; expected whole characters. Decode these rows as what they are, such as UTF-8."
+        )
+
+
+def half_character(text: str) -> str | None:
+    """The first half of a surrogate pair that stands alone, such as JSON can spell and a terminal passes on for bytes that are not UTF-8; None where there is none.
+
+    Args:
+        text: Any string.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return text[error.start : error.end]
+    return None

@@ -129,6 +129,7 @@ class Predictor:
         Raises:
             DataError: Not a sequence of strings.
         """
+        texts = checked_texts(texts, "predict")  # All of them first: within a chunk rows would be counted anew.
         parts = [self.rule.probabilities(self.logits(texts[start : start + _CHUNK_TEXTS])) for start in range(0, len(texts), _CHUNK_TEXTS)]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)))
 

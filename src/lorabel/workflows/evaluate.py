@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from lorabel.artifacts.layout import RunLayout
 from lorabel.artifacts.records import read_record
 from lorabel.config import DataConfig, Precision, load_config, read_config_file
 from lorabel.data.columns import TrainedColumns
+from lorabel.data.files import find_files, first_block
 from lorabel.data.ledger import TestLedger
-from lorabel.data.load import check_task, find_files, load_data, load_split, read_blocks
+from lorabel.data.load import check_task, left_out, load_data, load_split
 from lorabel.data.readers.base import sha256_of
 from lorabel.data.types import Split, SplitName, class_ids
 from lorabel.errors import ConfigError, DataError
@@ -80,7 +83,7 @@ def run_evaluate(
     else:
         data = data if manifest.trained_columns is None else _as_trained(data, split, manifest.trained_columns, on_event)
         chosen = _split(data, split, predictor, on_event)
-        _warn_of_training_rows(adapter, Path(data.source).expanduser(), chosen, on_event)
+        _warn_of_training_rows(adapter, Path(os.path.expanduser(data.source)), chosen, on_event)
     openings = 0
     if split == "test":
         openings = TestLedger(ledger_folder(adapter)).record(chosen.digest, "evaluate", adapter.resolve().name)
@@ -94,11 +97,9 @@ def run_evaluate(
 
 def _as_trained(data: DataConfig, split: SplitName, trained: TrainedColumns, on_event: EventSink) -> DataConfig:
     """The data with the columns of the training, where nobody named others and the table has them."""
-    path = Path(data.source).expanduser()
-    files = {split: [path]} if path.is_file() else find_files(data.source)[0]
-    if split not in files:
-        return data
-    first = next(iter(read_blocks(files[split][0])), None)
+    path = os.path.expanduser(data.source)
+    files = {split: [Path(path)]} if os.path.isfile(path) else find_files(data.source)[0]
+    first = first_block(files[split][0]) if split in files else None
     if first is None:
         return data
     names = list(first.columns)
@@ -139,7 +140,7 @@ def _split_of_run(adapter: Path, name: SplitName, on_event: EventSink) -> Split:
 def _warn_of_training_rows(adapter: Path, file: Path, split: Split, on_event: EventSink) -> None:
     """A file that training rows were taken from scores too well; a split that the run kept apart does not."""
     layout = _run_of(adapter)
-    if layout is None or split.name == "train" or not file.is_file():
+    if layout is None or split.name == "train" or not os.path.isfile(file):
         return
     facts = read_record(layout.record).data
     held_back = {facts["split_digests"].get(name) for name in ("validation", "test")}
@@ -161,8 +162,8 @@ def ledger_folder(adapter: Path) -> Path:
 
 def _split(data: DataConfig, name: SplitName, predictor: Predictor, on_event: EventSink) -> Split:
     """The split to score, its labels as the adapter numbers them."""
-    path, labels, task = Path(data.source).expanduser(), predictor.labels, predictor.rule.task
-    if path.is_file():
+    path, labels, task = Path(os.path.expanduser(data.source)), predictor.labels, predictor.rule.task
+    if os.path.isfile(path):
         return load_split(path, data, labels, task, name, on_event=on_event)
     loaded = load_data(data, on_event=on_event)
     check_task(data.source, loaded.task, task)
@@ -172,7 +173,9 @@ def _split(data: DataConfig, name: SplitName, predictor: Predictor, on_event: Ev
         raise ConfigError(
             f"evaluate: {data.source} has no {name} split of its own, got {name!r}; expected one that is given. Evaluate a file of labelled texts."
         )
-    split = loaded.splits[name]
+    split, dropped = loaded.splits[name], cast(dict[SplitName, int], loaded.facts["dropped_rows"])
+    if dropped[name]:
+        on_event(Note(left_out(name, dropped[name])))
     unknown = sorted(set(loaded.labels.names) - set(labels.names))
     if unknown:
         raise DataError(

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import gzip
-import io
-import json
 import os
 import shutil
 import sys
@@ -15,19 +12,21 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any
 
 from lorabel.artifacts.store import storage_errors
 from lorabel.config import Precision
-from lorabel.data.columns import choose_text_columns
-from lorabel.data.load import read_blocks
+from lorabel.data.columns import TEXT_NAMES, choose_text_columns
+from lorabel.data.files import read_blocks, reader_of
 from lorabel.data.readers.base import Block, Faults
+from lorabel.data.readers.delimited import read_delimited
 from lorabel.errors import ConfigError, DataError
 from lorabel.evaluation import check_abstaining, check_threshold
 from lorabel.events import EventSink, Note, Progress, ignore
 from lorabel.inference.predictor import Prediction, Predictor
 from lorabel.workflows.building import load_predictor
 from lorabel.workflows.preparation import set_threads
+from lorabel.workflows.table_writing import open_writer, types_of_table
 
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _STANDARD_INPUT = "standard input"
@@ -115,7 +114,7 @@ def run_predict(
     """
     check_threshold(abstain_below)
     kind = _output_kind(output)
-    if source != "-" and not Path(source).is_file():
+    if source != "-" and not os.path.isfile(source):
         raise DataError(f"predict: no such file, got {source!r}; expected a CSV, TSV, JSONL or Parquet file, or - for standard input. Check the path.")
     set_threads(threads)
     predictor, manifest = load_predictor(adapter, precision=precision, device=device, encoder=encoder)
@@ -124,7 +123,10 @@ def run_predict(
     counts = dict.fromkeys(predictor.labels.names, 0)
     rows = abstained = 0
     where = source if source != "-" else _STANDARD_INPUT
-    with _source_path(source) as path, _writer(output, kind, _types_of_added(predictor, prefix)) as writer:
+    with (
+        _source_path(source) as path,
+        open_writer(output, kind, _types_of_columns(path, predictor, prefix) if kind == "parquet" else {}) as writer,
+    ):
         columns: tuple[str, ...] | None = None
         names: list[str] = []
         for block in read_blocks(path):
@@ -137,6 +139,8 @@ def run_predict(
                 warning = trained.warning(names, columns) if trained and not text_columns else None
                 if warning is not None:
                     on_event(Note(warning, is_warning=True))
+                if text_columns is None and reader_of(path) is read_delimited:
+                    _warn_of_no_header(block, where, on_event)
             texts = _texts(block, where, columns, keep_empty=keep_empty)
             answers = iter(predictor.explain([text for text in texts if text is not None]))
             found = [None if text is None else next(answers) for text in texts]
@@ -190,6 +194,18 @@ def _require_columns(block: Block, names: list[str], source: str) -> None:
         )
 
 
+def _warn_of_no_header(block: Block, source: str, on_event: EventSink) -> None:
+    """The only column of a list of texts is called like a text where the list has no header; then its first text is lost."""
+    name, *others = block.columns
+    if not others and " " in name and name.lower() not in TEXT_NAMES:
+        on_event(
+            Note(
+                f"{source}: {name!r} is taken for the header, so it gets no answer. If it is a text, put a line with a name such as text before it.",
+                is_warning=True,
+            )
+        )
+
+
 def _texts(block: Block, source: str, columns: tuple[str, ...], *, keep_empty: bool) -> list[str | None]:
     """The text of each row; None where it is empty and such rows are kept."""
     faults = Faults("Give a text in every row, or leave such rows without an answer with --keep-empty.")
@@ -224,10 +240,13 @@ def _with_predictions(
     return {**block.columns, **added}
 
 
-def _types_of_added(predictor: Predictor, prefix: str) -> dict[str, str]:
-    """Arrow's names for the types of the added columns: the first rows of a table may have no label, from which nothing could be told."""
-    label = "string" if predictor.rule.task == "single_label" else "list"
-    return {f"{prefix}predicted_label": label, f"{prefix}score": "double", **{f"{prefix}prob_{name}": "double" for name in predictor.labels.names}}
+def _types_of_columns(path: Path, predictor: Predictor, prefix: str) -> dict[str, Any]:
+    """Arrow types of the columns that a Parquet file gets: those of the table, and those of the added columns, which no row without a label would tell."""
+    import pyarrow
+
+    label = pyarrow.string() if predictor.rule.task == "single_label" else pyarrow.list_(pyarrow.string())
+    numbers = (f"{prefix}score", *(f"{prefix}prob_{name}" for name in predictor.labels.names))
+    return {**types_of_table(path), f"{prefix}predicted_label": label, **dict.fromkeys(numbers, pyarrow.float64())}
 
 
 def _output_kind(output: Path | None) -> str:
@@ -272,82 +291,3 @@ def _ending_of(path: Path) -> str:
     if head.startswith(b"PAR1"):
         return ".parquet"
     return (".jsonl" if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") else ".csv") + packed
-
-
-class _TableWriter(Protocol):
-    def write(self, columns: dict[str, list[Any]]) -> None: ...
-
-
-@contextlib.contextmanager
-def _writer(output: Path | None, kind: str, types: dict[str, str]) -> Iterator[_TableWriter]:
-    """A writer whose file appears under its name only when the block ends well."""
-    if output is None:
-        yield _CsvWriter(sys.stdout, ",")
-        return
-    with storage_errors(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        if kind == "parquet":
-            parquet = _ParquetWriter(temporary, types)
-            yield parquet
-            parquet.close()
-        else:
-            with storage_errors(output), _open_text(temporary, output.suffix.lower() == ".gz") as file:
-                yield _JsonlWriter(file) if kind == "jsonl" else _CsvWriter(file, "\t" if kind == "tsv" else ",")
-        with storage_errors(output):
-            os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _open_text(path: Path, is_packed: bool) -> IO[str]:
-    if is_packed:
-        return io.TextIOWrapper(gzip.open(path, "wb"), encoding="utf-8", newline="")
-    return path.open("w", encoding="utf-8", newline="")
-
-
-class _CsvWriter:
-    def __init__(self, file: IO[str], delimiter: str) -> None:
-        self._writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
-        self._has_header = False
-
-    def write(self, columns: dict[str, list[Any]]) -> None:
-        if not self._has_header:
-            self._writer.writerow(columns)
-            self._has_header = True
-        self._writer.writerows(zip(*columns.values(), strict=True))
-
-
-class _JsonlWriter:
-    def __init__(self, file: IO[str]) -> None:
-        self._file = file
-
-    def write(self, columns: dict[str, list[Any]]) -> None:
-        for values in zip(*columns.values(), strict=True):
-            self._file.write(json.dumps(dict(zip(columns, values, strict=True)), ensure_ascii=False, default=str) + "\n")
-
-
-class _ParquetWriter:
-    def __init__(self, path: Path, types: dict[str, str]) -> None:
-        self._path = path
-        self._types = types
-        self._writer: Any = None
-
-    def write(self, columns: dict[str, list[Any]]) -> None:
-        import pyarrow
-        import pyarrow.parquet
-
-        try:
-            kinds = {"string": pyarrow.string(), "list": pyarrow.list_(pyarrow.string()), "double": pyarrow.float64()}
-            table = pyarrow.table({name: pyarrow.array(values, type=kinds.get(self._types.get(name, ""))) for name, values in columns.items()})
-            if self._writer is None:
-                self._writer = pyarrow.parquet.ParquetWriter(self._path, table.schema)
-            self._writer.write_table(table.cast(self._writer.schema))
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, pyarrow.ArrowNotImplementedError) as error:
-            raise DataError(
-                f"predict: values that one Parquet column cannot hold, got {error}; expected one type in each column. Write .jsonl instead."
-            ) from error
-
-    def close(self) -> None:
-        self._writer.close()

@@ -294,7 +294,19 @@ def _train_rows(config: RunConfig, data: LabelledData) -> NDArray[np.int64]:
 
 
 def set_threads(threads: int | None) -> int:
-    """Use this many CPU threads, all cores if None; returns the number in use."""
+    """Use this many CPU threads.
+
+    Args:
+        threads: How many, 1 or more; all cores if None.
+
+    Returns:
+        The number in use.
+
+    Raises:
+        ConfigError: Less than one.
+    """
+    if threads is not None and threads < 1:
+        raise ConfigError(f"--threads: too few, got {threads}; expected 1 or more. Leave it out for all cores.")
     if threads is None:
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(threads)

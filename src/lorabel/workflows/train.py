@@ -7,7 +7,7 @@ the adapter folder appears only when it is complete.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +52,14 @@ class TrainResult:
 
 
 def run_train(
-    config: RunConfig, out: Path, *, resume: bool = False, overwrite: bool = False, has_report: bool = True, on_event: EventSink = ignore
+    config: RunConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    has_report: bool = True,
+    heeds_signals: bool = True,
+    on_event: EventSink = ignore,
 ) -> TrainResult:
     """Train a classifier.
 
@@ -62,6 +69,7 @@ def run_train(
         resume: Go on from the newest checkpoint in `out`.
         overwrite: Remove an earlier run in `out` first.
         has_report: Draw figures and report; a caller that keeps the adapter alone saves their time.
+        heeds_signals: Save the state and stop where SIGINT or SIGTERM arrives; else they do what the caller has them do, such as raise KeyboardInterrupt.
         on_event: Receives notes, progress, steps and evaluations.
 
     Returns:
@@ -80,7 +88,7 @@ def run_train(
     prepared = prepare(config, on_event)
     weights = load_weights(prepared.source)
     loss = make_loss(prepared)
-    with RunLock(layout.lock), stop_on_signals() as stop:
+    with RunLock(layout.lock), stop_on_signals() if heeds_signals else nullcontext(StopRequest()) as stop:
         checkpoint = _open_run(layout, config, resume=resume, overwrite=overwrite, on_event=on_event)
         with Tracking(config, layout.root, on_event) as tracking:
             result = _train_in(layout, prepared, _Parts(weights, loss), checkpoint, stop, tracking)

@@ -8,6 +8,7 @@ import pytest
 from lorabel.budget import settle
 from lorabel.cli.options import TrainFlags
 from lorabel.config import SHORT_NAMES, RunConfig, load_config
+from lorabel.errors import ConfigError
 from lorabel.families import KNOWN_ENCODERS
 from lorabel.methods.lora import Lora
 
@@ -134,3 +135,9 @@ def test_options_in_a_file_are_for_the_method_that_a_flag_names(tmp_path, run_cl
     file.write_text("method: {rank: 4, targets: [query, value]}")
     counts = [json.loads(run_cli("plan", "--config", file, *more, "--json").out)["parameters"]["trainable"] for more in ((), ("--method", "lora"))]
     assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize(("flag", "name"), [("layers", "--layers"), ("class_weights", "--class-weights")])
+def test_a_list_that_cannot_be_read_is_said_of_its_flag(flag, name):
+    with pytest.raises(ConfigError, match=rf"^{name}: not a list, got '0,\[1'; expected numbers"):
+        TrainFlags(**{flag: "0,[1"}).layers_of_settings()

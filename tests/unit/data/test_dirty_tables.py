@@ -13,8 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lorabel.config import DataConfig
-from lorabel.data.load import load_data, read_blocks
+from lorabel.data.audit_table import read_audit_table
+from lorabel.data.files import read_blocks
+from lorabel.data.load import load_data, load_split
 from lorabel.data.readers.base import ROWS_PER_BLOCK
+from lorabel.data.types import LabelMap
 from lorabel.errors import DataError
 from lorabel.events import Note
 
@@ -255,6 +258,10 @@ def test_a_first_row_in_the_place_of_the_header_is_seen(tmp_path):
     file.write_text("shares fell,money\n" + "".join(f"text {n},{['money', 'sport'][n % 2]}\n" for n in range(20)))
     with pytest.raises(DataError, match=r"t\.csv:1: the header names the label column like one of its labels, got 'money'"):
         load_data(DataConfig(source=str(file)))
+    with pytest.raises(DataError, match=r"t\.csv:1: the header names"):
+        read_audit_table(DataConfig(source=str(file)))
+    with pytest.raises(DataError, match=r"t\.csv:1: the header names"):
+        load_split(file, DataConfig(), LabelMap(("money", "sport")), "single_label", "test")
     assert len(load_data(DataConfig(source=str(file), label_column="money")).labels) == 2
     file.write_text("text,money\n" + "".join(f"text {n},{['money', 'sport'][n % 2]}\n" for n in range(20)))
     assert len(load_data(DataConfig(source=str(file))).labels) == 2
@@ -309,3 +316,24 @@ def test_line_ends_and_quotes_that_csv_cannot_hold_are_named(tmp_path):
     (tmp_path / "raw.tsv").write_text('text\tlabel\nfine\tx\n"so he said\ty\n')
     with pytest.raises(DataError, match=r"raw\.tsv:3: bad quoting .* its own quotation marks doubled; or give the table as JSON Lines"):
         load_data(DataConfig(source=str(tmp_path / "raw.tsv")))
+
+
+def test_columns_that_are_not_used_are_not_read(tmp_path, monkeypatch):
+    rows = 40
+    not_utf8 = pa.array([b"\xff"] * rows).cast(pa.binary()).view(pa.string())
+    table = pa.table({"text": [f"text {n}" for n in range(rows)], "label": ["a", "b"] * (rows // 2), "other": not_utf8})
+    path = tmp_path / "t.parquet"
+    parquet.write_table(table, path)
+    asked = []
+    iter_batches = parquet.ParquetFile.iter_batches
+    monkeypatch.setattr(
+        parquet.ParquetFile, "iter_batches", lambda file, **options: asked.extend(options["columns"] or ["all"]) or iter_batches(file, **options)
+    )
+    assert load(path).facts["label_column"] == "label"
+    assert len(load_split(path, DataConfig(), LabelMap(("a", "b")), "single_label", "test")) == rows
+    assert len(read_audit_table(DataConfig(source=str(path)))) == rows
+    assert set(asked) == {"text", "label"}
+    with pytest.raises(DataError, match=r"t\.parquet:1: an unreadable value in column 'other'"):
+        list(read_blocks(path))
+    with pytest.raises(DataError, match=r"t\.parquet:1: an unreadable value in column 'other'"):
+        load(path, text_columns=("other",))

@@ -1,12 +1,17 @@
 """Near duplicates: found where brute force finds them, an earlier split preferred, large families in little time."""
 
+import errno
+import os
 import random
+import tempfile
 
 import numpy as np
+import pytest
 
 from lorabel.data.grams import five_grams, gram_table
 from lorabel.data.near_duplicates import BandKeys, nearest_earlier
 from lorabel.data.texts import normalise
+from lorabel.errors import StorageError
 
 
 def find(texts, splits=None, rows=None):
@@ -99,3 +104,24 @@ def test_in_a_run_of_equal_keys_each_meets_the_first_and_those_just_before():
             met = {tuple(pair) for pair in pairs.tolist()}
             assert len(met) == len(pairs)
             assert met == {(i, j) for j in range(20) for i in range(j) if i == 0 or j - i <= 8}
+
+
+def test_a_full_folder_for_temporary_files_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    def refuse(_file, offset, length):
+        raise OSError(errno.ENOSPC, f"No space left on device for {length - offset}")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(StorageError, match=r"No space left on device for 1280; expected space\. Free space, or set TMPDIR"):
+        BandKeys(10)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.delattr(os, "posix_fallocate")
+    with BandKeys(10) as keys:
+        assert keys is not None
+
+
+def test_room_for_all_keys_is_taken_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with BandKeys(100_000):
+        (file,) = tmp_path.rglob("keys")
+        assert file.stat().st_blocks * 512 >= file.stat().st_size == 16 * 100_000 * 8

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lorabel.config import DataConfig
-from lorabel.data.load import load_data, read_blocks
+from lorabel.data.files import read_blocks
+from lorabel.data.load import load_data
 from lorabel.errors import DataError
 
 ODD = ["NA", "null", "None", "1.0", "2024-01-01", "TRUE", "nan", " padded ", "emoji 🙂", "a,b", 'quote "x"', "line\nbreak", "tab\there", "é", "ﬁ", "#39;"]
@@ -117,7 +118,7 @@ def test_broken_csv_is_refused_with_the_line(content, message, tmp_path):
     [
         ('{"text": 1', r"x\.jsonl:2.*not JSON"),
         ("[1]", r"x\.jsonl:2.*not an object"),
-        ('{"text": "a", "text": "b"}', r"x\.jsonl:2.*used twice"),
+        ('{"text": "a", "text": "b"}', r"^\S*x\.jsonl:2: a key used twice, got 'text'"),
         ("[" * 100_000, r"x\.jsonl:2"),
     ],
 )
@@ -177,6 +178,30 @@ def test_integer_labels_are_ordered_by_value_and_class_names_come_from_metadata(
     features = {"info": {"features": {"label": {"names": ["ham", "spam"], "_type": "ClassLabel"}}}}
     parquet.write_table(table.replace_schema_metadata({b"huggingface": json.dumps(features).encode()}), tmp_path / "y.parquet")
     assert load(tmp_path / "y.parquet").labels.names == ("ham", "spam")
+
+
+def write_named(path, labels):
+    features = {"info": {"features": {"label": {"names": ["ham", "spam"], "_type": "ClassLabel"}}}}
+    table = pa.table({"text": [f"{path.stem} {i}" for i in range(len(labels))], "label": labels})
+    parquet.write_table(table.replace_schema_metadata({b"huggingface": json.dumps(features).encode()}), path)
+
+
+def test_a_test_split_without_any_label_is_left_out(tmp_path):
+    write_named(tmp_path / "train.parquet", [0, 1] * 20)
+    write_named(tmp_path / "test.parquet", [-1] * 9)
+    data = load(tmp_path)
+    assert "test: no row has a label, so nothing can be scored on it; it is left out." in data.notes
+    assert list(data.facts["files"]) == ["train.parquet"]
+    assert data.made_splits == ("test", "validation")
+    assert load(tmp_path, test_rows=0).splits.keys() == {"train", "validation"}
+
+
+def test_a_test_split_with_some_labels_is_not_left_out(tmp_path):
+    write_named(tmp_path / "train.parquet", [0, 1] * 20)
+    write_named(tmp_path / "test.parquet", [-1] * 8 + [1])
+    with pytest.raises(DataError, match=r"test\.parquet:1: missing label, got None"):
+        load(tmp_path)
+    assert len(load(tmp_path, drop_empty=True).splits["test"]) == 1
 
 
 def test_columns_are_found_named_or_asked_for(tmp_path):

@@ -1,6 +1,7 @@
 """`predict` on long tables whose rows do not all look alike: columns stay in line, or the table is refused."""
 
 import csv
+import errno
 import gzip
 import io
 import json
@@ -11,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
+from lorabel.data.files import read_blocks
 from lorabel.data.readers.base import ROWS_PER_BLOCK
-from lorabel.errors import ConfigError, DataError
+from lorabel.errors import ConfigError, DataError, StorageError
 from lorabel.events import Note
 from lorabel.inference.answers import AnswerRule
 from lorabel.workflows import predict
@@ -26,7 +28,7 @@ def stub(monkeypatch):
         return [SimpleNamespace(label="a", score=0.75, probabilities=np.array([0.75, 0.25])) for _ in texts]
 
     predictor = SimpleNamespace(labels=SimpleNamespace(names=("a", "b")), explain=explain, rule=AnswerRule())
-    monkeypatch.setattr(predict, "load_predictor", lambda *_, **__: (predictor, None))
+    monkeypatch.setattr(predict, "load_predictor", lambda *_, **__: (predictor, SimpleNamespace(trained_columns=None)))
 
 
 def write(path, rows):
@@ -42,6 +44,20 @@ def test_another_order_of_keys_stays_in_line(tmp_path):
     assert result.rows == len(found) == len(rows)
     assert found[0] == {"id": "1", "text": "one", "predicted_label": "a", "score": "0.75", "prob_a": "0.75", "prob_b": "0.25"}
     assert found[-1] == {"id": "2", "text": "two", "predicted_label": "a", "score": "0.75", "prob_a": "0.75", "prob_b": "0.25"}
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.tsv", "out.csv.gz", None])
+def test_line_ends_within_a_text_are_read_back(name, tmp_path, capfd):
+    texts = ["a\rb", "a\r\nb", "a\nb", "ends\r", 'a "word"', "plain"]
+    source = write(tmp_path / "in.jsonl", [{"text": text} for text in texts])
+    output = tmp_path / (name or "printed.csv")
+    predict.run_predict(tmp_path, source, output if name else None, threads=1)
+    if name is None:
+        output.write_text(capfd.readouterr().out, newline="")
+    assert [text for block in read_blocks(output) for text in block.columns["text"]] == texts
+    content = gzip.decompress(output.read_bytes()) if name == "out.csv.gz" else output.read_bytes()
+    assert content.endswith(b"\n")
+    assert not content.endswith(b"\r\n")
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.parquet"])
@@ -140,3 +156,71 @@ def test_parquet_columns_have_their_types_where_the_first_rows_have_no_answer(tm
     table = parquet.read_table(tmp_path / "out.parquet")
     assert (table.schema.field("predicted_label").type, table.schema.field("score").type) == (pa.string(), pa.float64())
     assert table["predicted_label"].to_pylist()[-1] == "a"
+
+
+def test_parquet_columns_keep_the_types_that_they_had(tmp_path):
+    types = {
+        "text": pa.string(),
+        "big": pa.uint64(),
+        "late": pa.large_string(),
+        "when": pa.timestamp("ms", "UTC"),
+        "kind": pa.dictionary(pa.int8(), pa.string()),
+    }
+    rows = ROWS_PER_BLOCK + 1
+    late = [None] * ROWS_PER_BLOCK + ["here"]
+    values = {"text": ["one"] * rows, "big": [2**64 - 1] * rows, "late": late, "when": [1_700_000_000_000] * rows, "kind": ["x"] * rows}
+    parquet.write_table(pa.table({name: pa.array(values[name], type=types[name]) for name in types}), tmp_path / "in.parquet")
+    predict.run_predict(tmp_path, str(tmp_path / "in.parquet"), tmp_path / "out.parquet", threads=1)
+    before, after = parquet.read_table(tmp_path / "in.parquet"), parquet.read_table(tmp_path / "out.parquet")
+    assert after.select(before.column_names).equals(before)
+
+
+def test_class_names_in_the_place_of_numbers_are_written_as_text(tmp_path):
+    info = {"info": {"features": {"label": {"names": ["no", "yes"], "_type": "ClassLabel"}}}}
+    table = pa.table({"text": ["one", "two"], "label": [1, 0]})
+    parquet.write_table(table.replace_schema_metadata({"huggingface": json.dumps(info)}), tmp_path / "in.parquet")
+    predict.run_predict(tmp_path, str(tmp_path / "in.parquet"), tmp_path / "out.parquet", threads=1)
+    assert parquet.read_table(tmp_path / "out.parquet")["label"].to_pylist() == ["yes", "no"]
+
+
+@pytest.mark.parametrize(("first", "later", "kind"), [(None, "here", pa.string()), (1, 0.5, pa.float64()), ([], ["a"], pa.list_(pa.string()))])
+def test_parquet_columns_have_room_for_what_comes_late(first, later, kind, tmp_path):
+    rows = [{"text": "one", "more": first}] * ROWS_PER_BLOCK + [{"text": "two", "more": later}]
+    predict.run_predict(tmp_path, write(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet", threads=1)
+    column = parquet.read_table(tmp_path / "out.parquet")["more"]
+    assert (column.type, column.to_pylist()[-1]) == (kind, later)
+
+
+@pytest.mark.parametrize("later", ["x", 2**63, {"a": 1}])
+def test_what_no_parquet_column_can_hold_is_refused_before_anything_is_classified(later, tmp_path, monkeypatch):
+    predictor = predict.load_predictor(tmp_path)[0]
+    monkeypatch.setattr(predictor, "explain", lambda _texts: pytest.fail("classified"))
+    rows = [{"text": "one", "id": 1}] * ROWS_PER_BLOCK + [{"text": "two", "id": later}]
+    with pytest.raises(DataError, match=r"one type in each column\. Write \.jsonl"):
+        predict.run_predict(tmp_path, write(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet", threads=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pyarrow tries to close again when the writer goes away.
+@pytest.mark.parametrize("refusing", ["__init__", "write_table", "close"])
+def test_a_disk_that_refuses_parquet_is_said(refusing, tmp_path, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(parquet.ParquetWriter, refusing, refuse)
+    with pytest.raises(StorageError, match=r"out\.parquet: cannot be written, got ENOSPC"):
+        predict.run_predict(tmp_path, write(tmp_path / "in.jsonl", [{"text": "one"}]), tmp_path / "out.parquet", threads=1)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("content", "warns"),
+    [("Shares fell again\nRain\n", True), ("text\nShares fell again\n", False), ("Shares fell,id\nRain,1\n", False), ("words\nRain\n", False)],
+)
+def test_a_first_text_in_the_place_of_a_header_is_warned_of(content, warns, tmp_path):
+    (tmp_path / "in.csv").write_text(content)
+    notes = []
+    predict.run_predict(tmp_path, str(tmp_path / "in.csv"), tmp_path / "out.csv", threads=1, on_event=notes.append)
+    warnings = [note.text for note in notes if isinstance(note, Note) and note.is_warning]
+    assert ["'Shares fell again' is taken for the header" in text for text in warnings] == [True] * warns

@@ -9,7 +9,7 @@ Decisions:
 import gzip
 import hashlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -29,7 +29,7 @@ class Block:
         lines: Line (or row, from 1) of each row in its file.
     """
 
-    columns: dict[str, list[Any]]
+    columns: Mapping[str, list[Any]]
     lines: list[int]
 
     def __len__(self) -> int:

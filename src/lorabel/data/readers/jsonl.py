@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lorabel.data.readers.base import ROWS_PER_BLOCK, Block, text_lines
+from lorabel.data.texts import half_character
 from lorabel.errors import DataError
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -50,6 +51,8 @@ def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
 
     try:
         row = json.loads(line, object_pairs_hook=distinct)
+    except DataError:
+        raise  # What `distinct` found; it is a ValueError too.
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}:{number}: not JSON, got {line.strip()[:60]!r} ({error}); expected one object a line. Fix this line.") from error
     if not isinstance(row, dict):
@@ -60,12 +63,9 @@ def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
 
 
 def _require_whole_characters(path: Path, number: int, row: dict[str, Any]) -> None:
-    """JSON can spell half a character, which no file or tokenizer can hold."""
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        half = error.object[error.start : error.end]
-        raise DataError(f"{path}:{number}: half of a surrogate pair, got {half!r}; expected whole characters. Fix this line.") from error
+    half = half_character(json.dumps(row, ensure_ascii=False))
+    if half is not None:
+        raise DataError(f"{path}:{number}: half of a surrogate pair, got {half!r}; expected whole characters. Fix this line.")
 
 
 def _block(rows: list[dict[str, Any]], lines: list[int], names: dict[str, None]) -> Block:
