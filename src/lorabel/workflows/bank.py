@@ -282,6 +282,9 @@ class _BankHooks:
     def _score(self, k: int, done: int, total: int) -> Scores:
         labels = self._members[k].data.splits["validation"].labels
         logits = self._logits[k] = self._compute_logits(k, lambda rows: self._scored(done + rows, total))
+        if not np.isfinite(logits).all():
+            # The largest of NaN is the first class, and no NaN reaches a threshold: both would be scored as if they were answers.
+            return Scores(math.nan, math.nan, math.nan)
         rule = answer_rule(self._members[k], labels, logits, temperature=1.0)
         found = rule.probabilities(logits)
         return Scores(mean_loss(labels, found), *accuracy_and_macro_f1(labels, found, rule.thresholds))
