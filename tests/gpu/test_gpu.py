@@ -177,3 +177,27 @@ def test_every_method_trains(name, tmp_path, tiny_encoder, monkeypatch):
     assert math.isfinite(record.metrics.validation.loss)
     if name != "head_only":
         assert record.metrics.validation.accuracy >= 0.6
+
+
+@pytest.mark.parametrize("name", ["lora", "full"])
+def test_training_goes_on_from_its_checkpoint(name, tiny_encoder, news_table, tmp_path, monkeypatch):
+    """A bank of two, or full fine-tuning, dies after its second evaluation."""
+    from lorabel.workflows.sweep import run_sweep
+
+    training = {"device": "cuda", "precision": "bf16", "num_epochs": 4, "batch_size": 8}
+    base = [{"encoder": {"name": str(tiny_encoder("bert"))}, "data": {"source": str(news_table)}, "method": {"name": name}, "training": training}]
+    grid = [{"training.seed": seed} for seed in range(2)]
+    real, done = loop._Run._evaluate_and_save, []
+
+    def dies(self, due):
+        real(self, due)
+        done.extend([1] if due else [])
+        if len(done) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop._Run, "_evaluate_and_save", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(base, grid, tmp_path / "sweep")
+    record = run_sweep(base, grid, tmp_path / "sweep", resume=True).record
+    assert [member.status for member in record.members] == ["finished", "finished"]
+    assert len(done) > 2

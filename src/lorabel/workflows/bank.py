@@ -336,7 +336,9 @@ class _BankHooks:
         """
         _check_circumstances(checkpoint.meta, _circumstances(self._members[0]), self._on_event)
         self._trainee.updater.restore({name.removeprefix("now."): tensor for name, tensor in checkpoint.tensors.items() if name.startswith("now.")})
-        self._best = {name.removeprefix("best."): tensor for name, tensor in checkpoint.tensors.items() if name.startswith("best.")}
+        device = self._members[0].compute.device
+        # Rows of them are taken from and put among values on that device.
+        self._best = {name.removeprefix("best."): tensor.to(device) for name, tensor in checkpoint.tensors.items() if name.startswith("best.")}
         positions = [Position(**fields) for fields in checkpoint.meta["positions"]]
         self._has_best = {k for k, position in enumerate(positions) if position.best_step is not None}
         self._on_event(Note(f"Going on from step {max(position.step for position in positions)}."))
