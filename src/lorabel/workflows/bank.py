@@ -22,7 +22,6 @@ from lorabel.config import RunConfig
 from lorabel.data.augmentations.base import make_augmentation
 from lorabel.data.packing import tokenise
 from lorabel.data.types import SplitName, TokenTable
-from lorabel.errors import DataError
 from lorabel.evaluation import accuracy_and_macro_f1, mean_loss
 from lorabel.events import EventSink, Note, Progress
 from lorabel.inference.predictor import table_logits
@@ -39,6 +38,7 @@ from lorabel.training.schedules import default_evaluation_steps, default_num_epo
 from lorabel.training.state import LoopSettings, MemberPlan, Position, Scores
 from lorabel.workflows.answering import answer_rule, best_metric
 from lorabel.workflows.building import Trainee, build_loss, build_trainee, learning_rate_of
+from lorabel.workflows.circumstances import check_circumstances, circumstances
 from lorabel.workflows.preparation import Prepared, cache_dir
 from lorabel.workflows.stopping import StopRequest
 
@@ -145,11 +145,11 @@ def train_bank(
         leaving: Of the best scores so far of members that were scored at the same step, says which of them shall leave.
 
     Raises:
-        DataError: The rows are not those the run to resume began with.
+        DataError: The rows or the encoder are not those the run to resume began with.
     """
     trainee = _accompanied(build_trainee(members, weights), plans)
     states = _frozen_states(members, plans, trainee, weights, on_event)
-    hooks = _BankHooks(store, members, trainee, states.get("validation"), stop, on_event, leaving)
+    hooks = _BankHooks(store, members, circumstances(members[0], weights), trainee, states.get("validation"), stop, on_event, leaving)
     positions = hooks.restore(checkpoint) if checkpoint is not None else [Position()] * len(members)
     on_start(positions)
     first = members[0]
@@ -242,6 +242,7 @@ class _BankHooks:
         self,
         store: CheckpointStore,
         members: Sequence[Prepared],
+        surroundings: Mapping[str, Any],
         trainee: Trainee,
         states: FrozenStates | None,
         stop: StopRequest,
@@ -250,6 +251,7 @@ class _BankHooks:
     ) -> None:
         self._store = store
         self._members = members
+        self._circumstances = surroundings
         self._trainee = trainee
         self._states = states
         self._stop = stop
@@ -313,7 +315,7 @@ class _BankHooks:
         meta = {
             "positions": [dataclasses.asdict(position) for position in positions],
             "config": _config_digest([member.config for member in self._members]),
-            **_circumstances(self._members[0]),
+            **self._circumstances,
         }
         self._store.save(sum(position.step for position in positions), tensors, meta)
 
@@ -332,9 +334,9 @@ class _BankHooks:
         """Take values, optimiser state and best values from a checkpoint; returns its positions.
 
         Raises:
-            DataError: The rows are not those the run began with.
+            DataError: The rows or the encoder are not those the run began with.
         """
-        _check_circumstances(checkpoint.meta, _circumstances(self._members[0]), self._on_event)
+        check_circumstances(checkpoint.meta, self._circumstances, self._on_event)
         self._trainee.updater.restore({name.removeprefix("now."): tensor for name, tensor in checkpoint.tensors.items() if name.startswith("now.")})
         device = self._members[0].compute.device
         # Rows of them are taken from and put among values on that device.
@@ -358,26 +360,6 @@ class _BankHooks:
                     rows = sorted(self._has_best)
                     kept[name][rows] = tensor[rows]
             self._trainee.updater.restore(kept)
-
-
-def _circumstances(prepared: Prepared) -> dict[str, Any]:
-    """What a resumed run must find again (inputs), and what its bits depend on besides (compute)."""
-    return {
-        "inputs": {"tokenizer": prepared.tokenizer_digest, **{name: split.digest for name, split in prepared.data.splits.items()}},
-        "compute": {"precision": prepared.compute.precision, "device": prepared.compute.device.type, "threads": prepared.threads},
-    }
-
-
-def _check_circumstances(saved: Mapping[str, Any], now: Mapping[str, Any], on_event: EventSink) -> None:
-    before = {**now, **saved}  # A checkpoint that does not say counts as made here.
-    changed = sorted(name for name in {*before["inputs"], *now["inputs"]} if before["inputs"].get(name) != now["inputs"].get(name))
-    if changed:
-        raise DataError(
-            f"--resume: the data changed since the run stopped, got another digest of {', '.join(changed)}; expected the rows it began with. Restore them, or start again with --overwrite."
-        )
-    other = [f"{name} {value} (before: {before['compute'][name]})" for name, value in now["compute"].items() if before["compute"][name] != value]
-    if other:
-        on_event(Note(f"The run goes on with {', '.join(other)}, so its bits will differ from those of a run that was never stopped.", is_warning=True))
 
 
 def _config_digest(configs: Sequence[RunConfig]) -> str:
