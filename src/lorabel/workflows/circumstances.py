@@ -21,7 +21,7 @@ def inputs_of(prepared: Prepared, weights: Mapping[str, Tensor]) -> dict[str, st
         prepared: The run.
         weights: The encoder's canonical tensors.
     """
-    splits = {name: split.digest for name, split in prepared.data.splits.items()}
+    splits: dict[str, str] = {name: split.digest for name, split in prepared.data.splits.items()}
     return {"tokenizer": prepared.tokenizer_digest, "encoder": weights_digest(weights), **splits}
 
 
