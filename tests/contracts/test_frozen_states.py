@@ -126,6 +126,25 @@ def test_what_was_computed_is_found_again_and_what_is_damaged_is_computed_again(
     assert len(list(tmp_path.iterdir())) == 3
 
 
+@pytest.mark.parametrize("change", [{"num_heads": 2}, {"activation": "relu"}, {"norm_eps": 1e-3}, {"pad_token_id": 3}, {"family": "roberta"}], ids=str)
+def test_another_shape_of_the_same_weights_has_states_of_its_own(change, tiny_encoder):
+    encoder = make_bank(tiny_encoder("bert"), TOP, torch.float32)[0].bank.encoder
+    key = StateKey("t", "e", 1, "cls")
+    before = module._name(key, encoder)
+    plain = encoder.shape
+    encoder.shape = dataclasses.replace(plain, hidden_dropout=0.5, attention_dropout=0.5, head_dropout=0.5)
+    assert module._name(key, encoder) == before
+    encoder.shape = dataclasses.replace(plain, **change)
+    assert module._name(key, encoder) != before
+
+
+def test_another_processor_has_states_of_its_own(tiny_encoder, monkeypatch):
+    encoder = make_bank(tiny_encoder("bert"), TOP, torch.float32)[0].bank.encoder
+    before = module._name(StateKey("t", "e", 1, "cls"), encoder)
+    monkeypatch.setattr(module, "machine_name", lambda device: f"another {device.type}")
+    assert module._name(StateKey("t", "e", 1, "cls"), encoder) != before
+
+
 def damage(path):
     changed = bytearray(path.read_bytes())
     changed[-3] ^= 1

@@ -1,8 +1,8 @@
 """Computing the states of frozen layers for a table, and keeping them on disk.
 
 Decisions:
-- The key holds everything that decides the bits: tokens, encoder, layer, pooling, precision, device, threads, version of torch. Whether they were found or computed
-  changes no bit of what is trained on them.
+- The key holds everything that decides the bits: tokens, the encoder's weights and shape, layer, pooling, precision, device, processor or GPU, threads, version of torch.
+  Whether they were found or computed changes no bit of what is trained on them.
 - Where there is room, the first adapted layer's frozen queries, keys and values are kept beside the states they are made of: four times the room, and a bank on the top layer alone
   is left with attention and one row per text.
 - A cache that would pass its limit is not begun; before a new one is written, the oldest ones go until there is room.
@@ -10,6 +10,7 @@ Decisions:
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -31,9 +32,10 @@ from lorabel.heads import Pooling
 from lorabel.inference.predictor import length_batches
 from lorabel.models.crew import crew_for_rows
 from lorabel.models.encoder import PackedEncoder
+from lorabel.models.machine import machine_name
 from lorabel.models.states import STORED, FrozenStates
 
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class StateKey:
 
     Attributes:
         tokens: Digest of the table's rows, tokenizer, length limit and how windows are cut.
-        encoder: Digest of the encoder's weights.
+        encoder: Digest of the encoder's weights; its shape is read from the encoder.
         layer: The first layer still to be computed; the number of layers for pooled states.
         pooling: Of the head.
         has_products: Whether that layer's frozen queries, keys and values are kept too; not for pooled states.
@@ -81,9 +83,7 @@ def frozen_states(table: TokenTable, encoder: PackedEncoder, key: StateKey, cach
     Raises:
         StorageError: The disk refused.
     """
-    threads = torch.get_num_threads() if encoder.device.type == "cpu" else 0
-    text = "|".join(map(str, (_VERSION, vars(key), encoder.dtype, encoder.device.type, threads, torch.__version__)))
-    folder = cache / hashlib.sha256(text.encode()).hexdigest()[:32]
+    folder = cache / _name(key, encoder)
     is_pooled = key.layer == encoder.shape.num_layers
     offsets = np.arange(len(table.sequence_offsets), dtype=np.int64) if is_pooled else table.sequence_offsets
     shapes = _shapes(table, encoder, key.layer, has_products=key.has_products)
@@ -101,6 +101,15 @@ def frozen_states(table: TokenTable, encoder: PackedEncoder, key: StateKey, cach
         assert found is not None
     os.utime(folder)
     return FrozenStates(key.layer, found["values"], offsets, encoder.dtype, is_pooled, found.get("products"))
+
+
+def _name(key: StateKey, encoder: PackedEncoder) -> str:
+    """Of the folder: a digest of all that decides the states."""
+    # Weights do not tell heads, activation, epsilon or positions; dropout is off here.
+    shape = {name: value for name, value in dataclasses.asdict(encoder.shape).items() if not name.endswith("_dropout")}
+    threads = torch.get_num_threads() if encoder.device.type == "cpu" else 0
+    text = "|".join(map(str, (_VERSION, vars(key), shape, encoder.dtype, encoder.device.type, machine_name(encoder.device), threads, torch.__version__)))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _read(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[str, NDArray[np.generic]] | None:
