@@ -239,6 +239,23 @@ def test_accumulated_micro_batches_with_dropout_give_the_gradient_of_the_whole_s
     assert (grads[0] - grads[1]).abs().max() <= 1e-12
 
 
+@pytest.mark.parametrize(("name", "options"), ADAPTERS)
+def test_weight_decay_alone_never_changes_an_encoder_that_starts_unchanged(name, options, tiny_encoder):
+    bank, arena = make_bank(name, tiny_encoder("bert"), options=options)
+    if not bank.methods[0].starts_unchanged:
+        return
+    bare, batch = make_bank("head_only", tiny_encoder("bert"))[0], packed(sequences([3, 9, 20]), 0)
+    updater = ArenaUpdater(arena, [OptimizerConfig(weight_decay=0.5)], [0.1])
+    head = {key: tensor.detach().clone() for key, tensor in bank.tensors.items() if key.startswith("head.")}
+    for _ in range(5):
+        updater.zero_grad()
+        updater.update([MemberUpdate(1.0, 0.0, 1.0)], torch.zeros(1))
+    with torch.no_grad():
+        for key, tensor in head.items():
+            bank.tensors[key].copy_(tensor)
+    assert (bank.logits(batch) - bare.logits(batch)).abs().max() <= 1e-6
+
+
 MERGING = [case for case in ADAPTERS if METHODS.get(case.values[0]).can_merge]
 
 
