@@ -34,7 +34,7 @@ from lorabel.models.states import FrozenStates
 from lorabel.training.allocation import with_allocators
 from lorabel.training.loop import Task, train
 from lorabel.training.randomness import numpy_generator
-from lorabel.training.schedules import default_evaluation_steps, default_num_epochs
+from lorabel.training.schedules import default_evaluation_steps, default_num_epochs, warmup_steps
 from lorabel.training.state import LoopSettings, MemberPlan, Position, Scores
 from lorabel.workflows.answering import answer_rule, best_metric
 from lorabel.workflows.building import Trainee, build_loss, build_trainee, learning_rate_of
@@ -70,9 +70,14 @@ def make_plans(members: Sequence[Prepared], losses: Sequence[Loss], on_event: Ev
     Args:
         members: The runs.
         losses: One per member.
-        on_event: Receives progress where texts are augmented.
+        on_event: Receives progress where texts are augmented, and a warning where a learning rate never reaches its peak.
     """
-    return tuple(_plan(member, loss, on_event) for member, loss in zip(members, losses, strict=True))
+    plans = tuple(_plan(member, loss, on_event) for member, loss in zip(members, losses, strict=True))
+    for warmup, total in sorted({(warmup_steps(plan.schedule, plan.total_steps), plan.total_steps) for plan in plans}):
+        if warmup >= total:
+            text = f"The warm-up of {warmup} steps is as long as the run of {total} or longer: the learning rate never reaches its peak. Lower schedule.warmup_steps."
+            on_event(Note(text, is_warning=True))
+    return plans
 
 
 def make_loss(prepared: Prepared) -> Loss:
