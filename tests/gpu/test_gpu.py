@@ -202,3 +202,15 @@ def test_training_goes_on_from_its_checkpoint(name, tiny_encoder, news_table, tm
     record = run_sweep(base, grid, tmp_path / "sweep", resume=True).record
     assert [member.status for member in record.members] == ["finished", "finished"]
     assert len(done) > 2
+
+
+def test_means_over_tokens_are_the_same_bits_every_time():
+    from lorabel.models.pooling import mean_per_sequence
+
+    batch = packed(sequences([int(length) for length in np.random.default_rng(0).integers(3, 400, 64)]), 2).to(GPU)
+    states = torch.randn(len(batch.position_ids), 384, device=GPU, dtype=torch.bfloat16, requires_grad=True)
+    found = []
+    for _ in range(20):
+        means = mean_per_sequence(states.float(), batch)
+        found.append((means, *torch.autograd.grad(means.square().sum(), states)))
+    assert all(torch.equal(one, first) for again in found[1:] for one, first in zip(again, found[0], strict=True))
