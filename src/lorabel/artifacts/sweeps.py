@@ -68,9 +68,9 @@ class SweepRecord(Plain):
         base: Settings below all assignments; compared on resume.
         metric: What is maximised on the validation split.
         task: `single_label` or `multi_label`, known once the data were read.
-        inputs: Digests of splits, tokenizer and encoder by name, known once they were read; compared on resume. Empty in records of earlier versions.
         bank_size: Most members of a bank, where that was chosen by free memory.
         seconds: Wall-clock seconds of training so far.
+        inputs: Digests of splits, tokenizer and encoder by name, known once they were read; compared on resume. Empty in records of earlier versions.
         members: In the order of their numbers.
     """
 
@@ -79,9 +79,9 @@ class SweepRecord(Plain):
     base: dict[str, Any]
     metric: str
     task: TaskKind = "single_label"
-    inputs: dict[str, str] = {}
     bank_size: int | None = None
     seconds: float = 0.0
+    inputs: dict[str, str] = {}
     members: list[SweepMember] = []
 
     def ranked(self) -> list[SweepMember]:
