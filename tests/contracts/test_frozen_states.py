@@ -1,7 +1,9 @@
 """States of frozen layers computed once: the same answers, gradients and adapters as layers computed at every step; cached, checked, bounded, and off where they would be wrong."""
 
 import dataclasses
+import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from safetensors.numpy import load_file
 
 from lorabel.config import EncoderConfig, load_config
 from lorabel.data.packing import MemberRows, pack, pack_members
+from lorabel.errors import StorageError
 from lorabel.events import Note
 from lorabel.heads import make_head
 from lorabel.inference import states as module
@@ -124,6 +127,71 @@ def test_what_was_computed_is_found_again_and_what_is_damaged_is_computed_again(
     torch.set_num_threads(before)
     assert len(computed) == 2
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("change", [{"num_heads": 2}, {"activation": "relu"}, {"norm_eps": 1e-3}, {"pad_token_id": 3}, {"family": "roberta"}], ids=str)
+def test_another_shape_of_the_same_weights_has_states_of_its_own(change, tiny_encoder):
+    encoder = make_bank(tiny_encoder("bert"), TOP, torch.float32)[0].bank.encoder
+    key = StateKey("t", "e", 1, "cls")
+    before = module._name(key, encoder)
+    plain = encoder.shape
+    encoder.shape = dataclasses.replace(plain, hidden_dropout=0.5, attention_dropout=0.5, head_dropout=0.5)
+    assert module._name(key, encoder) == before
+    encoder.shape = dataclasses.replace(plain, **change)
+    assert module._name(key, encoder) != before
+
+
+def test_another_processor_has_states_of_its_own(tiny_encoder, monkeypatch):
+    encoder = make_bank(tiny_encoder("bert"), TOP, torch.float32)[0].bank.encoder
+    before = module._name(StateKey("t", "e", 1, "cls"), encoder)
+    monkeypatch.setattr(module, "machine_name", lambda device: f"another {device.type}")
+    assert module._name(StateKey("t", "e", 1, "cls"), encoder) != before
+
+
+def test_another_process_may_be_first_and_may_make_room(tiny_encoder, tmp_path, monkeypatch):
+    encoder = make_bank(tiny_encoder("bert"), TOP, torch.float32)[0].bank.encoder
+    first = np.array(states_of(encoder, 1, tmp_path / "cache").values)
+    (folder,) = (tmp_path / "cache").iterdir()
+    folder.rename(tmp_path / "others")
+    real = module._compute
+    monkeypatch.setattr(module, "_compute", lambda *arguments: (real(*arguments), shutil.copytree(tmp_path / "others", folder)))
+
+    def make_room(path, **copied):
+        if not copied:
+            shutil.rmtree(path)
+            raise FileNotFoundError(path)
+
+    monkeypatch.setattr(module.os, "utime", make_room)
+    assert np.array_equal(states_of(encoder, 1, tmp_path / "cache").values, first)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_what_is_removed_before_it_is_read_is_computed_again_and_not_for_ever(tiny_encoder, tmp_path, monkeypatch):
+    encoder = make_bank(tiny_encoder("bert"), TOP, torch.float32)[0].bank.encoder
+    real, removals = module._read, [2]
+
+    def read(folder, shapes):
+        if folder.exists() and removals[0]:
+            removals[0] -= 1
+            shutil.rmtree(folder)
+        return real(folder, shapes)
+
+    monkeypatch.setattr(module, "_read", read)
+    assert len(states_of(encoder, 1, tmp_path).values) == sum(LENGTHS)
+    removals[0] = 1 + module._MOST_TRIES
+    with pytest.raises(StorageError, match="got none of 3 that were written; expected one that stays"):
+        states_of(encoder, 1, tmp_path)
+
+
+def test_what_killed_processes_left_is_removed_after_a_day(tiny_encoder, tmp_path):
+    encoder = make_bank(tiny_encoder("bert"), TOP, torch.float32)[0].bank.encoder
+    for name, hours in ((".writing-old", 25), (".writing-busy", 1)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "values.npy").write_bytes(b"some")
+        for path in (tmp_path / name / "values.npy", tmp_path / name):
+            os.utime(path, (time.time() - 3600 * hours,) * 2)
+    states_of(encoder, 1, tmp_path)
+    assert [path.name for path in tmp_path.glob(".writing-*")] == [".writing-busy"]
 
 
 def damage(path):

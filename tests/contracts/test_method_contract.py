@@ -21,7 +21,7 @@ from lorabel.slots import Start
 from lorabel.training.optim import Arena, Block
 from lorabel.training.randomness import StepMasks, initial_head_tensor, named_generator
 from lorabel.training.updates import ArenaUpdater, LibraryUpdater, MemberUpdate
-from lorabel.workflows.building import first_value
+from lorabel.workflows.building import first_value, member_tensors
 from tests.contracts.batches import packed, sequences
 
 CPU = torch.device("cpu")
@@ -239,6 +239,23 @@ def test_accumulated_micro_batches_with_dropout_give_the_gradient_of_the_whole_s
     assert (grads[0] - grads[1]).abs().max() <= 1e-12
 
 
+@pytest.mark.parametrize(("name", "options"), ADAPTERS)
+def test_weight_decay_alone_never_changes_an_encoder_that_starts_unchanged(name, options, tiny_encoder):
+    bank, arena = make_bank(name, tiny_encoder("bert"), options=options)
+    if not bank.methods[0].starts_unchanged:
+        return
+    bare, batch = make_bank("head_only", tiny_encoder("bert"))[0], packed(sequences([3, 9, 20]), 0)
+    updater = ArenaUpdater(arena, [OptimizerConfig(weight_decay=0.5)], [0.1])
+    head = {key: tensor.detach().clone() for key, tensor in bank.tensors.items() if key.startswith("head.")}
+    for _ in range(5):
+        updater.zero_grad()
+        updater.update([MemberUpdate(1.0, 0.0, 1.0)], torch.zeros(1))
+    with torch.no_grad():
+        for key, tensor in head.items():
+            bank.tensors[key].copy_(tensor)
+    assert (bank.logits(batch) - bare.logits(batch)).abs().max() <= 1e-6
+
+
 MERGING = [case for case in ADAPTERS if METHODS.get(case.values[0]).can_merge]
 
 
@@ -256,6 +273,27 @@ def test_merged_equals_unmerged(name, options, family, tiny_encoder):
     batch = packed(sequences([3, 9, 20]), 0)
     assert (plain.logits(batch) - bank.logits(batch)).abs().max() <= 1e-10
     assert all(torch.equal(weights[name], tensor.double()) for name, tensor in load_weights(source).items())
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+@pytest.mark.parametrize("name", [name for name in METHODS.names() if METHODS.get(name).trains_encoder])
+def test_a_trained_encoder_takes_the_place_of_its_own_weights(name, family, tiny_encoder):
+    bank, _ = make_bank(name, tiny_encoder(family))
+    weights = load_weights(resolve_encoder(EncoderConfig(name=str(tiny_encoder(family)))))
+    generator = torch.Generator().manual_seed(3)
+    leaves = bank.encoder.train_all(weights)
+    with torch.no_grad():
+        for leaf in leaves.values():
+            leaf += 0.05 * torch.randn(leaf.shape, generator=generator, dtype=leaf.dtype)
+    live = Bank(bank.encoder, bank.methods, bank.head, {**{f"encoder.{key}": leaf for key, leaf in leaves.items()}, **bank.tensors})
+    shape, method, tensors = bank.encoder.shape, bank.methods[0], member_tensors(live)
+    merged = merged_weights(weights, shape, method, tensors)
+    plain = Bank(PackedEncoder(shape, merged, dtype=torch.float64, device=CPU), (make_method({"name": "head_only"}),), bank.head, bank.tensors)
+    batch = packed(sequences([3, 9, 20]), shape.first_position)
+    assert (plain.logits(batch) - live.logits(batch)).abs().max() <= 1e-10
+    for lacking in ({}, {"encoder.layers.0.qkv.weight": leaves["layers.0.qkv.weight"]}):
+        with pytest.raises(ValueError, match=f"merge: {name} trains the encoder itself"):
+            merged_weights(weights, shape, method, lacking)
 
 
 @pytest.mark.parametrize(("name", "options"), [case for case in ADAPTERS if case not in MERGING])

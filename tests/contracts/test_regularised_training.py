@@ -66,7 +66,7 @@ def plain_step(bank, k, one, labels, step=0):
     drawn = numpy_generator(plan.seed, "mixup", step).beta(mixup, mixup, size=len(rows)) if mixup else None
     turns = range(2 if r_drop else 1)
     states = {(place, turn): state_of(alone, rows[place], place, turn, plan.seed, step) for place in range(len(rows)) for turn in turns}
-    total = contrastive * contrasts(states, targets) / len(turns) if contrastive else 0.0
+    total = contrastive * contrasts(states, targets, plan.loss) / len(turns) if contrastive else 0.0
     for place in range(len(rows)):
         partner = place ^ 1 if (place ^ 1) < len(rows) else place
         share = float(drawn[place]) if mixup and partner != place else 1.0
@@ -82,8 +82,8 @@ def plain_step(bank, k, one, labels, step=0):
     return float(loss.detach()), dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
 
-def contrasts(states, targets):
-    """The contrastive loss of all rows in all passes, pair by pair."""
+def contrasts(states, targets, loss):
+    """The contrastive loss of all rows in all passes, pair by pair, each row with its class's weight."""
     total = 0.0
     for one, state in states.items():
         others = {
@@ -92,7 +92,8 @@ def contrasts(states, targets):
         alike = {other: jaccard(targets[one[0]], targets[other[0]]) for other in others}
         if sum(alike.values()):
             normaliser = torch.stack(list(others.values())).logsumexp(0)
-            total = total - sum(alike[other] * (score - normaliser) for other, score in others.items()) / sum(alike.values())
+            weight = loss.normaliser(targets[[one[0]]])
+            total = total - weight * sum(alike[other] * (score - normaliser) for other, score in others.items()) / sum(alike.values())
     return total
 
 
@@ -254,3 +255,13 @@ def test_both_off_trains_as_before_they_existed(tiny_encoder):
     losses = [event.loss for event in events if isinstance(event, StepDone)]
     assert losses == pytest.approx([1.6491810792496844, 1.3277029568830936, 1.567078452111949, 1.3085107491245989], abs=1e-12)
     assert float(arena.values.norm()) == pytest.approx(3.9365698839364236, abs=1e-12)
+
+
+def test_a_common_factor_of_all_class_weights_changes_nothing(tiny_encoder):
+    def loss_of(factor, classes):
+        weights = tuple(factor * one for one in classes)
+        plan = dataclasses.replace(MEMBERS[4].plan, loss=CrossEntropy(0.0, weights))
+        return one_step(tiny_encoder("bert"), (dataclasses.replace(MEMBERS[4], plan=plan),), WHOLE)
+
+    assert_same(loss_of(40.0, (0.3, 1.0, 2.5)), loss_of(1.0, (0.3, 1.0, 2.5)))
+    assert loss_of(1.0, (0.3, 1.0, 2.5))[0] != pytest.approx(loss_of(1.0, (1.0, 1.0, 1.0))[0], abs=1e-3)

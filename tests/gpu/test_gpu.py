@@ -177,3 +177,40 @@ def test_every_method_trains(name, tmp_path, tiny_encoder, monkeypatch):
     assert math.isfinite(record.metrics.validation.loss)
     if name != "head_only":
         assert record.metrics.validation.accuracy >= 0.6
+
+
+@pytest.mark.parametrize("name", ["lora", "full"])
+def test_training_goes_on_from_its_checkpoint(name, tiny_encoder, news_table, tmp_path, monkeypatch):
+    """A bank of two, or full fine-tuning, dies after its second evaluation."""
+    from lorabel.workflows.sweep import run_sweep
+
+    training = {"device": "cuda", "precision": "bf16", "num_epochs": 4, "batch_size": 8}
+    base = [{"encoder": {"name": str(tiny_encoder("bert"))}, "data": {"source": str(news_table)}, "method": {"name": name}, "training": training}]
+    grid = [{"training.seed": seed} for seed in range(2)]
+    real, done = loop._Run._evaluate_and_save, []
+
+    def dies(self, due):
+        real(self, due)
+        if due:
+            done.append(1)
+            if len(done) == 2:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop._Run, "_evaluate_and_save", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(base, grid, tmp_path / "sweep")
+    record = run_sweep(base, grid, tmp_path / "sweep", resume=True).record
+    assert [member.status for member in record.members] == ["finished", "finished"]
+    assert len(done) > 2
+
+
+def test_means_over_tokens_are_the_same_bits_every_time():
+    from lorabel.models.pooling import mean_per_sequence
+
+    batch = packed(sequences([int(length) for length in np.random.default_rng(0).integers(3, 400, 64)]), 2).to(GPU)
+    states = torch.randn(len(batch.position_ids), 384, device=GPU, dtype=torch.bfloat16, requires_grad=True)
+    found = []
+    for _ in range(20):
+        means = mean_per_sequence(states.float(), batch)
+        found.append((means, *torch.autograd.grad(means.square().sum(), states)))
+    assert all(torch.equal(one, first) for again in found[1:] for one, first in zip(again, found[0], strict=True))

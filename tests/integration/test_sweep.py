@@ -1,14 +1,16 @@
 """`sweep` end to end on a tiny encoder: members as they would be alone, kills, memory, halving, searches, refusals."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import yaml
-from safetensors.numpy import load_file
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import load_file, save
 
 from lorabel.config import load_config
-from lorabel.errors import ConfigError
+from lorabel.errors import ConfigError, DataError
 from lorabel.events import Note
 from lorabel.search.space import expand_grid, nested, parse_search
 from lorabel.training import loop
@@ -116,6 +118,43 @@ def test_a_sweep_that_was_killed_gives_the_same_table(kind, base, tmp_path, monk
         one, other = (tmp_path / name / "members" / f"{member.number:04d}" for name in ("straight", "killed"))
         assert all(np.array_equal(weights(one)[name], weights(other)[name]) for name in weights(one))
         assert not (tmp_path / "killed" / "banks" / "0000").exists()
+
+
+def test_a_sweep_that_was_killed_between_two_banks_refuses_other_data_and_weights(base, tiny_encoder, news_table, tmp_path, monkeypatch):
+    encoder = shutil.copytree(tiny_encoder("bert"), tmp_path / "encoder")
+    base = [*base, {"encoder": {"name": str(encoder)}}]
+    options, real, trained = SweepOptions(bank_size=1), module.train_bank, []
+
+    def dies(*arguments):
+        trained.append(1)
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "train_bank", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(base, GRID[:2], tmp_path / "sweep", options)
+    train, model = news_table / "train.jsonl", encoder / "model.safetensors"
+    for file, changed, message in (
+        (train, train.read_bytes().replace(b"bank shares", b"bank bonds", 1), "the data changed since the sweep was begun, got another digest of train;"),
+        (model, spoilt(model.read_bytes()), "the encoder changed since the sweep was begun, got another digest of encoder;"),
+    ):
+        before = file.read_bytes()
+        file.write_bytes(changed)
+        with pytest.raises(DataError, match=f"--resume: {message}"):
+            run_sweep(base, GRID[:2], tmp_path / "sweep", options, resume=True)
+        file.write_bytes(before)
+    record = tmp_path / "sweep" / "sweep.json"
+    facts = json.loads(record.read_text())
+    assert set(facts.pop("inputs")) == {"tokenizer", "encoder", "train", "validation", "test"}
+    # As an earlier version wrote it.
+    record.write_text(json.dumps(facts))
+    assert [member.status for member in run_sweep(base, GRID[:2], tmp_path / "sweep", options, resume=True).record.members] == ["finished"] * 2
+
+
+def spoilt(content):
+    """Other weights under the same names."""
+    return save({name: 1.5 * tensor for name, tensor in load_tensors(content).items()}, {"format": "pt"})
 
 
 def test_halving_lets_the_better_half_go_on(base, tmp_path):

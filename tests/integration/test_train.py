@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from lorabel.config import load_config
 from lorabel.errors import BusyError, ConfigError, DataError
@@ -32,6 +32,12 @@ DROPOUT = {"method": {"name": "lora", "dropout": 0.2, "targets": ["all-linear"]}
 
 def config_for(tiny_encoder, table, *layers, family="bert"):
     return load_config(BASE, {"encoder": {"name": str(tiny_encoder(family))}, "data": {"source": str(table)}}, *layers)
+
+
+def overwrite_weights(encoder):
+    file = encoder / "model.safetensors"
+    tensors = load_file(file)
+    save_file({name: 1.5 * tensor for name, tensor in tensors.items()}, file, {"format": "pt"})
 
 
 def weights(run):
@@ -106,8 +112,9 @@ def test_resume_is_bit_identical(method, stop_after, tiny_encoder, news_table, t
     assert plain[0] == plain[1]
 
 
-def test_resume_refuses_other_rows_and_says_when_the_bits_will_differ(tiny_encoder, news_table, tmp_path, monkeypatch):
-    config = config_for(tiny_encoder, news_table, {"training": {"evaluate_every_steps": 2, "threads": None}})
+def test_resume_refuses_other_rows_or_weights_and_says_when_the_bits_will_differ(tiny_encoder, news_table, tmp_path, monkeypatch):
+    encoder = shutil.copytree(tiny_encoder("bert"), tmp_path / "encoder")
+    config = config_for(tiny_encoder, news_table, {"encoder": {"name": str(encoder)}, "training": {"evaluate_every_steps": 2, "threads": None}})
     real, steps = loop._Run._optimise, []
 
     def dies(*arguments):
@@ -126,6 +133,10 @@ def test_resume_refuses_other_rows_and_says_when_the_bits_will_differ(tiny_encod
     with pytest.raises(DataError, match="--resume: the data changed since the run stopped, got another digest of train;"):
         run_train(config, tmp_path / "run", resume=True)
     train.write_text(rows)
+    overwrite_weights(encoder)
+    with pytest.raises(DataError, match="--resume: the encoder changed since the run stopped, got another digest of encoder;"):
+        run_train(config, tmp_path / "run", resume=True)
+    shutil.copy(tiny_encoder("bert") / "model.safetensors", encoder)
     monkeypatch.setattr(preparation, "set_threads", lambda _threads: 7)
     notes = []
     run_train(config, tmp_path / "run", resume=True, on_event=notes.append)

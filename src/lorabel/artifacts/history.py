@@ -6,6 +6,7 @@ On resume, lines beyond the restored step are dropped, so that the file reads as
 import dataclasses
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,6 +42,15 @@ class History:
         plain = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
         self._file.write(json.dumps(plain, allow_nan=False) + "\n")
         self._file.flush()
+
+
+def evaluations(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Its evaluations that gave scores: those of values that were not finite have none.
+
+    Args:
+        history: Rows as `read_history` gives them.
+    """
+    return [row for row in history if row["kind"] == "evaluation" and row["accuracy"] is not None]
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:

@@ -70,6 +70,7 @@ class SweepRecord(Plain):
         task: `single_label` or `multi_label`, known once the data were read.
         bank_size: Most members of a bank, where that was chosen by free memory.
         seconds: Wall-clock seconds of training so far.
+        inputs: Digests of splits, tokenizer and encoder by name, known once they were read; compared on resume. Empty in records of earlier versions.
         members: In the order of their numbers.
     """
 
@@ -80,6 +81,7 @@ class SweepRecord(Plain):
     task: TaskKind = "single_label"
     bank_size: int | None = None
     seconds: float = 0.0
+    inputs: dict[str, str] = {}
     members: list[SweepMember] = []
 
     def ranked(self) -> list[SweepMember]:

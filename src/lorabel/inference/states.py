@@ -1,8 +1,8 @@
 """Computing the states of frozen layers for a table, and keeping them on disk.
 
 Decisions:
-- The key holds everything that decides the bits: tokens, encoder, layer, pooling, precision, device, threads, version of torch. Whether they were found or computed
-  changes no bit of what is trained on them.
+- The key holds everything that decides the bits: tokens, the encoder's weights and shape, layer, pooling, precision, device, processor or GPU, threads, version of torch.
+  Whether they were found or computed changes no bit of what is trained on them.
 - Where there is room, the first adapted layer's frozen queries, keys and values are kept beside the states they are made of: four times the room, and a bank on the top layer alone
   is left with attention and one row per text.
 - A cache that would pass its limit is not begun; before a new one is written, the oldest ones go until there is room.
@@ -10,11 +10,15 @@ Decisions:
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +35,15 @@ from lorabel.heads import Pooling
 from lorabel.inference.predictor import length_batches
 from lorabel.models.crew import crew_for_rows
 from lorabel.models.encoder import PackedEncoder
+from lorabel.models.machine import machine_name
 from lorabel.models.states import STORED, FrozenStates
 
-_VERSION = 2
+_VERSION = 3
+_WRITING = ".writing-"
+# Nothing was written into it for so long: its process was killed.
+_ABANDONED_AFTER_S = 24 * 3600
+# Other processes may remove what was written before it is read.
+_MOST_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,7 @@ class StateKey:
 
     Attributes:
         tokens: Digest of the table's rows, tokenizer, length limit and how windows are cut.
-        encoder: Digest of the encoder's weights.
+        encoder: Digest of the encoder's weights; its shape is read from the encoder.
         layer: The first layer still to be computed; the number of layers for pooled states.
         pooling: Of the head.
         has_products: Whether that layer's frozen queries, keys and values are kept too; not for pooled states.
@@ -81,26 +91,41 @@ def frozen_states(table: TokenTable, encoder: PackedEncoder, key: StateKey, cach
     Raises:
         StorageError: The disk refused.
     """
-    threads = torch.get_num_threads() if encoder.device.type == "cpu" else 0
-    text = "|".join(map(str, (_VERSION, vars(key), encoder.dtype, encoder.device.type, threads, torch.__version__)))
-    folder = cache / hashlib.sha256(text.encode()).hexdigest()[:32]
+    folder = cache / _name(key, encoder)
     is_pooled = key.layer == encoder.shape.num_layers
     offsets = np.arange(len(table.sequence_offsets), dtype=np.int64) if is_pooled else table.sequence_offsets
     shapes = _shapes(table, encoder, key.layer, has_products=key.has_products)
-    found = _read(folder, shapes)
-    if found is None:
+    found, tries = _read(folder, shapes), 0
+    while found is None:
+        tries += 1
         try:
             _make_room(cache, limit_bytes - states_size(table, encoder, key.layer, has_products=key.has_products))
             _write(folder, shapes, table, encoder, key, offsets, on_event)
         except OSError as error:
-            raise StorageError(
-                f"{folder}: the states of the frozen layers cannot be written, got {error.strerror or error}; expected space. Free space, set LORABEL_CACHE to another folder, "
-                "or turn them off with --set training.state_cache_gb=0."
-            ) from error
+            raise _storage_error(folder, str(error.strerror or error), "space") from error
         found = _read(folder, shapes)
-        assert found is not None
-    os.utime(folder)
+        if found is None and tries == _MOST_TRIES:
+            raise _storage_error(folder, f"none of {tries} that were written", "one that stays")
+    # Another process may have made room meanwhile: what is mapped can still be read.
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(folder)
     return FrozenStates(key.layer, found["values"], offsets, encoder.dtype, is_pooled, found.get("products"))
+
+
+def _storage_error(folder: Path, got: str, expected: str) -> StorageError:
+    return StorageError(
+        f"{folder}: the states of the frozen layers cannot be written, got {got}; expected {expected}. Free space, set LORABEL_CACHE to another folder, "
+        "or turn them off with --set training.state_cache_gb=0."
+    )
+
+
+def _name(key: StateKey, encoder: PackedEncoder) -> str:
+    """Of the folder: a digest of all that decides the states."""
+    # Weights do not tell heads, activation, epsilon or positions; dropout is off here.
+    shape = {name: value for name, value in dataclasses.asdict(encoder.shape).items() if not name.endswith("_dropout")}
+    threads = torch.get_num_threads() if encoder.device.type == "cpu" else 0
+    text = "|".join(map(str, (_VERSION, vars(key), shape, encoder.dtype, encoder.device.type, machine_name(encoder.device), threads, torch.__version__)))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _read(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[str, NDArray[np.generic]] | None:
@@ -126,7 +151,7 @@ def _write(
     """Compute into a temporary folder first: the cache is there whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=_WRITING, dir=folder.parent))
     try:
         files = {name: temporary / f"{name}.npy" for name in shapes}
         arrays = {name: np.lib.format.open_memmap(files[name], mode="w+", dtype=STORED[encoder.dtype], shape=shape) for name, shape in shapes.items()}
@@ -136,6 +161,10 @@ def _write(
         del arrays
         (temporary / "facts.json").write_text(json.dumps({name: {"shape": list(shape), "sha256": file_digest(files[name])} for name, shape in shapes.items()}))
         os.rename(temporary, folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        # Another process was first, with the same content.
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -162,9 +191,19 @@ def _compute(
 
 
 def _make_room(cache: Path, room: int) -> None:
-    """Remove the caches that were used longest ago until the rest takes at most `room` bytes."""
-    folders = sorted((path for path in cache.glob("*") if (path / "facts.json").exists()), key=lambda path: path.stat().st_mtime, reverse=True)
-    for folder in folders:
-        room -= sum(file.stat().st_size for file in folder.iterdir())
+    """Remove what killed processes left, and the caches that were used longest ago until the rest takes at most `room` bytes."""
+    kept, abandoned = [], time.time() - _ABANDONED_AFTER_S
+    for folder in cache.glob("*"):
+        try:
+            stats = [path.stat() for path in (folder, *folder.iterdir())]
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # Another process has just removed it, or it is none of ours.
+        last_used = max(one.st_mtime for one in stats)
+        if (folder / "facts.json").exists() and not folder.name.startswith(_WRITING):
+            kept.append((last_used, sum(one.st_size for one in stats[1:]), folder))
+        elif folder.name.startswith(_WRITING) and last_used < abandoned:
+            shutil.rmtree(folder, ignore_errors=True)
+    for _, size, folder in sorted(kept, reverse=True):
+        room -= size
         if room < 0:
             shutil.rmtree(folder, ignore_errors=True)

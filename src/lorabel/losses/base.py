@@ -58,6 +58,17 @@ class Loss(Protocol):
             labels: (N,) class ids or (N, C) indicators of every row of the step.
         """
 
+    def row_weights(self, labels: Tensor, like: Tensor) -> Tensor | None:
+        """What each row counts in the normaliser.
+
+        Args:
+            labels: (B,) class ids or (B, C) indicators.
+            like: Gives format and device.
+
+        Returns:
+            (B,); None where each counts 1.
+        """
+
 
 @dataclass(frozen=True)
 class StepRows:
@@ -132,7 +143,7 @@ class Regulariser(Protocol):
             rows: Which ones they are.
 
         Returns:
-            (B,), added to the losses of the rows; None for nothing.
+            (B,), added to the losses of the rows, each with the weight that its row has in the normaliser; None for nothing.
         """
 
     def rows(self, loss: RowLoss, logits: Tensor, labels: Tensor, rows: StepRows) -> Tensor:
@@ -168,6 +179,13 @@ def weight_sum(labels: Tensor, class_weights: Sequence[float] | None) -> float:
     if class_weights is None or labels.dim() == 2:
         return float(len(labels))
     return float(sum(class_weights[label] for label in labels.tolist()))
+
+
+def row_weights(labels: Tensor, class_weights: tuple[float, ...] | None, like: Tensor) -> Tensor | None:
+    """The parts of `weight_sum`; see `Loss.row_weights`."""
+    if class_weights is None or labels.dim() == 2:
+        return None
+    return weights_like(class_weights, like).index_select(0, labels)
 
 
 def weights_like(class_weights: tuple[float, ...], logits: Tensor) -> Tensor:

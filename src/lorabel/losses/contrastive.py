@@ -8,6 +8,7 @@ Departures:
 - Rows are contrasted in groups of 32 neighbours in the step, in place of the whole step: they stay together however it is cut, and its rows are in random order (of about one length
   where batches are grouped by length). A row without another of its class in its group costs nothing.
 - Of several labels, a pair counts by the share of its labels that both have (their Jaccard index); with one label that is 1 or 0.
+- With class weights a row's term has the weight of its own class, as its loss has, so that both are averages over the same rows.
 - What is contrasted is the state that is pooled before the head, a frozen pooler and mix-up; passes of a row are rows of its class, and its loss is their mean.
 """
 

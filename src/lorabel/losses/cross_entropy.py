@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lorabel.config import LossConfig
-from lorabel.losses.base import weight_sum, weights_like
+from lorabel.losses.base import row_weights, weight_sum, weights_like
 from lorabel.registry import LOSSES
 
 if TYPE_CHECKING:
@@ -49,3 +49,7 @@ class CrossEntropy:
     def normaliser(self, labels: Tensor) -> float:
         """Rows, or the sum of their true classes' weights."""
         return weight_sum(labels, self._weights)
+
+    def row_weights(self, labels: Tensor, like: Tensor) -> Tensor | None:
+        """The weights of the rows' true classes; see `Loss.row_weights`."""
+        return row_weights(labels, self._weights, like)

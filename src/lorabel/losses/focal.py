@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lorabel.config import LossConfig
-from lorabel.losses.base import weight_sum, weights_like
+from lorabel.losses.base import row_weights, weight_sum, weights_like
 from lorabel.registry import LOSSES
 
 if TYPE_CHECKING:
@@ -68,3 +68,7 @@ class Focal:
     def normaliser(self, labels: Tensor) -> float:
         """Rows, or the sum of their true classes' weights; the focus does not enter, as in the paper."""
         return weight_sum(labels, self._weights)
+
+    def row_weights(self, labels: Tensor, like: Tensor) -> Tensor | None:
+        """The weights of the rows' true classes; see `Loss.row_weights`."""
+        return row_weights(labels, self._weights, like)

@@ -7,13 +7,15 @@ Start from the principal components of the weight: Meng et al. 2024, "PiSSA: Pri
 
 Departures: none in the arithmetic. A starts uniform in ±1/√D_in (what the PEFT library draws), where the paper says Gaussian. Query, key and value of a layer
 read one input and share its dropout mask, where the PEFT library draws one for each. PiSSA keeps the whole weight and takes the start's product away again,
-s·(B A − B₀ A₀), so that the encoder stays shared by the members of a bank; it is stored as plain LoRA of twice the rank.
+s·(B A − B₀ A₀), so that the encoder stays shared by the members of a bank; it is stored as plain LoRA of twice the rank. Its factors take no weight decay: what is taken away
+does not decay, so that theirs would wear away the principal components of the pretrained weight.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
@@ -38,18 +40,22 @@ class Lora(SiteRanksMethod):
     name: ClassVar[str] = "lora"
     paper: ClassVar[str] = "Hu et al. 2021, arXiv:2106.09685"
     default_learning_rate: ClassVar[float] = 1e-3
+    # Whether a tensor decays is one answer for all members of a bank.
+    shared_options: ClassVar[tuple[str, ...]] = ("init",)
 
     init: Literal["zeros", "pissa"] = Field(
         default="zeros", description="Start of the factors: B at zero; or pissa: the principal components of the weight, as rank 2R in the file."
     )
 
     def parameters(self, shape: EncoderShape) -> tuple[ParameterSpec, ...]:
-        """Those of each adapted site, by layer.
+        """Those of each adapted site, by layer; with `pissa` without weight decay.
 
         Raises:
             ConfigError: With `pissa`, a rank above a weight's own; else as with all ranks of sites.
         """
         specs = super().parameters(shape)
+        if self.init == "pissa":
+            specs = tuple(replace(spec, has_decay=False) for spec in specs)
         large = [spec for spec in specs if self.init == "pissa" and self.rank_at(spec.layer, spec.site) > min(shape.linear_shape(spec.site))]
         if large:
             rank, most = self.rank_at(large[0].layer, large[0].site), min(shape.linear_shape(large[0].site))

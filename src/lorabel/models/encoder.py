@@ -25,6 +25,7 @@ from lorabel.methods.base import Method
 from lorabel.models.attention import LengthGroup, group_by_length, pooled_attention, self_attention
 from lorabel.models.joint_sites import JOINT_SITES, join_queries_keys_values
 from lorabel.models.linear import Site, adapted_linear, joined_linear, per_member_affine, per_member_linear
+from lorabel.models.pooling import mean_per_sequence
 from lorabel.models.prompt import with_prompt
 from lorabel.models.spans import Spans, grouped_is_available, spans_of
 from lorabel.models.varlen import Segments, kernel_pooled_attention, kernel_self_attention, kernels_are_available, segments_of
@@ -188,7 +189,7 @@ class PackedEncoder:
         if pooling == "cls":
             return self._last_layer_of_first_rows(last, hidden, step)
         hidden = self._layer(last, hidden, step)
-        return _mean_per_sequence(hidden, batch)
+        return mean_per_sequence(hidden, batch)
 
     def reads_products(self, layer: int, adapters: Adapters) -> bool:
         """Whether the frozen queries, keys and values of a layer can be known beforehand: not where a method changes what its weights read, or the length of their rows."""
@@ -369,12 +370,3 @@ def _activate(x: Tensor, name: str) -> Tensor:
     if name == "relu":
         return functional.relu(x)
     return functional.gelu(x, approximate="none" if name == "gelu" else "tanh")
-
-
-def _mean_per_sequence(hidden: Tensor, batch: PackedBatch) -> Tensor:
-    """Mean over each sequence's tokens, (T, D) -> (B, D), summed in float32 or wider."""
-    wide = torch.promote_types(hidden.dtype, torch.float32)
-    count = len(batch.cu_seqlens) - 1
-    # The tail adds up in a row of its own.
-    sums = hidden.new_zeros(count + 1, hidden.shape[1], dtype=wide).index_add(0, batch.token_owners, hidden.to(wide))
-    return (sums[:count] / batch.cu_seqlens.diff()[:, None]).to(hidden.dtype)

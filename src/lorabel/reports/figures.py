@@ -16,6 +16,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from lorabel.artifacts.history import evaluations
 from lorabel.evaluation import EvalResult
 
 BLUE, ORANGE, GREEN, GREY = "#2563a8", "#d9752b", "#2f8f6b", "#6b7280"
@@ -96,7 +97,7 @@ def curves_figure(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figur
     """Validation accuracy of each run over epochs."""
     figure, axes = new_axes("Validation accuracy while training", "epoch", "percent")
     for place, (name, history) in enumerate(histories.items()):
-        scored = [row for row in history if row["kind"] == "evaluation"]
+        scored = evaluations(history)
         colour = COLOURS[place % len(COLOURS)]
         axes.plot([row["epoch"] for row in scored], [100 * row["accuracy"] for row in scored], color=colour, marker="o", linewidth=1.8, label=short(name))
     epoch_axis(axes)
@@ -109,7 +110,7 @@ def loss_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Training loss (every logged step, and its mean between evaluations) and validation loss over epochs."""
     figure, axes = new_axes("Loss", "epoch", "cross-entropy")
     steps = [row for row in history if row["kind"] == "step" and row["loss"] is not None]
-    scored = [row for row in history if row["kind"] == "evaluation"]
+    scored = evaluations(history)
     axes.plot([row["epoch"] for row in steps], [row["loss"] for row in steps], color=BLUE, alpha=0.25, linewidth=0.8)
     smooth = _smoothed([row["loss"] for row in steps])
     axes.plot([row["epoch"] for row in steps], smooth, color=BLUE, linewidth=1.8, label="training")
@@ -124,7 +125,7 @@ def loss_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
 def accuracy_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Validation accuracy and macro-F1 over epochs, the kept checkpoint marked."""
     figure, axes = new_axes("Validation scores", "epoch", "percent")
-    scored = [row for row in history if row["kind"] == "evaluation"]
+    scored = evaluations(history)
     epochs = [row["epoch"] for row in scored]
     axes.plot(epochs, [100 * row["accuracy"] for row in scored], color=BLUE, marker="o", linewidth=1.8, label="accuracy")
     axes.plot(epochs, [100 * row["macro_f1"] for row in scored], color=GREEN, marker="s", linewidth=1.8, label="macro-F1")

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from lorabel.artifacts.history import evaluations
 from lorabel.artifacts.sweeps import SweepMember
 from lorabel.reports.figures import BLUE, COLOURS, GREY, ORANGE, STYLE, epoch_axis, new_axes, parameters_axis, percent_axis, short
 from lorabel.search.space import shown
@@ -151,7 +152,7 @@ def curves_figure(members: Sequence[SweepMember], varied: Sequence[str], histori
     """Validation accuracy of the best members over epochs."""
     figure, axes = new_axes(f"The best {len(members)} while training" if len(members) > 1 else "Validation accuracy while training", "epoch", "percent")
     for place, member in enumerate(members):
-        scored = [row for row in histories[member.number] if row["kind"] == "evaluation"]
+        scored = evaluations(histories[member.number])
         epochs, accuracies = [row["epoch"] for row in scored], [100 * row["accuracy"] for row in scored]
         axes.plot(epochs, accuracies, marker="o", linewidth=1.6, color=COLOURS[place % len(COLOURS)], label=_values_of(member, varied))
     epoch_axis(axes)

@@ -199,7 +199,8 @@ class _Run:
         rate = self.meter.read() if any(turns.values()) else 0.0
         for k, update in begun.updates.items():
             is_finite = math.isfinite(losses[k]) and math.isfinite(norms[k])
-            excused = self.scales[k].update(is_finite, 1.0 / update.unscale)
+            # The loss is not scaled: where it is not finite itself, no scale is to blame.
+            excused = math.isfinite(losses[k]) and self.scales[k].update(is_finite, 1.0 / update.unscale)
             outcome = _Outcome(losses[k], norms[k], self.task.plans[k].learning_rate * update.factor, begun.steps[k].rows, is_finite, excused)
             self._book(k, begun.after[k].step, outcome)
             if turns[k]:

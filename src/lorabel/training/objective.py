@@ -63,7 +63,7 @@ class Objectives:
         mixed, labels = [], torch.split(self._labels, self._counts)
         for k, (plan, part, rows) in enumerate(zip(self._plans, torch.split(pooled, self._counts), self._rows, strict=True)):
             costs = [regulariser.states(part, labels[k], rows) for regulariser in plan.regularisers]
-            self._of_states[k] = [cost for cost in costs if cost is not None]
+            self._of_states[k] = [_weighted(cost, plan.loss.row_weights(labels[k], cost)) for cost in costs if cost is not None]
             for regulariser in plan.regularisers:
                 part = regulariser.mix(part, rows)
             mixed.append(part)
@@ -87,6 +87,11 @@ class Objectives:
                 loss = partial(regulariser.rows, loss, rows=rows)
             losses.append(torch.stack([cost.sum() for cost in (loss(scores, targets), *of_states)]).sum())
         return losses
+
+
+def _weighted(costs: Tensor, weights: Tensor | None) -> Tensor:
+    """Costs of rows (B,) with the weights that the rows have in the normaliser, which what they are added to is divided by."""
+    return costs if weights is None else weights * costs
 
 
 def _step_rows(seed: int, step: int, keys: NDArray[np.int64]) -> StepRows:

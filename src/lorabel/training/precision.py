@@ -92,7 +92,7 @@ class LossScale:
         """Adapt to one step's outcome.
 
         Args:
-            is_finite: Whether all gradients of the step were finite.
+            is_finite: Whether all gradients of the step, whose loss was finite, were finite too.
             used: The scale that the step was made with, where its outcome is known only after the next was begun; None for the present one.
 
         Returns:

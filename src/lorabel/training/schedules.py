@@ -14,8 +14,10 @@ _LEAST_STEPS = 75
 
 
 def warmup_steps(schedule: ScheduleConfig, total_steps: int) -> int:
-    """Steps of warm-up: as set, or the ratio of all steps, rounded up."""
-    return schedule.warmup_steps if schedule.warmup_steps is not None else math.ceil(schedule.warmup_ratio * total_steps)
+    """Steps of warm-up: as set, or the ratio of all steps, rounded up, and then less than all: the only step of a short run would have rate 0."""
+    if schedule.warmup_steps is not None:
+        return schedule.warmup_steps
+    return min(math.ceil(schedule.warmup_ratio * total_steps), total_steps - 1)
 
 
 def learning_rate_factor(schedule: ScheduleConfig, step: int, total_steps: int, steps_per_epoch: int) -> float:

@@ -234,8 +234,9 @@ class LibraryUpdater:
         with torch.no_grad():
             for name, tensor in self._tensors.items():
                 tensor.copy_(state[f"values.{name}"])
+                # The fused kernels take moments and counts where the values are, and nowhere else; a checkpoint is read onto the CPU.
                 kept = {
-                    key: state[f"optimizer.{key}.{name}"].clone()
+                    key: state[f"optimizer.{key}.{name}"].to(tensor.device, copy=True)
                     for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
                     if f"optimizer.{key}.{name}" in state
                 }

@@ -22,7 +22,6 @@ from lorabel.config import RunConfig
 from lorabel.data.augmentations.base import make_augmentation
 from lorabel.data.packing import tokenise
 from lorabel.data.types import SplitName, TokenTable
-from lorabel.errors import DataError
 from lorabel.evaluation import accuracy_and_macro_f1, mean_loss
 from lorabel.events import EventSink, Note, Progress
 from lorabel.inference.predictor import table_logits
@@ -35,10 +34,11 @@ from lorabel.models.states import FrozenStates
 from lorabel.training.allocation import with_allocators
 from lorabel.training.loop import Task, train
 from lorabel.training.randomness import numpy_generator
-from lorabel.training.schedules import default_evaluation_steps, default_num_epochs
+from lorabel.training.schedules import default_evaluation_steps, default_num_epochs, warmup_steps
 from lorabel.training.state import LoopSettings, MemberPlan, Position, Scores
 from lorabel.workflows.answering import answer_rule, best_metric
 from lorabel.workflows.building import Trainee, build_loss, build_trainee, learning_rate_of
+from lorabel.workflows.circumstances import check_circumstances, circumstances
 from lorabel.workflows.preparation import Prepared, cache_dir
 from lorabel.workflows.stopping import StopRequest
 
@@ -70,9 +70,14 @@ def make_plans(members: Sequence[Prepared], losses: Sequence[Loss], on_event: Ev
     Args:
         members: The runs.
         losses: One per member.
-        on_event: Receives progress where texts are augmented.
+        on_event: Receives progress where texts are augmented, and a warning where a learning rate never reaches its peak.
     """
-    return tuple(_plan(member, loss, on_event) for member, loss in zip(members, losses, strict=True))
+    plans = tuple(_plan(member, loss, on_event) for member, loss in zip(members, losses, strict=True))
+    for warmup, total in sorted({(warmup_steps(plan.schedule, plan.total_steps), plan.total_steps) for plan in plans}):
+        if warmup >= total:
+            text = f"The warm-up of {warmup} steps is as long as the run of {total} or longer: the learning rate never reaches its peak. Lower schedule.warmup_steps."
+            on_event(Note(text, is_warning=True))
+    return plans
 
 
 def make_loss(prepared: Prepared) -> Loss:
@@ -145,11 +150,11 @@ def train_bank(
         leaving: Of the best scores so far of members that were scored at the same step, says which of them shall leave.
 
     Raises:
-        DataError: The rows are not those the run to resume began with.
+        DataError: The rows or the encoder are not those the run to resume began with.
     """
     trainee = _accompanied(build_trainee(members, weights), plans)
     states = _frozen_states(members, plans, trainee, weights, on_event)
-    hooks = _BankHooks(store, members, trainee, states.get("validation"), stop, on_event, leaving)
+    hooks = _BankHooks(store, members, circumstances(members[0], weights), trainee, states.get("validation"), stop, on_event, leaving)
     positions = hooks.restore(checkpoint) if checkpoint is not None else [Position()] * len(members)
     on_start(positions)
     first = members[0]
@@ -242,6 +247,7 @@ class _BankHooks:
         self,
         store: CheckpointStore,
         members: Sequence[Prepared],
+        surroundings: Mapping[str, Any],
         trainee: Trainee,
         states: FrozenStates | None,
         stop: StopRequest,
@@ -250,6 +256,7 @@ class _BankHooks:
     ) -> None:
         self._store = store
         self._members = members
+        self._circumstances = surroundings
         self._trainee = trainee
         self._states = states
         self._stop = stop
@@ -282,6 +289,9 @@ class _BankHooks:
     def _score(self, k: int, done: int, total: int) -> Scores:
         labels = self._members[k].data.splits["validation"].labels
         logits = self._logits[k] = self._compute_logits(k, lambda rows: self._scored(done + rows, total))
+        if not np.isfinite(logits).all():
+            # The largest of NaN is the first class, and no NaN reaches a threshold: both would be scored as if they were answers.
+            return Scores(math.nan, math.nan, math.nan)
         rule = answer_rule(self._members[k], labels, logits, temperature=1.0)
         found = rule.probabilities(logits)
         return Scores(mean_loss(labels, found), *accuracy_and_macro_f1(labels, found, rule.thresholds))
@@ -310,7 +320,7 @@ class _BankHooks:
         meta = {
             "positions": [dataclasses.asdict(position) for position in positions],
             "config": _config_digest([member.config for member in self._members]),
-            **_circumstances(self._members[0]),
+            **self._circumstances,
         }
         self._store.save(sum(position.step for position in positions), tensors, meta)
 
@@ -329,11 +339,13 @@ class _BankHooks:
         """Take values, optimiser state and best values from a checkpoint; returns its positions.
 
         Raises:
-            DataError: The rows are not those the run began with.
+            DataError: The rows or the encoder are not those the run began with.
         """
-        _check_circumstances(checkpoint.meta, _circumstances(self._members[0]), self._on_event)
+        check_circumstances(checkpoint.meta, self._circumstances, self._on_event)
         self._trainee.updater.restore({name.removeprefix("now."): tensor for name, tensor in checkpoint.tensors.items() if name.startswith("now.")})
-        self._best = {name.removeprefix("best."): tensor for name, tensor in checkpoint.tensors.items() if name.startswith("best.")}
+        device = self._members[0].compute.device
+        # Rows of them are taken from and put among values on that device.
+        self._best = {name.removeprefix("best."): tensor.to(device) for name, tensor in checkpoint.tensors.items() if name.startswith("best.")}
         positions = [Position(**fields) for fields in checkpoint.meta["positions"]]
         self._has_best = {k for k, position in enumerate(positions) if position.best_step is not None}
         self._on_event(Note(f"Going on from step {max(position.step for position in positions)}."))
@@ -353,26 +365,6 @@ class _BankHooks:
                     rows = sorted(self._has_best)
                     kept[name][rows] = tensor[rows]
             self._trainee.updater.restore(kept)
-
-
-def _circumstances(prepared: Prepared) -> dict[str, Any]:
-    """What a resumed run must find again (inputs), and what its bits depend on besides (compute)."""
-    return {
-        "inputs": {"tokenizer": prepared.tokenizer_digest, **{name: split.digest for name, split in prepared.data.splits.items()}},
-        "compute": {"precision": prepared.compute.precision, "device": prepared.compute.device.type, "threads": prepared.threads},
-    }
-
-
-def _check_circumstances(saved: Mapping[str, Any], now: Mapping[str, Any], on_event: EventSink) -> None:
-    before = {**now, **saved}  # A checkpoint that does not say counts as made here.
-    changed = sorted(name for name in {*before["inputs"], *now["inputs"]} if before["inputs"].get(name) != now["inputs"].get(name))
-    if changed:
-        raise DataError(
-            f"--resume: the data changed since the run stopped, got another digest of {', '.join(changed)}; expected the rows it began with. Restore them, or start again with --overwrite."
-        )
-    other = [f"{name} {value} (before: {before['compute'][name]})" for name, value in now["compute"].items() if before["compute"][name] != value]
-    if other:
-        on_event(Note(f"The run goes on with {', '.join(other)}, so its bits will differ from those of a run that was never stopped.", is_warning=True))
 
 
 def _config_digest(configs: Sequence[RunConfig]) -> str:

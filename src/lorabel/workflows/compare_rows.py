@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lorabel.artifacts.compares import CompareRecord, CompareRow, CurvePoint, RateTrial, Trainable
-from lorabel.artifacts.history import read_history
+from lorabel.artifacts.history import evaluations, read_history
 from lorabel.artifacts.layout import RunLayout
 from lorabel.artifacts.probabilities import read_probabilities
 from lorabel.artifacts.records import read_record
@@ -91,7 +91,7 @@ def source_of_baseline(name: str, layout: RunLayout) -> RowSource:
 
 
 def _curve(run: RunLayout) -> list[CurvePoint]:
-    scored = [row for row in read_history(run.history) if row["kind"] == "evaluation"]
+    scored = evaluations(read_history(run.history))
     return [CurvePoint(epoch=row["epoch"], accuracy=row["accuracy"], macro_f1=row["macro_f1"], loss=row["loss"]) for row in scored]
 
 

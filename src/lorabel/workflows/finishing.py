@@ -37,6 +37,7 @@ from lorabel.inference.answers import AnswerRule
 from lorabel.inference.predictor import table_logits
 from lorabel.methods.base import Method
 from lorabel.models.checkpoint import weights_digest
+from lorabel.models.machine import processor_name
 from lorabel.training.schedules import warmup_steps
 from lorabel.training.state import MemberPlan, Position
 from lorabel.workflows.answering import answer_rule, best_metric
@@ -291,12 +292,3 @@ def versions() -> dict[str, str]:
         "lorabel": __version__,
         **{name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy", "safetensors")},
     }
-
-
-def processor_name() -> str:
-    """The processor's own name, where the system tells it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), platform.processor())
-    except OSError:
-        return platform.processor()

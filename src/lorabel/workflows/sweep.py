@@ -36,6 +36,7 @@ from lorabel.workflows.answering import best_metric
 from lorabel.workflows.bank import TrainedBank, make_loss, make_plans, train_bank
 from lorabel.workflows.bank_planning import bank_key, halving, is_out_of_memory, members_that_fit, nobody
 from lorabel.workflows.building import Trainee
+from lorabel.workflows.circumstances import check_inputs, inputs_of
 from lorabel.workflows.finishing import Ending, finish, forget_peak_memory
 from lorabel.workflows.held_out import write_held_out
 from lorabel.workflows.member_log import MemberLog, only_notes
@@ -123,7 +124,7 @@ def run_sweep(
 
     Raises:
         ConfigError: Settings, budget or folder are not usable.
-        DataError: The data cannot be used.
+        DataError: The data cannot be used, or data or encoder changed since the sweep to resume was begun.
         MissingExtraError: A search needs Optuna.
         BusyError: Another process writes to the folder.
         StoppedError: A signal asked for a stop; the state was saved.
@@ -223,7 +224,11 @@ class _Sweep:
         config = self._config(assignment)
         if self.shared is None:
             self.shared = prepare(config, self.on_event)
-            self.record = self.record.model_copy(update={"metric": best_metric(config, self.shared.data.task), "task": self.shared.data.task})
+            self.weights = load_weights(self.shared.source)
+            inputs, task = inputs_of(self.shared, self.weights), self.shared.data.task
+            if self.record.inputs:
+                check_inputs(self.record.inputs, inputs, "the sweep was begun")
+            self.record = self.record.model_copy(update={"metric": best_metric(config, task), "task": task, "inputs": inputs})
         return prepare_like(self.shared, config)
 
     def _draw(self) -> bool:
@@ -302,8 +307,7 @@ class _Sweep:
         """Train the members of one bank, from its checkpoint where there is one, and write down what came of them."""
         members = [member for member in self.record.members if member.bank == bank]
         prepared = [self._prepared(member.assignment) for member in members]
-        if self.weights is None:
-            self.weights = load_weights(prepared[0].source)
+        assert self.weights is not None
         losses: list[Loss] = [make_loss(one) for one in prepared]
         plans = make_plans(prepared, losses, self.on_event)
         store = CheckpointStore(self.layout.bank(bank) / "checkpoints")

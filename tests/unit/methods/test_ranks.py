@@ -155,3 +155,10 @@ def test_reasons_say_where_what_is_left_goes(limit, where):
     kind, given = type(make()), {"name": "lora", "targets": "all-linear", "rank": "auto"}
     (reason,) = kind.reasons(given, kind.settle(given, MINILM, limit))
     assert reason == f"Adapted: all linear layers at rank 1 (the largest rank that fits); what is left takes {where}."
+
+
+def test_a_start_from_principal_components_takes_no_weight_decay_and_is_not_mixed_with_others():
+    assert {spec.has_decay for spec in make(init="pissa").parameters(MINILM)} == {False}
+    assert {spec.has_decay for spec in make().parameters(MINILM)} == {True}
+    with pytest.raises(ConfigError, match=r"bank: members differ in method.init, got pissa, zeros"):
+        stacked_parameters((make(), make(init="pissa")), MINILM)

@@ -195,3 +195,17 @@ def test_one_step_that_is_not_finite_is_skipped_whole_and_said(tiny_encoder):
     assert not torch.equal(seen[at + 2][1], seen[at][1])
     assert (position.step, position.skipped_steps, position.skipped_in_a_row) == (20, 1, 0)
     assert torch.isfinite(arena.values).all()
+
+
+def test_a_loss_that_is_not_finite_leaves_the_scale_of_float16_alone(tiny_encoder, monkeypatch):
+    monkeypatch.setattr(BrokenOnce, "calls", 0)
+    scales = []
+    for loss in (CrossEntropy(), BrokenOnce()):
+        task, _ = make_task(tiny_encoder("bert"), make_method({"name": "lora"}), torch.float16, plan=dataclasses.replace(PLAN, loss=loss))
+        position, events = run(task)
+        scales.append(position.loss_scale["value"])
+    assert scales[0] == scales[1]
+    assert position.skipped_steps == 1
+    (note,) = [event for event in events if isinstance(event, Note)]
+    assert note.text.startswith("step 5: loss nan")
+    assert "training rows" in note.text

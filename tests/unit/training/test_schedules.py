@@ -35,6 +35,13 @@ def test_warmup_by_ratio_and_by_steps():
     assert warmup_steps(ScheduleConfig(warmup_ratio=0.1, warmup_steps=0), 25) == 0
 
 
+@pytest.mark.parametrize(("ratio", "total", "wanted"), [(0.06, 1, 0), (0.06, 2, 1), (0.99, 30, 29)])
+def test_a_ratio_leaves_a_step_at_the_peak(ratio, total, wanted):
+    schedule = ScheduleConfig(warmup_ratio=ratio)
+    assert warmup_steps(schedule, total) == wanted
+    assert learning_rate_factor(schedule, total - 1, total, total) == 1.0
+
+
 @pytest.mark.parametrize(
     ("rows", "classes", "epochs"),
     [

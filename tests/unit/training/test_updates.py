@@ -54,3 +54,10 @@ def test_full_fine_tuning_takes_its_rates_decay_clipping_and_unscaling_from_the_
         assert updater.update([MemberUpdate(factor, 0.5, 1 / 8)], torch.zeros(1))[0] == pytest.approx(float(expected), rel=1e-6)
         for key, tensor in tensors.items():
             torch.testing.assert_close(tensor, plain[key], rtol=1e-6, atol=1e-7)
+
+
+def test_a_restored_state_lies_where_the_tensors_are():
+    updater = LibraryUpdater({"weight": torch.zeros(3, device="meta", requires_grad=True)}, OptimizerConfig(), 0.1)
+    updater.restore({"values.weight": torch.ones(3), **{f"optimizer.{key}.weight": torch.ones(3) for key in ("step", "exp_avg", "exp_avg_sq")}})
+    (state,) = updater._optimizer.state.values()
+    assert {tensor.device.type for tensor in state.values()} == {"meta"}
