@@ -19,6 +19,8 @@ from lorabel.methods.base_sited import named_targets
 
 DEFAULT_LIMIT = 999_999
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
+# A comma stands between thousands and nowhere else: 1,5M is not 15 million.
+_BUDGET = re.compile(r"([1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9][0-9_]*)(\.[0-9]*)?\s*([kKmMbB]?|%)")
 
 
 @dataclass(frozen=True)
@@ -117,15 +119,19 @@ def parse_budget(text: str | None, total: int) -> Budget:
         The budget; `N` means at most N.
 
     Raises:
-        ConfigError: Not a number with an optional k, M, B or %, or below 1.
+        ConfigError: Not a number with an optional k, M, B or %, or below 1; a comma that stands elsewhere than between thousands.
     """
     if text is None:
         return Budget(DEFAULT_LIMIT, "fewer than 1,000,000")
-    match = re.fullmatch(r"([0-9][0-9_,]*\.?[0-9]*)\s*([kKmMbB]?|%)", text.strip())
+    match = _BUDGET.fullmatch(text.strip())
+    if match is None and "," in text:
+        raise ConfigError(
+            f"budget: a comma that does not stand between thousands, got {text!r}; expected something like 1.5M, 0.5% or 300,000. Write a point before decimals."
+        )
     if match is None:
         raise ConfigError(f"budget: not a number of parameters, got {text!r}; expected something like 1M, 300k, 999999 or 0.5%. Use 1M to start.")
     # Decimal, because 2.01 × 1,000,000 is 2,009,999.9… in binary.
-    number, unit = Decimal(match[1].replace(",", "").replace("_", "")), match[2].lower()
+    number, unit = Decimal(match[1].replace(",", "").replace("_", "") + (match[2] or "")), match[3].lower()
     limit = int(number * total / 100) if unit == "%" else int(number * _UNITS[unit])
     if limit < 1:
         raise ConfigError(f"budget: allows nothing, got {text!r}; expected at least 1 parameter. Use 1M to start.")
