@@ -3,11 +3,13 @@
 Trainable parameters are adapter + head; the total counts each parameter once. Other tools print the head twice (a frozen copy beside the trained one).
 """
 
+from __future__ import annotations
+
 import json
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -54,10 +56,21 @@ class Budget:
     Attributes:
         limit: Most trainable parameters allowed, inclusive.
         given: As the user wrote it.
+        percent: Where it was given as a share of encoder + head, that share.
     """
 
     limit: int
     given: str
+    percent: Decimal | None = None
+
+    def beside(self, head: HeadSpec, shape: EncoderShape) -> Budget:
+        """The same budget with another head: a share is one of the encoder and that head.
+
+        Args:
+            head: The other head.
+            shape: The encoder.
+        """
+        return self if self.percent is None else replace(self, limit=_share(self.percent, base_size(head, shape)))
 
     def fits(self, parameters: Parameters) -> bool:
         """True where the trainable parameters are within the limit."""
@@ -132,10 +145,14 @@ def parse_budget(text: str | None, total: int) -> Budget:
         raise ConfigError(f"budget: not a number of parameters, got {text!r}; expected something like 1M, 300k, 999999 or 0.5%. Use 1M to start.")
     # Decimal, because 2.01 × 1,000,000 is 2,009,999.9… in binary.
     number, unit = Decimal(match[1].replace(",", "").replace("_", "") + (match[2] or "")), match[3].lower()
-    limit = int(number * total / 100) if unit == "%" else int(number * _UNITS[unit])
+    limit = _share(number, total) if unit == "%" else int(number * _UNITS[unit])
     if limit < 1:
         raise ConfigError(f"budget: allows nothing, got {text!r}; expected at least 1 parameter. Use 1M to start.")
-    return Budget(limit, text)
+    return Budget(limit, text, number if unit == "%" else None)
+
+
+def _share(percent: Decimal, total: int) -> int:
+    return int(percent * total / 100)
 
 
 def base_size(head: HeadSpec, shape: EncoderShape) -> int:
@@ -235,7 +252,7 @@ def nearest(method: Mapping[str, Any], head: HeadSpec, shape: EncoderShape, budg
         method: Options of the refused method, name included.
         head: The refused head.
         shape: The encoder.
-        budget: The limit.
+        budget: The limit beside the refused head.
 
     Returns:
         Same head first, then smaller heads; may be empty.
@@ -244,14 +261,16 @@ def nearest(method: Mapping[str, Any], head: HeadSpec, shape: EncoderShape, budg
     refused = make_method(method)
     name, options = method["name"], {key: value for key, value in method.items() if key != "name"}
     for candidate in [head, *_other_heads(head, shape)]:
-        room = budget.limit - candidate.parameter_count
+        allowed = budget.beside(candidate, shape)
+        room = allowed.limit - candidate.parameter_count
         if room <= 0:
             continue
         for smaller in type(refused).smaller(options, shape, room):
             made = make_method({"name": name, **smaller})
             changed = tuple(option for option in smaller if getattr(refused, option) != getattr(made, option))
-            found.append(alternative({"name": name, **smaller}, candidate, shape, changed))
-    return [entry for entry in found if budget.fits(entry.parameters)]
+            entry = alternative({"name": name, **smaller}, candidate, shape, changed)
+            found += [entry] if allowed.fits(entry.parameters) else []
+    return found
 
 
 def require_fits(method: Mapping[str, Any], head: HeadSpec, shape: EncoderShape, budget: Budget) -> Parameters:

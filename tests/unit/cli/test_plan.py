@@ -1,6 +1,7 @@
 """`lorabel plan` as a user sees it."""
 
 import json
+import shlex
 
 import pytest
 
@@ -71,6 +72,35 @@ def test_the_nearest_settings_really_fit(run_cli):
         done = run_cli("plan", "--encoder", "roberta-base", *entry["flags"].split(), "--json")
         assert done.code == 0
         assert json.loads(done.out)["parameters"]["trainable"] == entry["trainable"]
+
+
+def follow(run_cli, command, entry):
+    """The trainable parameters of a command line with the flags of an advice, in the place of those that they stand for."""
+    words = [*command[1:], *shlex.split(entry["flags"])]
+    pairs = {(flag, value.partition("=")[0] if flag == "--set" else ""): value for flag, value in zip(words[::2], words[1::2], strict=True)}
+    done = run_cli("plan", *(word for (flag, _), value in pairs.items() for word in (flag, value)), "--json")
+    assert done.code == 0, (command, entry["flags"], done.err)
+    return json.loads(done.out)["parameters"]["trainable"]
+
+
+@pytest.mark.parametrize("encoder", ["minilm", "distilbert-base-uncased", "roberta-base"])
+@pytest.mark.parametrize(
+    "size",
+    [
+        ("--method", "lora", "--rank", "16", "--targets", "query,value", "--layers", "0,2,3", "--alpha", "16"),
+        ("--method", "dora", "--rank", "64", "--targets", "all-linear"),
+        ("--method", "bottleneck", "--set", "method.width=300"),
+        ("--method", "prefix", "--set", "method.length=250"),
+        ("--method", "vera", "--rank", "300"),
+        ("--method", "head_only"),
+    ],
+    ids=lambda size: size[1],
+)
+@pytest.mark.parametrize("budget", ["0.05%", "0.5%", "100k", "600k"])
+def test_every_advice_fits_where_it_is_followed(run_cli, encoder, size, budget):
+    command = ("plan", "--encoder", encoder, "--classes", "2", *size, "--head", "native", "--budget", budget)
+    for entry in json.loads(run_cli(*command, "--json").out)["nearest"]:
+        assert follow(run_cli, command, entry) == entry["trainable"]
 
 
 def test_a_budget_is_inclusive(run_cli):
