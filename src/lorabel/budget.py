@@ -106,7 +106,7 @@ class Alternative:
             flags.append(f"--rank {self.method['rank']}")
         if "targets" in self.method:
             flags.append(f"--targets {named_targets(self.method['targets'])}")
-        if "alpha" in self.method and self.method["alpha"] != type(make_method(self.method)).model_fields["alpha"].default:
+        if "alpha" in self.method and ("alpha" in self.changed or self.method["alpha"] != default_of(self.method, "alpha")):
             flags.append(f"--alpha {self.method['alpha']:g}")
         if self.method.get("layers") is not None:
             flags.append(f"--layers {','.join(map(str, self.method['layers']))}")
@@ -114,6 +114,16 @@ class Alternative:
         apart += [option for option in self.changed if option not in ("rank", "ranks", "targets", "alpha", "layers")]
         flags += [f"--set {_as_word(f'method.{option}', self.method[option])}" for option in apart]
         return " ".join(flags)
+
+
+def default_of(method: Mapping[str, Any], option: str) -> Any:
+    """What an option is where nobody sets it.
+
+    Args:
+        method: The method's options, name included.
+        option: One of them.
+    """
+    return type(make_method(method)).model_fields[option].default
 
 
 def _as_word(name: str, value: Any) -> str:

@@ -250,3 +250,9 @@ def test_methods_shrink_to_the_largest_size_that_fits(options, flags):
     (changed,) = found[0].changed
     larger = make_method({**found[0].method, changed: found[0].method[changed] + 1})
     assert not budget.fits(count(larger, head, shape))
+
+
+def test_an_alpha_that_comes_out_at_its_default_is_still_advised():
+    shape = KNOWN_ENCODERS["minilm"].shape
+    found = nearest({"name": "lora", "rank": 32, "alpha": 64.0}, make_head(shape, "native", "cls", 4), shape, parse_budget("80k", 0))
+    assert found[0].as_flags() == "--method lora --rank 8 --targets query,value --alpha 16 --head native"

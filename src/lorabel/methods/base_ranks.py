@@ -227,8 +227,10 @@ class SiteRanksMethod(LowRankMethod):
 
     @classmethod
     def spends(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
-        """As with one rank for all."""
-        return super().spends(_without_ranks(options), shape, limit)
+        """With one rank for all."""
+        found = super().spends(_without_ranks(options), shape, limit)
+        # Ranks of sites that were set must be taken back: they would count on beside the flags of what is found.
+        return [{**one, "ranks": None} for one in found] if options.get("ranks") else found
 
 
 def _without_ranks(options: Mapping[str, Any]) -> dict[str, Any]:

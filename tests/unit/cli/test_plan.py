@@ -5,6 +5,7 @@ import shlex
 
 import pytest
 
+from lorabel.methods.base import make_method
 from lorabel.registry import METHODS
 
 PAPER = (
@@ -75,12 +76,12 @@ def test_the_nearest_settings_really_fit(run_cli):
 
 
 def follow(run_cli, command, entry):
-    """The trainable parameters of a command line with the flags of an advice, in the place of those that they stand for."""
+    """The plan of a command line with the flags of an advice, in the place of those that they stand for."""
     words = [*command[1:], *shlex.split(entry["flags"])]
     pairs = {(flag, value.partition("=")[0] if flag == "--set" else ""): value for flag, value in zip(words[::2], words[1::2], strict=True)}
     done = run_cli("plan", *(word for (flag, _), value in pairs.items() for word in (flag, value)), "--json")
     assert done.code == 0, (command, entry["flags"], done.err)
-    return json.loads(done.out)["parameters"]["trainable"]
+    return json.loads(done.out)
 
 
 @pytest.mark.parametrize("encoder", ["minilm", "distilbert-base-uncased", "roberta-base"])
@@ -89,6 +90,8 @@ def follow(run_cli, command, entry):
     [
         ("--method", "lora", "--rank", "16", "--targets", "query,value", "--layers", "0,2,3", "--alpha", "16"),
         ("--method", "dora", "--rank", "64", "--targets", "all-linear"),
+        ("--method", "lora", "--rank", "32", "--alpha", "64", "--targets", "query,value"),
+        ("--method", "lora", "--rank", "9", "--set", 'method.ranks={"layers.0-1":64}'),
         ("--method", "bottleneck", "--set", "method.width=300"),
         ("--method", "prefix", "--set", "method.length=250"),
         ("--method", "vera", "--rank", "300"),
@@ -100,7 +103,33 @@ def follow(run_cli, command, entry):
 def test_every_advice_fits_where_it_is_followed(run_cli, encoder, size, budget):
     command = ("plan", "--encoder", encoder, "--classes", "2", *size, "--head", "native", "--budget", budget)
     for entry in json.loads(run_cli(*command, "--json").out)["nearest"]:
-        assert follow(run_cli, command, entry) == entry["trainable"]
+        found = follow(run_cli, command, entry)
+        assert found["parameters"]["trainable"] == entry["trainable"]
+        assert make_method(found["chosen"]["options"]) == make_method(entry["method"])
+
+
+@pytest.mark.parametrize("encoder", ["minilm", "electra-small", "roberta-base"])
+@pytest.mark.parametrize(
+    "size",
+    [
+        (),
+        ("--set", 'method.ranks={"layers.0-1":4}'),
+        ("--alpha", "16"),
+        ("--alpha", "5"),
+        ("--method", "dora", "--rank", "auto", "--targets", "auto"),
+        ("--method", "adalora", "--rank", "auto", "--targets", "auto"),
+        ("--method", "adalora", "--set", "method.target_rank=3", "--targets", "auto"),
+        ("--method", "bottleneck", "--head", "auto"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("budget", ["0.5%", "50k", "700k"])
+def test_every_alternative_is_what_its_flags_give(run_cli, encoder, size, budget):
+    command = ("plan", "--encoder", encoder, "--classes", "2", *size, "--budget", budget)
+    for entry in json.loads(run_cli(*command, "--json").out)["alternatives"]:
+        found = follow(run_cli, command, entry)
+        assert found["parameters"]["trainable"] == entry["parameters"]["trainable"]
+        assert make_method(found["chosen"]["options"]) == make_method(entry["options"])
 
 
 def test_a_budget_is_inclusive(run_cli):
