@@ -294,7 +294,11 @@ def require_fits(method: Mapping[str, Any], head: HeadSpec, shape: EncoderShape,
     if made.trains_encoder or budget.fits(parameters):
         return parameters
     options = [f"  {entry.as_flags()}  ({entry.parameters.trainable:,})" for entry in nearest(method, head, shape, budget)]
-    advice = "Nearest settings that fit:\n" + "\n".join(options) if options else "No setting of this method fits: raise the budget or choose a smaller encoder."
+    advice = (
+        "Nearest settings that fit:\n" + "\n".join(options)
+        if options
+        else "No setting of this method was found that fits: raise the budget or choose a smaller encoder."
+    )
     table = "\n".join(f"  {name:<28}{trained:>12,}" for name, (_, trained) in parameter_groups(made, head, shape).items() if trained)
     raise BudgetError(
         f"budget: too many trainable parameters, got {parameters.trainable:,} (adapter {parameters.adapter:,} + head {parameters.head:,}); "

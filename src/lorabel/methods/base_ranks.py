@@ -20,7 +20,7 @@ from lorabel.errors import ConfigError
 from lorabel.families import LINEAR_SITES, EncoderShape
 from lorabel.methods.base import Method, ParameterSpec, make_method
 from lorabel.methods.base_peft import PeftFile, Sites, by_name, site_module
-from lorabel.methods.base_sited import MOST_AUTO_RANK, LowRankMethod, covering, expanded
+from lorabel.methods.base_sited import MOST_AUTO_RANK, LowRankMethod, SitedMethod, covering, expanded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -221,8 +221,8 @@ class SiteRanksMethod(LowRankMethod):
         """As with one rank; where sites have ranks of their own, as it is where that fits, and with one rank for all."""
         if not options.get("ranks"):
             return super().smaller(options, shape, limit)
-        # That of all methods.
-        as_it_is = super(LowRankMethod, cls).smaller(options, shape, limit)
+        # That of all methods: fewer layers may lack those whose ranks are given.
+        as_it_is = super(SitedMethod, cls).smaller(options, shape, limit)
         return as_it_is + [{**one, "ranks": None} for one in super().smaller(_without_ranks(options), shape, limit)]
 
     @classmethod
