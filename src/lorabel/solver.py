@@ -192,8 +192,8 @@ def _choices(chosen: Solution, head: HeadSpec, shape: EncoderShape, text: str | 
         setting = {"name": chosen.method["name"], **one}
         made = make_method(setting)
         new = [option for option in one if getattr(made, option) != getattr(before, option)]
-        # An option that nobody set has its default again where it is not mentioned.
+        # An option that nobody set has its default again where it is not mentioned; where no other differs, something chosen is merely left out.
         told = tuple(option for option in new if option in given or getattr(made, option) != default_of(setting, option))
-        if new or head != chosen.head:
+        if told or head != chosen.head:
             found.append(alternative(setting, head, shape, told))
     return found

@@ -185,6 +185,12 @@ def test_an_alpha_of_the_users_stays_in_the_alternatives():
     assert {entry.method["alpha"] for entry in found.alternatives} == {5.0}
 
 
+def test_what_is_chosen_less_what_the_solver_added_is_no_alternative():
+    found = settle("300k", shape=ROBERTA)
+    assert found.method["ranks"] == {"layers.3-11": 2}
+    assert [make_method(entry.method).targets for entry in found.alternatives] == [FEED_FORWARD, ATTENTION, QUERY_VALUE]
+
+
 def test_reasons_name_what_was_chosen():
     assert settle("1M").reasons[0].startswith("Adapted: all linear layers at rank 8 (")
     assert "do not fit beside this head at rank 1" in settle("43011").reasons[0]
