@@ -3,11 +3,13 @@
 Trainable parameters are adapter + head; the total counts each parameter once. Other tools print the head twice (a frozen copy beside the trained one).
 """
 
+from __future__ import annotations
+
 import json
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -19,6 +21,8 @@ from lorabel.methods.base_sited import named_targets
 
 DEFAULT_LIMIT = 999_999
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
+# A comma stands between thousands and nowhere else: 1,5M is not 15 million.
+_BUDGET = re.compile(r"([1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9][0-9_]*)(\.[0-9]*)?\s*([kKmMbB]?|%)")
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,21 @@ class Budget:
     Attributes:
         limit: Most trainable parameters allowed, inclusive.
         given: As the user wrote it.
+        percent: Where it was given as a share of encoder + head, that share.
     """
 
     limit: int
     given: str
+    percent: Decimal | None = None
+
+    def beside(self, head: HeadSpec, shape: EncoderShape) -> Budget:
+        """The same budget with another head: a share is one of the encoder and that head.
+
+        Args:
+            head: The other head.
+            shape: The encoder.
+        """
+        return self if self.percent is None else replace(self, limit=_share(self.percent, base_size(head, shape)))
 
     def fits(self, parameters: Parameters) -> bool:
         """True where the trainable parameters are within the limit."""
@@ -91,7 +106,7 @@ class Alternative:
             flags.append(f"--rank {self.method['rank']}")
         if "targets" in self.method:
             flags.append(f"--targets {named_targets(self.method['targets'])}")
-        if "alpha" in self.method and self.method["alpha"] != type(make_method(self.method)).model_fields["alpha"].default:
+        if "alpha" in self.method and ("alpha" in self.changed or self.method["alpha"] != default_of(self.method, "alpha")):
             flags.append(f"--alpha {self.method['alpha']:g}")
         if self.method.get("layers") is not None:
             flags.append(f"--layers {','.join(map(str, self.method['layers']))}")
@@ -99,6 +114,16 @@ class Alternative:
         apart += [option for option in self.changed if option not in ("rank", "ranks", "targets", "alpha", "layers")]
         flags += [f"--set {_as_word(f'method.{option}', self.method[option])}" for option in apart]
         return " ".join(flags)
+
+
+def default_of(method: Mapping[str, Any], option: str) -> Any:
+    """What an option is where nobody sets it.
+
+    Args:
+        method: The method's options, name included.
+        option: One of them.
+    """
+    return type(make_method(method)).model_fields[option].default
 
 
 def _as_word(name: str, value: Any) -> str:
@@ -117,19 +142,27 @@ def parse_budget(text: str | None, total: int) -> Budget:
         The budget; `N` means at most N.
 
     Raises:
-        ConfigError: Not a number with an optional k, M, B or %, or below 1.
+        ConfigError: Not a number with an optional k, M, B or %, or below 1; a comma that stands elsewhere than between thousands.
     """
     if text is None:
         return Budget(DEFAULT_LIMIT, "fewer than 1,000,000")
-    match = re.fullmatch(r"([0-9][0-9_,]*\.?[0-9]*)\s*([kKmMbB]?|%)", text.strip())
+    match = _BUDGET.fullmatch(text.strip())
+    if match is None and "," in text:
+        raise ConfigError(
+            f"budget: a comma that does not stand between thousands, got {text!r}; expected something like 1.5M, 0.5% or 300,000. Write a point before decimals."
+        )
     if match is None:
         raise ConfigError(f"budget: not a number of parameters, got {text!r}; expected something like 1M, 300k, 999999 or 0.5%. Use 1M to start.")
     # Decimal, because 2.01 × 1,000,000 is 2,009,999.9… in binary.
-    number, unit = Decimal(match[1].replace(",", "").replace("_", "")), match[2].lower()
-    limit = int(number * total / 100) if unit == "%" else int(number * _UNITS[unit])
+    number, unit = Decimal(match[1].replace(",", "").replace("_", "") + (match[2] or "")), match[3].lower()
+    limit = _share(number, total) if unit == "%" else int(number * _UNITS[unit])
     if limit < 1:
         raise ConfigError(f"budget: allows nothing, got {text!r}; expected at least 1 parameter. Use 1M to start.")
-    return Budget(limit, text)
+    return Budget(limit, text, number if unit == "%" else None)
+
+
+def _share(percent: Decimal, total: int) -> int:
+    return int(percent * total / 100)
 
 
 def base_size(head: HeadSpec, shape: EncoderShape) -> int:
@@ -229,7 +262,7 @@ def nearest(method: Mapping[str, Any], head: HeadSpec, shape: EncoderShape, budg
         method: Options of the refused method, name included.
         head: The refused head.
         shape: The encoder.
-        budget: The limit.
+        budget: The limit beside the refused head.
 
     Returns:
         Same head first, then smaller heads; may be empty.
@@ -238,14 +271,16 @@ def nearest(method: Mapping[str, Any], head: HeadSpec, shape: EncoderShape, budg
     refused = make_method(method)
     name, options = method["name"], {key: value for key, value in method.items() if key != "name"}
     for candidate in [head, *_other_heads(head, shape)]:
-        room = budget.limit - candidate.parameter_count
+        allowed = budget.beside(candidate, shape)
+        room = allowed.limit - candidate.parameter_count
         if room <= 0:
             continue
         for smaller in type(refused).smaller(options, shape, room):
             made = make_method({"name": name, **smaller})
             changed = tuple(option for option in smaller if getattr(refused, option) != getattr(made, option))
-            found.append(alternative({"name": name, **smaller}, candidate, shape, changed))
-    return [entry for entry in found if budget.fits(entry.parameters)]
+            entry = alternative({"name": name, **smaller}, candidate, shape, changed)
+            found += [entry] if allowed.fits(entry.parameters) else []
+    return found
 
 
 def require_fits(method: Mapping[str, Any], head: HeadSpec, shape: EncoderShape, budget: Budget) -> Parameters:
@@ -259,7 +294,11 @@ def require_fits(method: Mapping[str, Any], head: HeadSpec, shape: EncoderShape,
     if made.trains_encoder or budget.fits(parameters):
         return parameters
     options = [f"  {entry.as_flags()}  ({entry.parameters.trainable:,})" for entry in nearest(method, head, shape, budget)]
-    advice = "Nearest settings that fit:\n" + "\n".join(options) if options else "No setting of this method fits: raise the budget or choose a smaller encoder."
+    advice = (
+        "Nearest settings that fit:\n" + "\n".join(options)
+        if options
+        else "No setting of this method was found that fits: raise the budget or choose a smaller encoder."
+    )
     table = "\n".join(f"  {name:<28}{trained:>12,}" for name, (_, trained) in parameter_groups(made, head, shape).items() if trained)
     raise BudgetError(
         f"budget: too many trainable parameters, got {parameters.trainable:,} (adapter {parameters.adapter:,} + head {parameters.head:,}); "

@@ -27,10 +27,10 @@ AveragingFactor = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
-    """Base of all sections: frozen, no unknown keys."""
+    """Base of all sections: frozen, no unknown keys, no numbers without end."""
 
     # Validators are built when first needed: help needs none of them.
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class DataConfig(Section):
@@ -147,25 +147,20 @@ class LossConfig(Section):
     r_drop_alpha: float = Field(
         default=0.0,
         ge=0,
-        allow_inf_nan=False,
         description="R-Drop: weight of the divergence between two passes of each row, each with its own dropout; 0 turns it off, else a step costs twice as much.",
     )
     mixup_alpha: float = Field(
         default=0.0,
         ge=0,
-        allow_inf_nan=False,
         description="Mix-up: a row's pooled state is mixed with another's, the share drawn from Beta(a, a); 0 turns it off.",
     )
     contrastive_alpha: float | None = Field(
         default=None,
         ge=0,
-        allow_inf_nan=False,
         description="Supervised contrastive loss: weight of what draws pooled states of a class together and classes apart; 0 turns it off "
         "(default: 1 for up to 64 rows with one label each under mean pooling, where something before the head is trained, without accumulation or windows; else 0).",
     )
-    contrastive_temperature: float = Field(
-        default=0.1, gt=0, allow_inf_nan=False, description="Contrastive: the smaller, the more only the nearest rows matter."
-    )
+    contrastive_temperature: float = Field(default=0.1, gt=0, description="Contrastive: the smaller, the more only the nearest rows matter.")
 
 
 class TrainingConfig(Section):

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lorabel.budget import Alternative, Budget, Parameters, alternative, base_size, count, parse_budget, settle
+from lorabel.budget import Alternative, Budget, Parameters, alternative, base_size, count, default_of, parse_budget, settle
 from lorabel.errors import ConfigError
 from lorabel.families import EncoderShape
 from lorabel.heads import HeadChoice, HeadKind, HeadSpec, Pooling, PoolingChoice, make_head
@@ -91,8 +91,9 @@ class Solution:
     alternatives: tuple[Alternative, ...]
 
     def settled(self, given: Mapping[str, Any]) -> tuple[str, ...]:
-        """Options that have a value of the solver's, which the settings did not name."""
-        return tuple(option for option in self.method if option not in given)
+        """Options that have a value of the solver's, which the settings did not name and would not have without it."""
+        made = make_method(self.method)
+        return tuple(option for option in self.method if option not in given and getattr(made, option) != default_of(self.method, option))
 
     @property
     def fits(self) -> bool:
@@ -124,7 +125,7 @@ def solve(method: Mapping[str, Any], shape: EncoderShape, asked: AskedHead, budg
     reasons = [*_reasons_of_head(asked, chosen.head, settled, shape), *chosen.reasons, *type(make_method(chosen.method)).reasons(method, chosen.method)]
     # Another head of the same size would cost the same: it is no way to spend a budget.
     unlike = [head for head in heads if head is chosen.head or head.parameter_count != chosen.head.parameter_count]
-    others = [one for head in unlike for one in _choices(chosen, head, shape, budget)] if reasons else []
+    others = [one for head in unlike for one in _choices(chosen, head, shape, budget, method)] if reasons else []
     return Solution(chosen.method, chosen.head, chosen.parameters, chosen.budget, tuple(reasons), tuple(others))
 
 
@@ -182,11 +183,17 @@ def _reasons_of_head(asked: AskedHead, head: HeadSpec, tried: list[Solution], sh
     ]
 
 
-def _choices(chosen: Solution, head: HeadSpec, shape: EncoderShape, text: str | None) -> list[Alternative]:
+def _choices(chosen: Solution, head: HeadSpec, shape: EncoderShape, text: str | None, given: Mapping[str, Any]) -> list[Alternative]:
     """What fits beside a head, the chosen setting left out."""
     room = parse_budget(text, base_size(head, shape)).limit - head.parameter_count
     options = {name: value for name, value in chosen.method.items() if name != "name"}
-    found = [{"name": chosen.method["name"], **one} for one in type(make_method(chosen.method)).spends(options, shape, room)]
-    before = make_method(chosen.method)
-    changed = [tuple(option for option in one if option != "name" and getattr(make_method(one), option) != getattr(before, option)) for one in found]
-    return [alternative(one, head, shape, new) for one, new in zip(found, changed, strict=True) if new or head != chosen.head]
+    before, found = make_method(chosen.method), []
+    for one in type(before).spends(options, shape, room):
+        setting = {"name": chosen.method["name"], **one}
+        made = make_method(setting)
+        new = [option for option in one if getattr(made, option) != getattr(before, option)]
+        # An option that nobody set has its default again where it is not mentioned; where no other differs, something chosen is merely left out.
+        told = tuple(option for option in new if option in given or getattr(made, option) != default_of(setting, option))
+        if told or head != chosen.head:
+            found.append(alternative(setting, head, shape, told))
+    return found

@@ -9,6 +9,7 @@ import yaml
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import load_file, save
 
+from lorabel.artifacts.sweeps import SweepLayout, read_sweep
 from lorabel.config import load_config
 from lorabel.errors import ConfigError, DataError
 from lorabel.events import Note
@@ -219,6 +220,15 @@ def test_a_grid_over_the_budget_is_refused_whole_and_a_search_goes_on_without(ba
     record = run_sweep([*tight, {"method": {"rank": 1}}], search, tmp_path / "search").record
     assert {member.status for member in record.members} == {"finished", "refused"}
     assert all(("budget" in (member.reason or "").lower()) == (member.status == "refused") for member in record.members)
+
+
+def test_two_searches_may_share_a_storage(base, tmp_path):
+    storage = f"sqlite:///{tmp_path / 'shared.db'}"
+    for name, space in (("first", "rank=choice(1,2)"), ("second", "rank=int(2,4)")):
+        search = Search(parse_search(space), trials=1, sampler="random", storage=storage)
+        record = run_sweep(base, search, tmp_path / name).record
+        assert run_sweep(base, search, tmp_path / name, resume=True).record.members == record.members
+    assert len({read_sweep(SweepLayout(tmp_path / name).record).study for name in ("first", "second")}) == 2
 
 
 def test_resume_refuses_another_sweep_and_a_full_folder_is_left_alone(base, tmp_path):

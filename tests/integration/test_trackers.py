@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from lorabel.errors import ConfigError, MissingExtraError
 from lorabel.events import Note
 from lorabel.registry import TRACKERS
 from lorabel.search.space import expand_grid
+from lorabel.trackers.mlflow import MLflow
+from lorabel.trackers.wandb import Wandb
 from lorabel.workflows import tracking
 from lorabel.workflows.sweep import run_sweep
 from lorabel.workflows.train import run_train
@@ -66,6 +69,40 @@ def test_mlflow_holds_settings_history_and_the_final_scores(base, tmp_path, monk
     assert run.data.metrics["final/validation_accuracy"] == pytest.approx(result.record.metrics.validation.accuracy)
     kept = client.get_metric_history(run.info.run_id, "validation/loss")
     assert [point.value for point in kept] == pytest.approx([row["loss"] for row in history(result.run) if row["kind"] == "evaluation"])
+
+
+def test_mlflow_goes_on_with_a_run_and_begins_anew_where_it_is_overwritten(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    from mlflow.tracking import MlflowClient
+
+    folder = tmp_path / "runs" / "mine"
+    for steps in ((1, 2), (3, 4)):
+        tracker = MLflow(folder, {"training.seed": 1})
+        for step in steps:
+            tracker.log(step, {"train/loss": 1 / step})
+        tracker.close({"validation_accuracy": 0.9} if 4 in steps else {})
+    client = MlflowClient(tracking_uri=(tmp_path / "runs" / "mlruns").as_uri())
+    numbers = [client.get_experiment_by_name("lorabel").experiment_id]
+    (run,) = client.search_runs(numbers)
+    assert run.info.status == "FINISHED"
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")] == [1, 2, 3, 4]
+    client.delete_run(run.info.run_id)
+    MLflow(folder, {}).close({})
+    shutil.rmtree(folder)
+    MLflow(folder, {}).close({})
+    assert len({run.info.run_id, *(one.info.run_id for one in client.search_runs(numbers))}) == 3
+
+
+def test_weights_and_biases_goes_on_under_the_id_in_the_run_folder(tmp_path, monkeypatch):
+    import wandb
+
+    begun = []
+    monkeypatch.setattr(wandb, "init", lambda **options: begun.append(options["id"]))
+    for _ in range(2):
+        Wandb(tmp_path / "run", {})
+    shutil.rmtree(tmp_path / "run")
+    Wandb(tmp_path / "run", {})
+    assert begun[0] == begun[1] != begun[2]
 
 
 def test_weights_and_biases_runs_offline(base, tiny_encoder, news_table, tmp_path):

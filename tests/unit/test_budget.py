@@ -156,7 +156,8 @@ def test_the_largest_settings_under_a_million_on_roberta_base(head, options, exp
 @pytest.mark.parametrize(
     ("text", "limit"),
     [(None, 999_999), ("1M", 1_000_000), ("300k", 300_000), ("999999", 999_999), ("1_000", 1_000), ("1.5M", 1_500_000), ("0.5%", 5_000), (" 1 m ", 1_000_000)]
-    + [("2.01M", 2_010_000), ("1.001k", 1_001), ("8.29M", 8_290_000)],
+    + [("2.01M", 2_010_000), ("1.001k", 1_001), ("8.29M", 8_290_000)]
+    + [("300,000", 300_000), ("1,000,000", 1_000_000), ("1,500.5k", 1_500_500), ("5.", 5), ("1.5%", 15_000)],
 )
 def test_budgets_are_read(text, limit):
     assert parse_budget(text, 1_000_000).limit == limit
@@ -165,6 +166,12 @@ def test_budgets_are_read(text, limit):
 @pytest.mark.parametrize("text", ["", "abc", "-1", "1MM", "0", "0.2", "nan", "1e6"])
 def test_what_is_no_budget_is_refused(text):
     with pytest.raises(ConfigError, match=r"^budget: .*got .*; expected "):
+        parse_budget(text, 1_000_000)
+
+
+@pytest.mark.parametrize("text", ["0,5%", "1,5M", "1,50", "0,500M", "1000,000", "1,000,00", "1,,000", ",5M", "1,000.000,5", "1_000,000"])
+def test_a_comma_is_no_decimal_point(text):
+    with pytest.raises(ConfigError, match=r"^budget: a comma that .*got .*; expected .*Write a point before decimals\.$"):
         parse_budget(text, 1_000_000)
 
 
@@ -243,3 +250,9 @@ def test_methods_shrink_to_the_largest_size_that_fits(options, flags):
     (changed,) = found[0].changed
     larger = make_method({**found[0].method, changed: found[0].method[changed] + 1})
     assert not budget.fits(count(larger, head, shape))
+
+
+def test_an_alpha_that_comes_out_at_its_default_is_still_advised():
+    shape = KNOWN_ENCODERS["minilm"].shape
+    found = nearest({"name": "lora", "rank": 32, "alpha": 64.0}, make_head(shape, "native", "cls", 4), shape, parse_budget("80k", 0))
+    assert found[0].as_flags() == "--method lora --rank 8 --targets query,value --alpha 16 --head native"

@@ -10,6 +10,7 @@ from lorabel.errors import ConfigError
 from lorabel.families import KNOWN_ENCODERS
 from lorabel.heads import make_head
 from lorabel.methods.base import make_method
+from lorabel.registry import METHODS
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -196,3 +197,23 @@ def test_a_wrong_value_is_told_what_the_setting_means_and_once():
     assert [line.partition(":")[0] for line in lines] == ["data", "loss.class_weights", "training.batch_size"]
     assert "expected a value for: none, balanced (inverse frequency), effective (inverse effective number of rows), or one weight per class" in lines[1]
     assert lines[2].endswith("got -1; expected a value for: Sequences per forward pass. Change this setting.")
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_numbers_without_end_are_refused_in_every_section_and_method(value):
+    sections = {name: field.annotation for name, field in RunConfig.model_fields.items() if isinstance(field.annotation, type)}
+    numbers = [(name, field) for name, kind in sections.items() for field, its in getattr(kind, "model_fields", {}).items() if "float" in str(its.annotation)]
+    assert {("training", "state_cache_gb"), ("training", "max_grad_norm"), ("optimizer", "learning_rate"), ("loss", "mixup_alpha")} <= set(numbers)
+    for section, field in numbers:
+        given = [value, 0.9] if field == "betas" else [value] if field == "class_weights" else value
+        with pytest.raises(ConfigError, match=rf"^{section}\.{field}: .*got .*; expected a value for: "):
+            load_config({section: {field: given}})
+    for name, kind in METHODS.items():
+        for field in (field for field, its in kind.model_fields.items() if "float" in str(its.annotation)):
+            with pytest.raises(ConfigError, match=rf"^method\.{field}: .*got -?(inf|nan); expected "):
+                make_method({"name": name, field: value})
+
+
+def test_no_clipping_is_written_as_zero():
+    with pytest.raises(ConfigError, match=r"^training\.max_grad_norm: .*finite.*, got inf; expected .*0 turns clipping off\."):
+        load_config({"training": {"max_grad_norm": float("inf")}})

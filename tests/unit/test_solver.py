@@ -2,7 +2,7 @@
 
 import pytest
 
-from lorabel.budget import count, parse_budget
+from lorabel.budget import count, nearest, parse_budget
 from lorabel.errors import ConfigError
 from lorabel.families import LINEAR_SITES, known_encoder
 from lorabel.heads import make_head, trained_pooling
@@ -69,6 +69,12 @@ def test_the_top_layers_where_all_of_them_do_not_fit():
         ({"name": "bottleneck"}, "300k", {"width": 31}, "Size: width 31, because it does not fit beside this head with width 32."),
         ({"name": "bottleneck", "placement": "parallel"}, "100k", {"width": 20}, "Size: width 20, because it does not fit beside this head with width 32."),
         ({"name": "prefix"}, "50k", {"length": 10}, "Size: length 10, because it does not fit beside this head with length 20."),
+        (
+            {"name": "prefix", "reparameterise": True, "length": 10},
+            "200k",
+            {"reparameterised_width": 38},
+            "Size: reparameterised_width 38, because it does not fit beside this head with reparameterised_width 64.",
+        ),
     ],
 )
 def test_a_size_that_nobody_gave_becomes_the_largest_that_fits(method, budget, settled, reason):
@@ -78,6 +84,40 @@ def test_a_size_that_nobody_gave_becomes_the_largest_that_fits(method, budget, s
     assert reason in found.reasons
     larger = {name: value + 1 for name, value in settled.items() if name != "alpha"}
     assert not settle(budget, method={**method, **larger}).fits
+
+
+@pytest.mark.parametrize(
+    ("method", "budget", "layers"),
+    [({"name": "bitfit"}, "20k", [2, 3, 4, 5]), ({"name": "ia3"}, "10k", [3, 4, 5]), ({"name": "vera"}, "5k", [4, 5]), ({"name": "vera"}, "2500", [5])],
+)
+def test_methods_act_on_the_top_layers_where_all_do_not_fit(method, budget, layers):
+    found = settle(budget, method)
+    assert (found.fits, found.method["layers"]) == (True, layers)
+    assert not found.budget.fits(count(make_method({**found.method, "layers": [layers[0] - 1, *layers]}), found.head, MINILM))
+
+
+@pytest.mark.parametrize(
+    ("method", "shape", "budget", "settled"),
+    [
+        ({"name": "lora_prefix"}, ROBERTA, "100k", {"length": 3, "rank": 1, "targets": ["query", "value"]}),
+        ({"name": "lora_prefix", "rank": 1, "targets": ["value"]}, ROBERTA, "100k", {"length": 4}),
+    ],
+)
+def test_a_prefix_is_shortened_where_it_leaves_no_room_for_factors(method, shape, budget, settled):
+    found = settle(budget, method, shape)
+    assert found.fits
+    assert {name: found.method[name] for name in settled} == settled
+    assert not found.budget.fits(count(make_method({**found.method, "length": found.method["length"] + 1}), found.head, shape))
+
+
+@pytest.mark.parametrize("target", [4, 12])
+def test_an_open_rank_is_no_lower_than_a_target_that_is_given(target):
+    shape, method = known_encoder("electra-base").shape, {"name": "adalora", "rank": "auto", "target_rank": target}
+    refused = settle("300k", method, shape, classes=3)
+    assert (refused.fits, refused.method["rank"], refused.method["alpha"], refused.method["target_rank"]) == (False, target, 2 * target, target)
+    assert "the lowest rank that the settings allow" in refused.reasons[-1]
+    assert nearest(refused.method, refused.head, shape, refused.budget)
+    assert settle("300k", {**method, "targets": "auto"}, shape, "linear").fits == (target == 4)
 
 
 def test_a_size_that_was_given_is_left_for_the_gate():
@@ -143,6 +183,12 @@ def test_the_flags_of_a_setting_lead_back_to_it(budget, shape):
 def test_an_alpha_of_the_users_stays_in_the_alternatives():
     found = settle("300k", {**OPEN, "alpha": 5.0})
     assert {entry.method["alpha"] for entry in found.alternatives} == {5.0}
+
+
+def test_what_is_chosen_less_what_the_solver_added_is_no_alternative():
+    found = settle("300k", shape=ROBERTA)
+    assert found.method["ranks"] == {"layers.3-11": 2}
+    assert [make_method(entry.method).targets for entry in found.alternatives] == [FEED_FORWARD, ATTENTION, QUERY_VALUE]
 
 
 def test_reasons_name_what_was_chosen():

@@ -1,6 +1,10 @@
 """The model card: what the adapter is, what was measured, and how to load it."""
 
+import html
+import re
 from collections.abc import Sequence
+
+import yaml
 
 from lorabel.artifacts.adapter import AdapterManifest
 from lorabel.artifacts.records import RunRecord
@@ -39,7 +43,12 @@ def model_card(record: RunRecord) -> str:
     lines += [*_USE, *(_peft_part(record.encoder.name, record.task, record.labels) if record.peft_compatible else [])]
     if not record.peft_compatible:
         lines.append(f"The PEFT library cannot load this folder: {record.peft_reason}.")
-    lines += ["", "## Training", "", f"Data: {record.data.get('source')}, {record.data['rows'].get('train'):,} training rows. Seed {record.seed}. "]
+    lines += [
+        "",
+        "## Training",
+        "",
+        f"Data: {_plain(str(record.data.get('source')))}, {record.data['rows'].get('train'):,} training rows. Seed {record.seed}. ",
+    ]
     lines += [f"lorabel {record.versions['lorabel']}, torch {record.versions['torch']}, {record.training.seconds:.0f} s."]
     return "\n".join(lines) + "\n"
 
@@ -79,9 +88,17 @@ _USE = [
 
 def _head_part(method: str, encoder: str, task: TaskKind, labels: Sequence[str], *, is_peft: bool) -> list[str]:
     """The header, the title, and the classes."""
-    lines = ["---", f"library_name: {'peft' if is_peft else 'lorabel'}", f"base_model: {encoder}", "pipeline_tag: text-classification"]
-    lines += ["tags:", "- text-classification", f"- {method}", "- lorabel", "---", "", f"# {method} classifier on {encoder}", ""]
-    return [*lines, f"{'Classes' if task == 'single_label' else 'Labels, of which a text may have any number'}, in order: {', '.join(labels)}.", ""]
+    facts = {"library_name": "peft" if is_peft else "lorabel", "base_model": encoder, "pipeline_tag": "text-classification"}
+    header = yaml.safe_dump({**facts, "tags": ["text-classification", method, "lorabel"]}, sort_keys=False, allow_unicode=True)
+    lines = ["---", *header.splitlines(), "---", "", f"# {method} classifier on {_plain(encoder)}", ""]
+    kind = "Classes" if task == "single_label" else "Labels, of which a text may have any number"
+    return [*lines, f"{kind}, in order: {', '.join(map(_plain, labels))}.", ""]
+
+
+def _plain(text: str) -> str:
+    """A text that Markdown shows as it is, in one line and in a table's cell: names come from tables and folders, and may hold anything."""
+    one_line = re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]+", " ", text)
+    return re.sub(r"([\\`*_\[\]~#])", r"\\\1", html.escape(one_line, quote=False)).replace("|", "&#124;")
 
 
 def _row(name: str, result: EvalResult) -> str:
@@ -117,7 +134,7 @@ def _thresholds_part(record: RunRecord) -> list[str]:
         return []
     thresholds = dict(zip(record.labels, record.rule.thresholds or (0.5,) * len(record.labels), strict=True))
     said = "A label is given where the sigmoid of its logit over the temperature reaches its threshold; other tools must do the same to answer alike:"
-    rows = [f"| {name.replace('|', '&#124;')} | {value:.3f} |" for name, value in thresholds.items()]
+    rows = [f"| {_plain(name)} | {value:.3f} |" for name, value in thresholds.items()]
     return ["", said, "", "| label | threshold |", "|---|---|", *rows]
 
 

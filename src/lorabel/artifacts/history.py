@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from lorabel.artifacts.store import write_text
 from lorabel.errors import ArtifactError
 from lorabel.events import Evaluated, StepDone
 
@@ -26,22 +27,23 @@ class History:
 
     def __init__(self, path: Path, keep_until_step: int = 0) -> None:
         kept = [row for row in read_history(path) if row["step"] <= keep_until_step] if path.exists() and keep_until_step else []
-        self._file: IO[str] = path.open("w", encoding="utf-8")
-        for row in kept:
-            self._write(row)
+        # The lines that are kept replace the file at once: a process that dies here must not lose them.
+        write_text(path, "".join(map(_line, kept)))
+        self._file: IO[str] = path.open("a", encoding="utf-8")
 
     def append(self, event: StepDone | Evaluated) -> None:
         """Write one event; values that are not finite become null."""
-        self._write({"kind": _KINDS[type(event)], **dataclasses.asdict(event)})
+        self._file.write(_line({"kind": _KINDS[type(event)], **dataclasses.asdict(event)}))
+        self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def _write(self, row: dict[str, Any]) -> None:
-        plain = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
-        self._file.write(json.dumps(plain, allow_nan=False) + "\n")
-        self._file.flush()
+
+def _line(row: dict[str, Any]) -> str:
+    plain = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+    return json.dumps(plain, allow_nan=False) + "\n"
 
 
 def evaluations(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

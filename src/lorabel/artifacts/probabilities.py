@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from lorabel.artifacts.store import require_regular, write_bytes
 from lorabel.data.types import LabelArray, task_of
 from lorabel.errors import ArtifactError
 from lorabel.inference.answers import AnswerRule
+
+# What NumPy and the zip file's reader raise where bytes are missing or wrong: an empty file, a broken stream, a method or a password that nobody used.
+_DAMAGE = (ValueError, KeyError, OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,8 @@ def read_probabilities(path: Path) -> ScoredRows:
             rows = ScoredRows(found["labels"], found["probabilities"], thresholds)
         if rows.probabilities.ndim != 2 or rows.labels.shape not in (rows.probabilities.shape[:1], rows.probabilities.shape):
             raise ValueError(f"shapes {rows.labels.shape} and {rows.probabilities.shape}")
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise ArtifactError(
-            f"{path}: damaged, got {error}; expected labels and probabilities of each row. Restore it from a copy, or compare again."
+            f"{path}: damaged, got {str(error) or type(error).__name__}; expected labels and probabilities of each row. Restore it from a copy, or compare again."
         ) from error
     return rows

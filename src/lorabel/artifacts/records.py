@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from lorabel.artifacts.layout import RECORD_VERSION
 from lorabel.artifacts.store import read_json, write_json
@@ -18,6 +18,10 @@ class Plain(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+
+# Up to here a matrix is written as it is: people read it, and scripts.
+_MOST_CLASSES_WRITTEN_OUT = 200
+_CELL = ("true", "answered", "rows")
 
 Section = TypeVar("Section", bound=Plain)
 
@@ -47,6 +51,13 @@ class Metrics(Plain):
 
     validation: EvalResult
     test: EvalResult | None = None
+
+    @field_validator("validation", "test", mode="before")
+    @classmethod
+    def _with_whole_matrix(cls, given: Any) -> Any:
+        """A matrix that was written by its filled cells, as all its rows."""
+        matrix = given.get("confusion_matrix") if isinstance(given, dict) else None
+        return {**given, "confusion_matrix": _whole(matrix, len(given.get("labels", ())))} if isinstance(matrix, dict) else given
 
 
 class CalibrationFacts(Plain):
@@ -145,8 +156,35 @@ class RunRecord(Plain):
 
 
 def write_record(path: Path, record: RunRecord) -> None:
-    """Write a record, atomically."""
-    write_json(path, record.model_dump(mode="json"))
+    """Write a record, atomically; confusion matrices of many classes by their filled cells, or the file would be too large to be read back."""
+    content = record.model_dump(mode="json")
+    for scores in content["metrics"].values():
+        if scores is not None and scores["confusion_matrix"] is not None and len(scores["labels"]) > _MOST_CLASSES_WRITTEN_OUT:
+            scores["confusion_matrix"] = _filled(scores["confusion_matrix"])
+    write_json(path, content)
+
+
+def _filled(matrix: list[list[int]]) -> dict[str, list[int]]:
+    """The filled cells, no more than there are rows of data: class by number, the class that was answered, and how often."""
+    cells = [(true, answer, count) for true, row in enumerate(matrix) for answer, count in enumerate(row) if count]
+    return {name: [cell[place] for cell in cells] for place, name in enumerate(_CELL)}
+
+
+def _whole(filled: dict[str, Any], classes: int) -> list[list[int]]:
+    """The matrix of filled cells.
+
+    Raises:
+        ValueError: Not what `_filled` gives for so many classes.
+    """
+    columns: list[Any] = [filled.get(name) for name in _CELL]
+    if set(filled) != set(_CELL) or not all(isinstance(column, list) and all(type(value) is int for value in column) for column in columns):
+        raise ValueError(f"not the filled cells of a matrix: {', '.join(filled)}")
+    matrix = [[0] * classes for _ in range(classes)]
+    for true, answer, count in zip(*columns, strict=True):
+        if not (0 <= true < classes and 0 <= answer < classes):
+            raise ValueError(f"a cell outside a matrix of {classes} classes")
+        matrix[true][answer] = count
+    return matrix
 
 
 def read_record(path: Path) -> RunRecord:

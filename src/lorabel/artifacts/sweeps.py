@@ -68,6 +68,7 @@ class SweepRecord(Plain):
         base: Settings below all assignments; compared on resume.
         metric: What is maximised on the validation split.
         task: `single_label` or `multi_label`, known once the data were read.
+        study: Name of the search's study in its storage, which other sweeps may share; None for grids and in records of before it was kept.
         bank_size: Most members of a bank, where that was chosen by free memory.
         seconds: Wall-clock seconds of training so far.
         inputs: Digests of splits, tokenizer and encoder by name, known once they were read; compared on resume. Empty in records of earlier versions.
@@ -79,6 +80,7 @@ class SweepRecord(Plain):
     base: dict[str, Any]
     metric: str
     task: TaskKind = "single_label"
+    study: str | None = None
     bank_size: int | None = None
     seconds: float = 0.0
     inputs: dict[str, str] = {}

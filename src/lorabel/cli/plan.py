@@ -40,7 +40,7 @@ def plan(
     if not result.fits and not result.is_exempt:
         choices = (
             "\n".join(f"  {entry.as_flags()}   ({entry.parameters.trainable:,})" for entry in result.nearest)
-            or "  none: raise the budget or choose a smaller encoder"
+            or "  none found: raise the budget or choose a smaller encoder"
         )
         raise BudgetError(
             f"budget: too many trainable parameters, got {result.parameters.trainable:,}; expected at most {result.budget.limit:,}. Nearest settings that fit:\n{choices}"

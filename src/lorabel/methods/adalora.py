@@ -144,10 +144,15 @@ class AdaLora(LowRankMethod):
         return from_factors("lora", downs, folded, {site: 1.0 for site, down in downs.items() if len(down)}, shape, file.probability("lora_dropout"))
 
     @classmethod
-    def settle(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> dict[str, Any]:
-        """`rank: auto` as LoRA's; a target that is given stays, and must not be larger."""
-        given = {name: value for name, value in options.items() if name == "target_rank"}
-        return {**super().settle(cls._without_target(options), shape, limit), **given}
+    def _least_rank(cls, options: Mapping[str, Any]) -> int:
+        """No lower than a target that is given; where that does not fit, the gate says what would."""
+        target = options.get("target_rank")
+        return max(super()._least_rank(options), target if isinstance(target, int) and options.get("rank") == "auto" else 1)
+
+    @classmethod
+    def _largest_rank(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> int:
+        """As LoRA's."""
+        return super()._largest_rank(cls._without_target(options), shape, limit)
 
     @classmethod
     def spends(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:

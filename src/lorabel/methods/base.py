@@ -112,7 +112,7 @@ class Method(BaseModel):
         paper: Where the method comes from.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False, defer_build=True)
 
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""

@@ -20,7 +20,7 @@ from lorabel.errors import ConfigError
 from lorabel.families import LINEAR_SITES, EncoderShape
 from lorabel.methods.base import Method, ParameterSpec, make_method
 from lorabel.methods.base_peft import PeftFile, Sites, by_name, site_module
-from lorabel.methods.base_sited import MOST_AUTO_RANK, LowRankMethod, covering, expanded
+from lorabel.methods.base_sited import MOST_AUTO_RANK, LowRankMethod, SitedMethod, covering, expanded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -221,14 +221,16 @@ class SiteRanksMethod(LowRankMethod):
         """As with one rank; where sites have ranks of their own, as it is where that fits, and with one rank for all."""
         if not options.get("ranks"):
             return super().smaller(options, shape, limit)
-        # That of all methods.
-        as_it_is = super(LowRankMethod, cls).smaller(options, shape, limit)
+        # That of all methods: fewer layers may lack those whose ranks are given.
+        as_it_is = super(SitedMethod, cls).smaller(options, shape, limit)
         return as_it_is + [{**one, "ranks": None} for one in super().smaller(_without_ranks(options), shape, limit)]
 
     @classmethod
     def spends(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
-        """As with one rank for all."""
-        return super().spends(_without_ranks(options), shape, limit)
+        """With one rank for all."""
+        found = super().spends(_without_ranks(options), shape, limit)
+        # Ranks of sites that were set must be taken back: they would count on beside the flags of what is found.
+        return [{**one, "ranks": None} for one in found] if options.get("ranks") else found
 
 
 def _without_ranks(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -124,6 +124,24 @@ class SitedMethod(Method):
         return rf".*\.{stem}\.({names})"
 
     @classmethod
+    def smaller(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
+        """As it is where it fits, else with the top layers alone."""
+        return super().smaller(options, shape, limit) or cls.with_top_layers(options, shape, limit)
+
+    @classmethod
+    def with_top_layers(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
+        """The options with as many of their layers, from the top, as fit; empty where not even one does.
+
+        Args:
+            options: As set.
+            shape: The encoder.
+            limit: Most adapter parameters.
+        """
+        layers = cls(**options).chosen_layers(shape)
+        found = ({**options, "layers": tuple(layers[first:])} for first in range(len(layers)))
+        return next(([one] for one in found if cls(**one).adapter_size(shape) <= limit), [])
+
+    @classmethod
     def placed(cls, sites: Collection[tuple[int, str]], shape: EncoderShape) -> dict[str, Any]:
         """The options `targets` and `layers` that cover adapted sites and no others.
 
@@ -222,7 +240,7 @@ class LowRankMethod(SitedMethod):
         options = {**options, "targets": cls._settled_targets(options, shape, limit)} if _is_auto(options.get("targets")) else dict(options)
         if options.get("rank") != "auto":
             return options
-        rank = max(1, min(MOST_AUTO_RANK, cls._largest_rank(options, shape, limit)))
+        rank = max(cls._least_rank(options), min(MOST_AUTO_RANK, cls._largest_rank(options, shape, limit)))
         return {"alpha": 2.0 * rank, **options, "rank": rank}
 
     @classmethod
@@ -262,8 +280,14 @@ class LowRankMethod(SitedMethod):
             beside = f"all linear layers do not fit beside this head at rank {cls._least_rank(given)}"
             parts.append("the recipe's sites" if made.targets == LINEAR_SITES else beside)
         if rank_open:
-            parts.append("a larger rank gained nothing in the recipe's experiments" if made.rank == MOST_AUTO_RANK else "the largest rank that fits")
+            parts.append(cls._reason_of_rank(given, made.rank))
         return [f"Adapted: {sites} at rank {made.rank} ({'; '.join(parts)})."]
+
+    @classmethod
+    def _reason_of_rank(cls, given: Mapping[str, Any], rank: int) -> str:
+        if 1 < rank == cls._least_rank(given):
+            return "the lowest rank that the settings allow"
+        return "a larger rank gained nothing in the recipe's experiments" if rank == MOST_AUTO_RANK else "the largest rank that fits"
 
     @classmethod
     def spends(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
@@ -292,8 +316,4 @@ class LowRankMethod(SitedMethod):
             candidate = {**options, "targets": one.targets, **cls._of_rank(options, rank)}
             if rank >= 1 and candidate not in found:
                 found.append(candidate)
-        if not found:
-            layers = one.chosen_layers(shape)
-            fitting = limit // (one.adapter_size(shape) // len(layers))
-            found = [{**options, "targets": one.targets, "rank": 1, "layers": tuple(layers[-fitting:])}] if fitting else []
-        return found
+        return found or cls.with_top_layers({**options, "targets": one.targets, **cls._of_rank(options, 1)}, shape, limit)

@@ -8,12 +8,12 @@ Departures: the paper's mix puts a parallel bottleneck beside feed-forward where
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
 
 from lorabel.families import LINEAR_SITES, EncoderShape
-from lorabel.methods.base import ParameterSpec, prefix_of_layer
+from lorabel.methods.base import ParameterSpec, largest, prefix_of_layer
 from lorabel.methods.base_sited import LowRankMethod
 from lorabel.registry import METHODS
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _PREFIX = "prefix"
+_LONGEST = 256
 
 
 @METHODS.register("lora_prefix")
@@ -37,7 +38,7 @@ class LoraPrefix(LowRankMethod):
     pads_exactly: ClassVar[bool] = False
 
     targets: tuple[str, ...] = Field(default=LINEAR_SITES, description="Linear sites to adapt; or all-linear, attention, ffn.")
-    length: int = Field(default=10, ge=1, le=256, description="Trained keys and values per layer, P.")
+    length: int = Field(default=10, ge=1, le=_LONGEST, description="Trained keys and values per layer, P.")
     prefix_rate_factor: float = Field(default=10.0, gt=0, description="Learning rate of the prefix over that of the factors.")
 
     def parameters(self, shape: EncoderShape) -> tuple[ParameterSpec, ...]:
@@ -50,6 +51,18 @@ class LoraPrefix(LowRankMethod):
     def prefix(cls, members: Sequence[Self], layer: int, tensors: Mapping[str, Tensor], shape: EncoderShape) -> Tensor | None:
         """The layer's keys and values, (K, 2, P, D)."""
         return prefix_of_layer(tensors[_PREFIX], layer, shape)
+
+    @classmethod
+    def smaller(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
+        """As LoRA's; where the prefix leaves no room for that, a shorter one beside the same factors, else beside those of rank 1 at query and value."""
+        least = {**options, "targets": ("query", "value"), **cls._of_rank(options, 1)}
+        return super().smaller(options, shape, limit) or cls._shorter(options, shape, limit) or cls._shorter(least, shape, limit)
+
+    @classmethod
+    def _shorter(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
+        """The longest prefix that fits beside the factors."""
+        length = min(largest(lambda p: cls(**{**options, "length": p}).adapter_size(shape), limit), _LONGEST)
+        return [{**options, "length": length}] if length >= 1 else []
 
     def peft_config(self, shape: EncoderShape) -> None:
         """None: it holds one method per adapter."""

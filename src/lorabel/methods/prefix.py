@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _PREFIX = "prefix"
+_LONGEST = 256
 
 
 @METHODS.register("prefix")
@@ -40,7 +41,7 @@ class Prefix(Method):
     can_merge: ClassVar[bool] = False
     shared_options: ClassVar[tuple[str, ...]] = ("shift_positions",)
 
-    length: int = Field(default=20, ge=1, le=256, description="Trained keys and values per layer, P.")
+    length: int = Field(default=20, ge=1, le=_LONGEST, description="Trained keys and values per layer, P.")
     reparameterise: bool = Field(default=False, description="Train two layers that give the prefix; only the prefix is stored.")
     reparameterised_width: int = Field(default=64, ge=1, description="Width of those layers.")
     shift_positions: bool = Field(default=True, description="Positions of the text start after the prefix, as in the PEFT library.")
@@ -117,9 +118,12 @@ class Prefix(Method):
 
     @classmethod
     def smaller(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
-        """The longest prefix that fits."""
-        length = min(largest(lambda p: cls(**{**options, "length": p}).adapter_size(shape), limit), 256)
-        return [{**options, "length": length}] if length >= 1 else []
+        """The longest prefix that fits; where layers give it and even the shortest does not, the largest width of those layers."""
+        length = min(largest(lambda p: cls(**{**options, "length": p}).adapter_size(shape), limit), _LONGEST)
+        if length >= 1:
+            return [{**options, "length": length}]
+        width = largest(lambda w: cls(**{**options, "reparameterised_width": w}).adapter_size(shape), limit)
+        return [{**options, "reparameterised_width": width}] if width >= 1 else []
 
 
 def _given_by_layers(tensors: Mapping[str, Tensor]) -> Tensor:

@@ -87,9 +87,11 @@ class Vera(SitedMethod):
 
     @classmethod
     def smaller(cls, options: Mapping[str, Any], shape: EncoderShape, limit: int) -> list[dict[str, Any]]:
-        """The largest rank that fits with the same sites, no larger than the encoder is wide."""
+        """The largest rank that fits with the same sites, no larger than the encoder is wide; where even rank 1 does not, the top layers alone."""
         rank = min(largest(lambda r: cls(**{**options, "rank": r}).adapter_size(shape), limit), shape.hidden_size)
-        return [{**options, "rank": rank}] if rank >= 1 else []
+        if rank >= 1:
+            return [{**options, "rank": rank}]
+        return cls.with_top_layers(options, shape, limit) or cls.with_top_layers({**options, "rank": 1}, shape, limit)
 
     def peft_config(self, shape: EncoderShape) -> dict[str, Any] | None:
         """`VeraConfig` of the PEFT library for the same sites."""

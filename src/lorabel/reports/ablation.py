@@ -11,6 +11,7 @@ from lorabel.artifacts.compares import CompareRecord, CompareRow, Gap
 from lorabel.reports.compare_figures import curves_figure
 from lorabel.reports.compare_tables import LEVEL, p_value
 from lorabel.reports.figures import BLUE, GREY, ORANGE, STYLE, new_axes, short
+from lorabel.reports.tables import signed_points
 
 Verdict = Literal["helps", "hurts", "noise"]
 
@@ -58,14 +59,9 @@ def sentences(record: CompareRecord) -> list[str]:
         one, said = gain(row), verdict(row)
         if one is None or said is None:
             continue
-        text = f"{record.reference} over {row.method}: {_points(one.mean)} points{of} ({_points(one.low)} to {_points(one.high)}), p {p_value(row.p_value)}: {_WORDS[said]}"
-        found.append(text + (f"; the paper claims {_points(row.claim, 1)}." if row.claim is not None else "."))
+        text = f"{record.reference} over {row.method}: {signed_points(one.mean)} points{of} ({signed_points(one.low)} to {signed_points(one.high)}), p {p_value(row.p_value)}: {_WORDS[said]}"
+        found.append(text + (f"; the paper claims {signed_points(row.claim, 1)}." if row.claim is not None else "."))
     return found
-
-
-def _points(value: float, digits: int = 2) -> str:
-    # Rounded first: a negative zero would keep its sign.
-    return f"{round(100 * value, digits) + 0.0:+.{digits}f}".replace("-", "−")
 
 
 def draw_ablation_figures(record: CompareRecord) -> dict[str, Figure]:

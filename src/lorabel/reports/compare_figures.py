@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lorabel.artifacts.compares import Compared, CompareRecord, CompareRow, CurvePoint, Interval
 from lorabel.reports.figures import COLOURS, GREY, MANY_CLASSES, STYLE, epoch_axis, new_axes, parameters_axis, percent_axis, short
+from lorabel.reports.tables import signed_points
 
 _DOTS_PER_INCH = 150
 # More panels than this do not fit a page; the record holds all matrices.
@@ -189,5 +190,5 @@ def _panel(axes: Axes, gap: NDArray[np.float64], largest: float, title: str, *, 
     if is_small:
         for (i, j), value in np.ndenumerate(gap):
             colour = "white" if abs(value) > 0.6 * largest else "#1f2937"
-            axes.text(j, i, f"{value:+.1f}".replace("-", "−"), ha="center", va="center", fontsize=7.5, color=colour)
+            axes.text(j, i, signed_points(value / 100, 1), ha="center", va="center", fontsize=7.5, color=colour)
     return image

@@ -9,7 +9,7 @@ from itertools import compress
 
 from lorabel.artifacts.compares import Compared, CompareRecord, CompareRow, Gap, Interval, SplitScores
 from lorabel.data.types import TaskKind
-from lorabel.reports.tables import MISSING, duration, latex_table, markdown_table, megabytes, text_table
+from lorabel.reports.tables import MISSING, duration, latex_table, markdown_table, megabytes, signed_points, text_table
 
 _BEFORE = ("row", "trainable", "file", "seeds")
 _AFTER = ("ECE, %", "difference", "p", "training", "samples/s", "memory")
@@ -116,8 +116,7 @@ def shown_difference(gap: Gap | None, *, is_reference: bool) -> str:
         return "reference"
     if gap is None:
         return MISSING
-    mean, low, high = (f"{100 * value:+.2f}".replace("-", "−") for value in (gap.mean, gap.low, gap.high))
-    return f"{mean} ({low} to {high})"
+    return f"{signed_points(gap.mean)} ({signed_points(gap.low)} to {signed_points(gap.high)})"
 
 
 def p_value(value: float | None) -> str:

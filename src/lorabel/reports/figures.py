@@ -25,6 +25,10 @@ COLOURS = (BLUE, ORANGE, GREEN, "#8b5cf6", "#b91c4b", "#0e7490", "#a16207", GREY
 _LONGEST_LABEL = 22
 _DOTS_PER_INCH = 150
 MANY_CLASSES = 20
+# More groups of bars than this cannot be read on a page.
+_MOST_BARS = 40
+# More names than this would hide the curves, or have no room beside them.
+_MOST_NAMES_INSIDE, _MOST_NAMES_BESIDE = 12, 20
 STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -94,15 +98,19 @@ def scores_figure(results: Mapping[str, EvalResult], split: str) -> Figure:
 
 
 def curves_figure(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Validation accuracy of each run over epochs."""
-    figure, axes = new_axes("Validation accuracy while training", "epoch", "percent")
+    """Validation accuracy of each run over epochs; very many are not named, since no colours would tell them apart."""
+    is_named = len(histories) <= _MOST_NAMES_BESIDE
+    figure, axes = new_axes("Validation accuracy while training" + ("" if is_named else f" ({len(histories)} runs)"), "epoch", "percent")
     for place, (name, history) in enumerate(histories.items()):
         scored = evaluations(history)
         colour = COLOURS[place % len(COLOURS)]
         axes.plot([row["epoch"] for row in scored], [100 * row["accuracy"] for row in scored], color=colour, marker="o", linewidth=1.8, label=short(name))
     epoch_axis(axes)
     percent_axis(axes)
-    axes.legend(frameon=False, fontsize=8.5)
+    if len(histories) <= _MOST_NAMES_INSIDE:
+        axes.legend(frameon=False, fontsize=8.5)
+    elif is_named:
+        axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
@@ -165,14 +173,16 @@ def confusion_figure(result: EvalResult, matrix: Sequence[Sequence[int]], split:
 
 
 def report_figure(result: EvalResult, split: str) -> Figure:
-    """Precision, recall and F1 of each class as bars."""
-    classes = len(result.labels)
+    """Precision, recall and F1 of each class as bars; of many classes, those with the lowest F1."""
+    labels = _lowest(result)
+    classes = len(labels)
     is_small = classes <= MANY_CLASSES
-    figure, axes = new_axes(f"Per class ({split})", "percent", "class (rows)", height=0.55 * classes + 1.6 if is_small else 0.2 * classes + 1.6)
-    names = [f"{short(label)} ({result.per_class[label].support:,})" for label in result.labels]
+    title = f"Per class ({split})" if classes == len(result.labels) else f"The {classes} classes of {len(result.labels):,} with the lowest F1 ({split})"
+    figure, axes = new_axes(title, "percent", "class (rows)", height=0.55 * classes + 1.6 if is_small else 0.2 * classes + 1.6)
+    names = [f"{short(label)} ({result.per_class[label].support:,})" for label in labels]
     height = 0.26
     for offset, (name, colour) in enumerate((("precision", BLUE), ("recall", ORANGE), ("f1", GREEN))):
-        values = [100 * getattr(result.per_class[label], name) for label in result.labels]
+        values = [100 * getattr(result.per_class[label], name) for label in labels]
         places = [index + (offset - 1) * height for index in range(classes)]
         axes.barh(places, values, height=height * 0.92, color=colour, label="F1" if name == "f1" else name)
         if is_small:
@@ -185,6 +195,13 @@ def report_figure(result: EvalResult, split: str) -> Figure:
     axes.grid(visible=False, axis="y")
     legend_above(axes, 3)
     return figure
+
+
+def _lowest(result: EvalResult) -> list[str]:
+    """All labels in their order, or as many as can be shown, the lowest F1 first."""
+    if len(result.labels) <= _MOST_BARS:
+        return list(result.labels)
+    return sorted(result.labels, key=lambda label: result.per_class[label].f1)[:_MOST_BARS]
 
 
 def reliability_figure(result: EvalResult, split: str) -> Figure:

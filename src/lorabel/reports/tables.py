@@ -178,6 +178,12 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f} %"
 
 
+def signed_points(share: float, digits: int = 2) -> str:
+    """`+0.41` or `−0.12` percentage points; what rounds to zero is `+0.00`, from either side."""
+    # Rounded first: a negative zero would keep its sign.
+    return f"{round(100 * share, digits) + 0.0:+.{digits}f}".replace("-", "−")
+
+
 def megabytes(count: int) -> str:
     """`3.61 MB`, with fewer decimals where it is large."""
     size = count / 1e6

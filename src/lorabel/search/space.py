@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -173,11 +174,17 @@ def _distribution(name: str, kind: str, inside: str) -> Distribution:
         return Distribution("choice", choices=tuple(values))
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         raise ConfigError(f"--search {name}: {kind} takes numbers, got {inside!r}; expected such as {_EXAMPLES[kind]}.")
+    if not all(math.isfinite(value) for value in values):
+        raise ConfigError(f"--search {name}: {kind} takes finite numbers, got {inside!r}; expected such as {_EXAMPLES[kind]}.")
     low, high = values[:2]
     if not low < high or (kind == "loguniform" and low <= 0):
         raise ConfigError(f"--search {name}: not a range, got {inside!r}; expected {'0 < ' if kind == 'loguniform' else ''}low < high.")
     if kind == "int" and any(value != int(value) for value in values):
         raise ConfigError(f"--search {name}: int takes whole numbers, got {inside!r}; expected such as {_EXAMPLES[kind]}.")
+    if len(values) == 3 and values[2] < 1:
+        raise ConfigError(
+            f"--search {name}: no step from one value to the next, got {inside!r}; expected a step of at least 1. Leave it out for every whole number."
+        )
     return Distribution(cast(Any, kind), low, high, int(values[2]) if len(values) == 3 else 1)
 
 

@@ -18,7 +18,8 @@ from lorabel.errors import ConfigError, MissingExtraError
 from lorabel.search.space import Assignment, Distribution
 
 SamplerName = Literal["tpe", "random"]
-_NAME = "lorabel"
+# That of sweeps recorded before they had one of their own.
+FIRST_NAME = "lorabel"
 # Which member of the sweep a trial is, kept with the trial.
 _MEMBER = "member"
 
@@ -45,24 +46,39 @@ class Study:
         sampler: `tpe` or `random`.
         seed: Of the sampler.
         has_two_objectives: Fewer parameters count as well as a better score.
+        name: Of the study in its storage, where other sweeps may have theirs.
 
     Raises:
         MissingExtraError: Optuna is not installed.
         ConfigError: The storage cannot be opened, or holds a study of another space.
     """
 
-    def __init__(self, storage: str, space: Mapping[str, Distribution], sampler: SamplerName, seed: int, has_two_objectives: bool) -> None:
+    def __init__(
+        self, storage: str, space: Mapping[str, Distribution], sampler: SamplerName, seed: int, has_two_objectives: bool, name: str = FIRST_NAME
+    ) -> None:
         self._optuna = optuna_library()
         self._space = {name: self._distribution(distribution) for name, distribution in space.items()}
         self._sampler, self._seed, self._has_two = sampler, seed, has_two_objectives
         try:
             self._study = self._optuna.create_study(
-                study_name=_NAME, storage=storage, load_if_exists=True, directions=["maximize", "minimize"] if has_two_objectives else ["maximize"]
+                study_name=name, storage=storage, load_if_exists=True, directions=["maximize", "minimize"] if has_two_objectives else ["maximize"]
             )
         except Exception as error:  # Each storage has exceptions of its own.
             raise ConfigError(
                 f"--storage: cannot be opened, got {storage!r} ({type(error).__name__}: {error}); expected an Optuna storage URL. Leave it out for SQLite beside the sweep."
             ) from error
+        self._check_space(storage)
+
+    def _check_space(self, storage: str) -> None:
+        """Refuse a study that was filled from another space: its trials would say nothing of this one, and Optuna draws no more for it."""
+        trials = self._study.get_trials(deepcopy=False)
+        others = [name for trial in trials for name in {*trial.distributions, *self._space} if trial.distributions.get(name) != self._space.get(name)]
+        if others or len(self._study.directions) != 1 + self._has_two:
+            raise ConfigError(
+                f"--storage: holds a study of another space, got {storage!r} with {self._study.study_name!r}"
+                + (f", which differs in {sorted(others)[0]}" if others else "")
+                + "; expected one of the same space and objectives. Give another storage, or leave it out for SQLite beside the sweep."
+            )
 
     def ask(self, first_member: int, count: int) -> list[Assignment]:
         """Draw trials for the members from `first_member` on.

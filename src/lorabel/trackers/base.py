@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from lorabel.artifacts.store import write_text
+
 
 class Tracker(Protocol):
     """One run in an experiment tracker.
@@ -43,3 +45,29 @@ class Tracker(Protocol):
         Args:
             summary: Final scores; empty where the run did not finish.
         """
+
+
+def kept_id(run: Path, tracker: str) -> str | None:
+    """The id that a tracker knows a run by; None where it begins.
+
+    Args:
+        run: The run folder.
+        tracker: The tracker's name.
+    """
+    file = _id_file(run, tracker)
+    return (file.read_text("utf-8").strip() or None) if file.is_file() else None
+
+
+def keep_id(run: Path, tracker: str, number: str) -> None:
+    """Keep the id in the run folder: a run that is resumed goes on under it, one that is overwritten begins anew.
+
+    Args:
+        run: The run folder.
+        tracker: The tracker's name.
+        number: The id.
+    """
+    write_text(_id_file(run, tracker), f"{number}\n")
+
+
+def _id_file(run: Path, tracker: str) -> Path:
+    return run / "trackers" / f"{tracker}.id"

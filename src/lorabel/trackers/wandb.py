@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from lorabel.registry import TRACKERS
+from lorabel.trackers.base import keep_id, kept_id
 
 
 @TRACKERS.register("wandb")
@@ -24,7 +25,8 @@ class Wandb:
         folder = run / "trackers"
         folder.mkdir(parents=True, exist_ok=True)
         mode: Any = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
-        number = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]
+        number = kept_id(run, "wandb") or uuid.uuid4().hex[:16]
+        keep_id(run, "wandb", number)
         settings = wandb.Settings(silent=True, console="off")
         self._run: Any = wandb.init(
             project="lorabel", name=run.name, id=number, resume="allow", dir=str(folder), config=dict(config), mode=mode, settings=settings, reinit="create_new"

@@ -49,7 +49,7 @@ def run_doctor(cache: Path | None = None) -> DoctorResult:
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": _memory_bytes(),
-        "free_disk_bytes": shutil.disk_usage(cache or Path.home()).free,
+        "free_disk_bytes": _free_disk_bytes(cache),
     }
     facts.update(_compute(advice))
     facts["embedded_encoder"] = _embedded_encoder(advice)
@@ -77,6 +77,15 @@ def _memory_bytes() -> int | None:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
+        return None
+
+
+def _free_disk_bytes(folder: Path | None) -> int | None:
+    """Beside the folder, made or not; None where no folder can be asked: an account need not have a home."""
+    try:
+        asked = (folder or Path.home()).absolute()
+        return shutil.disk_usage(next(one for one in (asked, *asked.parents) if one.exists())).free
+    except (OSError, RuntimeError):
         return None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from lorabel.events import EventSink, Note, ignore
 from lorabel.losses.base import Loss
 from lorabel.models.checkpoint import load_weights
 from lorabel.search.space import Assignment, Distribution, describe, nested
-from lorabel.search.study import SamplerName, Study, TrialResult
+from lorabel.search.study import FIRST_NAME, SamplerName, Study, TrialResult
 from lorabel.training.state import Position
 from lorabel.workflows.answering import best_metric
 from lorabel.workflows.bank import TrainedBank, make_loss, make_plans, train_bank
@@ -171,7 +172,7 @@ def _open(layout: SweepLayout, config: RunConfig, source: dict[str, Any], *, res
             raise ConfigError(f"--resume: the {' and '.join(unlike)} differ from the sweep's, got others; expected the same command. Repeat it, or start anew.")
         return before
     clear_folder(layout.root, layout.lock, layout.record)
-    return SweepRecord(source=source, base=base, metric=config.training.best_metric)
+    return SweepRecord(source=source, base=base, metric=config.training.best_metric, study=f"lorabel-{uuid.uuid4().hex[:12]}" if "space" in source else None)
 
 
 class _Sweep:
@@ -212,7 +213,7 @@ class _Sweep:
     def _open_study(self, search: Search) -> Study:
         self.layout.root.mkdir(parents=True, exist_ok=True)
         storage = search.storage or f"sqlite:///{self.layout.study.resolve()}"
-        study = Study(storage, search.space, search.sampler, search.seed, search.has_two_objectives)
+        study = Study(storage, search.space, search.sampler, search.seed, search.has_two_objectives, self.record.study or FIRST_NAME)
         study.drop_unfinished([member.number for member in self.record.members])
         return study
 

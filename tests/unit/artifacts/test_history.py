@@ -1,9 +1,13 @@
 """A damaged history is refused with its line; only a torn end is left out."""
 
+import dataclasses
+
 import pytest
 
-from lorabel.artifacts.history import read_history
+from lorabel.artifacts import history, store
+from lorabel.artifacts.history import History, read_history
 from lorabel.errors import ArtifactError
+from lorabel.events import Evaluated
 
 GOOD = b'{"kind": "step", "step": 1}\n'
 
@@ -24,3 +28,29 @@ def test_a_line_torn_anywhere_is_left_out(tmp_path):
     for cut in range(len(last)):
         path.write_bytes(GOOD + last[:cut])
         assert read_history(path) == [{"kind": "step", "step": 1}]
+
+
+def steps(path):
+    return [row["step"] for row in read_history(path)]
+
+
+def test_a_process_that_dies_while_it_takes_up_its_history_loses_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(GOOD + GOOD.replace(b"1", b"2") + GOOD.replace(b"1", b"3"))
+
+    def die(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.os, "replace", die)
+        patched.setattr(history.json, "dumps", die)
+        with pytest.raises(KeyboardInterrupt):
+            History(path, keep_until_step=2)
+    assert steps(path) == [1, 2, 3]
+    one = History(path, keep_until_step=2)
+    assert steps(path) == [1, 2]
+    one.append(Evaluated(step=4, **{field.name: 0.5 for field in dataclasses.fields(Evaluated) if field.name != "step"}))
+    one.close()
+    assert steps(path) == [1, 2, 4]
+    History(path).close()
+    assert steps(path) == []

@@ -1,9 +1,11 @@
 """`lorabel plan` as a user sees it."""
 
 import json
+import shlex
 
 import pytest
 
+from lorabel.methods.base import make_method
 from lorabel.registry import METHODS
 
 PAPER = (
@@ -71,6 +73,68 @@ def test_the_nearest_settings_really_fit(run_cli):
         done = run_cli("plan", "--encoder", "roberta-base", *entry["flags"].split(), "--json")
         assert done.code == 0
         assert json.loads(done.out)["parameters"]["trainable"] == entry["trainable"]
+
+
+def follow(run_cli, command, entry):
+    """The plan of a command line with the flags of an advice, in the place of those that they stand for."""
+    words = [*command[1:], *shlex.split(entry["flags"])]
+    pairs = {(flag, value.partition("=")[0] if flag == "--set" else ""): value for flag, value in zip(words[::2], words[1::2], strict=True)}
+    done = run_cli("plan", *(word for (flag, _), value in pairs.items() for word in (flag, value)), "--json")
+    assert done.code == 0, (command, entry["flags"], done.err)
+    return json.loads(done.out)
+
+
+@pytest.mark.parametrize("encoder", ["minilm", "distilbert-base-uncased", "roberta-base"])
+@pytest.mark.parametrize(
+    "size",
+    [
+        ("--method", "lora", "--rank", "16", "--targets", "query,value", "--layers", "0,2,3", "--alpha", "16"),
+        ("--method", "dora", "--rank", "64", "--targets", "all-linear"),
+        ("--method", "lora", "--rank", "32", "--alpha", "64", "--targets", "query,value"),
+        ("--method", "lora", "--rank", "9", "--set", 'method.ranks={"layers.0-1":64}'),
+        ("--method", "bottleneck", "--set", "method.width=300"),
+        ("--method", "prefix", "--set", "method.length=250"),
+        ("--method", "vera", "--rank", "300"),
+        ("--method", "bitfit"),
+        ("--method", "ia3"),
+        ("--method", "lora_prefix", "--set", "method.length=256"),
+        ("--method", "prefix", "--set", "method.reparameterise=true", "--set", "method.reparameterised_width=64"),
+        ("--method", "adalora", "--rank", "auto", "--set", "method.target_rank=4"),
+        ("--method", "head_only"),
+    ],
+    ids=lambda size: size[1],
+)
+@pytest.mark.parametrize("budget", ["0.05%", "0.5%", "100k", "600k"])
+def test_every_advice_fits_where_it_is_followed(run_cli, encoder, size, budget):
+    command = ("plan", "--encoder", encoder, "--classes", "2", *size, "--head", "native", "--budget", budget)
+    for entry in json.loads(run_cli(*command, "--json").out)["nearest"]:
+        found = follow(run_cli, command, entry)
+        assert found["parameters"]["trainable"] == entry["trainable"]
+        assert make_method(found["chosen"]["options"]) == make_method(entry["method"])
+
+
+@pytest.mark.parametrize("encoder", ["minilm", "electra-small", "roberta-base"])
+@pytest.mark.parametrize(
+    "size",
+    [
+        (),
+        ("--set", 'method.ranks={"layers.0-1":4}'),
+        ("--alpha", "16"),
+        ("--alpha", "5"),
+        ("--method", "dora", "--rank", "auto", "--targets", "auto"),
+        ("--method", "adalora", "--rank", "auto", "--targets", "auto"),
+        ("--method", "adalora", "--set", "method.target_rank=3", "--targets", "auto"),
+        ("--method", "bottleneck", "--head", "auto"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("budget", ["0.5%", "50k", "700k"])
+def test_every_alternative_is_what_its_flags_give(run_cli, encoder, size, budget):
+    command = ("plan", "--encoder", encoder, "--classes", "2", *size, "--budget", budget)
+    for entry in json.loads(run_cli(*command, "--json").out)["alternatives"]:
+        found = follow(run_cli, command, entry)
+        assert found["parameters"]["trainable"] == entry["parameters"]["trainable"]
+        assert make_method(found["chosen"]["options"]) == make_method(entry["options"])
 
 
 def test_a_budget_is_inclusive(run_cli):

@@ -4,7 +4,9 @@ import csv
 import io
 import json
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from lorabel.artifacts.compares import (
     CompareLayout,
@@ -21,8 +23,8 @@ from lorabel.artifacts.compares import (
 )
 from lorabel.errors import ArtifactError
 from lorabel.evaluation import ReliabilityBin
-from lorabel.reports.compare_figures import draw_compare_figures
-from lorabel.reports.compare_tables import as_csv, as_latex, as_markdown, as_text, caption, choices, compare_columns, compare_rows
+from lorabel.reports.compare_figures import _panel, draw_compare_figures
+from lorabel.reports.compare_tables import as_csv, as_latex, as_markdown, as_text, caption, choices, compare_columns, compare_rows, shown_difference
 from lorabel.reports.figures import png_bytes, svg_bytes
 from lorabel.reports.tables import escape_latex
 from lorabel.workflows.compare_report import write_compare_report
@@ -252,3 +254,14 @@ def test_alarms_and_rates_at_the_end_of_what_was_tried_are_said_everywhere(recor
         assert "The best is the lowest or the highest that was tried for lora: more trials may find a better one." in text
         assert "broken failed: " in text
     assert '<p class="notice warn">lora, seed 1: the classifier has collapsed</p>' in page
+
+
+def test_a_difference_that_rounds_to_zero_has_no_minus():
+    gap = Gap(mean=-0.00004, low=-0.0012, high=0.00004)
+    assert shown_difference(gap, is_reference=False) == "+0.00 (−0.12 to +0.00)"
+
+
+def test_a_confusion_gap_that_rounds_to_zero_has_no_minus():
+    axes = Figure().add_subplot()
+    _panel(axes, np.array([[-0.04, -1.26]]), 2.0, "gap", is_small=True)
+    assert [text.get_text() for text in axes.texts] == ["+0.0", "−1.3"]

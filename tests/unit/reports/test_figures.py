@@ -113,3 +113,33 @@ def test_the_reliability_diagram_shows_what_was_scored_and_is_left_out_where_not
     assert heights == pytest.approx([100 * one.accuracy for one in found.reliability])
     before = found.model_copy(update={"reliability": None, "ece": None})
     assert "reliability" not in figures.draw_run_figures(history(), before, "validation")
+
+
+def test_of_many_classes_the_worst_are_shown_and_the_title_says_so():
+    found = scores([f"class {number:03d}" for number in range(150)], 2000)
+    figure = figures.report_figure(found, "test")
+    (axes,) = figure.axes
+    assert figure.get_size_inches()[1] < 11
+    assert axes.get_title() == "The 40 classes of 150 with the lowest F1 (test)"
+    shown = [text.get_text().partition(" (")[0] for text in axes.get_yticklabels()]
+    worst = sorted(found.labels, key=lambda label: found.per_class[label].f1)
+    assert shown == worst[:40]
+    few = figures.report_figure(scores([f"class {number:03d}" for number in range(40)], 400), "test").axes[0]
+    assert (len(few.get_yticklabels()), few.get_title()) == (40, "Per class (test)")
+
+
+@pytest.mark.parametrize("runs", [13, 20])
+def test_the_names_of_many_runs_stand_beside_the_curves(runs):
+    figure = figures.curves_figure({f"run {number}": history() for number in range(runs)})
+    figures.png_bytes(figure)
+    axes, legend = figure.axes[0].get_window_extent(), figure.axes[0].get_legend().get_window_extent()
+    assert legend.x0 >= axes.x1
+    assert len(figure.axes[0].get_legend().get_texts()) == runs
+    assert axes.width > 100
+    assert legend.y0 >= 0
+
+
+def test_very_many_runs_are_counted_not_named():
+    (axes,) = figures.curves_figure({f"run {number}": history() for number in range(21)}).axes
+    assert axes.get_legend() is None
+    assert axes.get_title() == "Validation accuracy while training (21 runs)"

@@ -60,6 +60,31 @@ def test_two_objectives_and_failures_are_told_once(tmp_path):
     assert [trial.state.name for trial in loaded.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
 
 
+def test_sweeps_that_share_a_storage_leave_each_other_alone(tmp_path):
+    first, second = study(tmp_path, name="lorabel-a"), study(tmp_path, name="lorabel-b")
+    drawn = first.ask(0, 2)
+    second.drop_unfinished([])
+    second.ask(0, 2)
+    second.tell({0: TrialResult(0.1, 1), 1: TrialResult(0.2, 1)})
+    first.tell({0: TrialResult(0.9, 1), 1: TrialResult(None, 0)})
+    import optuna
+
+    loaded = optuna.load_study(study_name="lorabel-a", storage=f"sqlite:///{tmp_path / 'study.db'}")
+    assert [(trial.values, trial.params["method.rank"]) for trial in loaded.trials] == [([0.9], drawn[0]["method.rank"]), (None, drawn[1]["method.rank"])]
+
+
+@pytest.mark.parametrize(
+    ("space", "two"),
+    [("rank=int(2,8)", False), ("learning_rate=loguniform(1e-5,1e-2)", False), ("rank=int(2,16,2) dropout=uniform(0,0.3)", False), ("rank=int(2,16,2)", True)],
+)
+def test_a_study_of_another_space_is_refused(space, two, tmp_path):
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    Study(storage, parse_search("rank=int(2,16,2)"), "random", 0, has_two_objectives=False).ask(0, 2)
+    with pytest.raises(ConfigError, match=r"--storage: holds a study of another space, got 'sqlite:.*; expected .*\. Give"):
+        Study(storage, parse_search(space), "random", 0, has_two_objectives=two)
+    Study(storage, parse_search("rank=int(2,16,2)"), "random", 0, has_two_objectives=False).ask(2, 2)
+
+
 def test_a_storage_that_cannot_be_opened_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"--storage: cannot be opened, got 'nosuch://x'"):
         Study("nosuch://x", SPACE, "tpe", 0, has_two_objectives=False)

@@ -1,6 +1,7 @@
 """`doctor`: never fails for what is missing, never waits long, says what to install."""
 
 import json
+import os
 import time
 
 import pytest
@@ -35,6 +36,13 @@ def test_facts_and_advice_without_a_hub(no_hub):
     assert any("--encoder DIR" in sentence for sentence in result.advice)
     assert "digest checked" in result.facts["embedded_encoder"]
     json.dumps(plain(result), allow_nan=False)
+
+
+def test_a_home_that_is_not_there_is_no_reason_to_fail(no_hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "nobody" / "home"))
+    assert run_doctor().facts["free_disk_bytes"] > 0
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: os.stat("/nowhere"))
+    assert run_doctor().facts["free_disk_bytes"] is None
 
 
 def test_a_hub_that_answers_needs_no_advice(monkeypatch):
