@@ -11,6 +11,7 @@ Decisions:
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -206,7 +207,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
     def _encoder_folder(self) -> str | None:
         """The encoder to load again: a folder cannot be found by the name in the adapter."""
         name = (self.settings or {}).get("encoder", {}).get("name", self.encoder)
-        return name if name is not None and Path(name).expanduser().is_dir() else None
+        return name if name is not None and Path(os.path.expanduser(name)).is_dir() else None
 
     def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
         """Most probable label of each text; where texts have several, those whose probability reaches their threshold.

@@ -113,7 +113,7 @@ class CompareRow(Plain):
         alarms: What is wrong with the outcome of a seed though nothing failed, a sentence each.
         trials: Learning rates tried.
         curves: Per seed, the validation split during training.
-        confusion: Mean over seeds of the counts on the judged split, true class by row.
+        confusion: Mean over seeds of the counts on the judged split, true class by row; None with several labels per text, or more than 200 classes.
         probabilities: Per seed and judged split, the file with each row's probabilities, relative to the record.
     """
 

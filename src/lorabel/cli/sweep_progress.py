@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from math import isfinite
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -76,7 +77,7 @@ class SweepPrinter:
         err.print(f"step {step.step}/{step.total_steps}  {len(self._steps)} members begun  {step.samples_per_second:.0f} samples/s{best}")
 
     def _best(self) -> Evaluated | None:
-        scored = [event for events in self._scores.values() for event in events]
+        scored = [event for events in self._scores.values() for event in events if isfinite(event.accuracy)]
         return max(scored, key=lambda event: event.accuracy, default=None)
 
     def _table(self) -> Table:
@@ -84,12 +85,13 @@ class SweepPrinter:
         table = Table(box=None, pad_edge=False, title=self._phase or None, title_justify="left", title_style="dim")
         for name in ("member", "step", "loss", "learning rate", "validation", "best"):
             table.add_column(name, justify="right")
-        best = {member: max(event.accuracy for event in events) for member, events in self._scores.items()}
+        finite = {member: [event.accuracy for event in events if isfinite(event.accuracy)] for member, events in self._scores.items()}
+        best = {member: max(values) for member, values in finite.items() if values}
         order = sorted(self._steps, key=lambda member: (-best.get(member, 0.0), member))
         for member in order[:_ROWS]:
             step, scores = self._steps[member], self._scores.get(member)
-            now = percent(scores[-1].accuracy) if scores else ""
-            top = percent(best[member]) if scores else ""
+            now = "" if not scores else percent(scores[-1].accuracy) if isfinite(scores[-1].accuracy) else "not finite"
+            top = percent(best[member]) if member in best else ""
             table.add_row(str(member), f"{step.step}/{step.total_steps}", f"{step.loss:.4f}", f"{step.learning_rate:.2e}", now, top)
         if len(order) > _ROWS:
             table.caption = f"… {len(order) - _ROWS} more"

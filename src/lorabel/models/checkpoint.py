@@ -12,6 +12,7 @@ Decisions:
 import hashlib
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def resolve_encoder(config: EncoderConfig) -> EncoderSource:
         MissingExtraError: The embedded encoder's package is not installed.
         ArtifactError: The files are there but damaged.
     """
-    folder = Path(config.name).expanduser()
+    folder = Path(os.path.expanduser(config.name))
     if folder.is_dir():
         return _source_from_folder(folder, folder.resolve().name, None)
     if config.name.startswith((".", "/", "~")):

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -25,6 +26,7 @@ COLOURS = (BLUE, ORANGE, GREEN, "#8b5cf6", "#b91c4b", "#0e7490", "#a16207", GREY
 _LONGEST_LABEL = 22
 _DOTS_PER_INCH = 150
 MANY_CLASSES = 20
+_MOST_NAMED_CLASSES = 100
 # More groups of bars than this cannot be read on a page.
 _MOST_BARS = 40
 # More names than this would hide the curves, or have no room beside them.
@@ -153,21 +155,25 @@ def confusion_figure(result: EvalResult, matrix: Sequence[Sequence[int]], split:
     side = max(4.2, min(16.0, 0.75 * classes + 2.2)) if is_small else min(16.0, 0.15 * classes + 3)
     figure = Figure(figsize=(side + 0.6, side), dpi=_DOTS_PER_INCH, layout="tight")
     axes = figure.add_subplot()
-    totals = [max(1, sum(row)) for row in matrix]
-    shares = [[value / total for value in row] for row, total in zip(matrix, totals, strict=True)]
+    counts = np.asarray(matrix)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.grid(visible=False)
     names = [short(label) for label in result.labels]
     size = 10 if is_small else 6
-    axes.set_xticks(range(classes), names, rotation=45 if is_small else 90, ha="right" if is_small else "center", fontsize=size)
-    axes.set_yticks(range(classes), names, fontsize=size)
-    axes.set_xlabel("predicted")
+    # Beyond that names would lie over each other; the table has them.
+    has_names = classes <= _MOST_NAMED_CLASSES
+    axes.set_xticks(
+        range(classes) if has_names else [], names if has_names else [], rotation=45 if is_small else 90, ha="right" if is_small else "center", fontsize=size
+    )
+    axes.set_yticks(range(classes) if has_names else [], names if has_names else [], fontsize=size)
+    axes.set_xlabel("predicted" if has_names else f"predicted ({classes:,} classes in order)")
     axes.set_ylabel("true")
     axes.set_title(f"Confusion matrix ({split}, {result.n:,} rows)", fontsize=11)
     if is_small:
         for i, row in enumerate(matrix):
             for j, value in enumerate(row):
-                axes.text(j, i, f"{value:,}", ha="center", va="center", fontsize=9, color="white" if shares[i][j] > 0.55 else "#1f2937")
+                axes.text(j, i, f"{value:,}", ha="center", va="center", fontsize=9, color="white" if shares[i, j] > 0.55 else "#1f2937")
     figure.colorbar(image, ax=axes, shrink=0.75, label="share of the true class")
     return figure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,7 +185,7 @@ def encoder_shape(name: str) -> tuple[str, EncoderShape]:
         ConfigError: Neither; the message lists the names.
         ArtifactError: A folder that is not a checkpoint.
     """
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if folder.is_dir():
         try:
             config = json.loads((folder / "config.json").read_text("utf-8"))
@@ -201,7 +202,7 @@ def encoder_shape(name: str) -> tuple[str, EncoderShape]:
 
 def _trained_pooling(name: str) -> Pooling | None:
     """How the encoder's own training pooled, as its folder or the table of well-known encoders says."""
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     return trained_pooling(folder) if folder.is_dir() else require_known_encoder(name).trained_pooling
 
 

@@ -18,6 +18,9 @@ from lorabel.evaluation import count_scores
 from lorabel.metrics.multi_label import f1_of_counts, macro_f1_of_counts, ranking_precisions
 from lorabel.stats import group_means, mcnemar_exact, mean_and_spread, merged_p_value, resampled_means, resampled_p_value, resampled_scores
 
+# Matrices of more classes are too large for a figure, and those of several rows for one record.
+_MOST_CLASSES_CONFUSED = 200
+
 
 @dataclass(frozen=True)
 class RowAnswers:
@@ -27,7 +30,7 @@ class RowAnswers:
         scores: Name -> of each repetition (G,).
         resampled: Name -> mean over repetitions in each resample (R,), the same rows and repetitions for every row that has as many.
         correct: (S, N) where each seed was right.
-        confusion: Mean confusion matrix over seeds; None where texts have several labels.
+        confusion: Mean confusion matrix over seeds; None where texts have several labels, or where there are too many classes to look at all pairs of them.
     """
 
     scores: dict[str, NDArray[np.float64]]
@@ -88,12 +91,16 @@ def _of_classes(groups: Sequence[int], scored: Sequence[ScoredRows]) -> RowAnswe
     """One label per text: scores follow from the cells of the confusion matrix."""
     classes = scored[0].probabilities.shape[1]
     truth, answers = class_ids(scored[0].labels), np.stack([class_ids(one.answers) for one in scored])
-    matrices = np.stack([np.bincount(truth * classes + one, minlength=classes * classes).reshape(classes, classes) for one in answers])
-    hits, given, actual = np.diagonal(matrices, axis1=1, axis2=2), matrices.sum(axis=1), matrices.sum(axis=2)
+    hits = np.stack([np.bincount(truth[one == truth], minlength=classes) for one in answers])
+    given, actual = np.stack([np.bincount(one, minlength=classes) for one in answers]), np.broadcast_to(np.bincount(truth, minlength=classes), hits.shape)
     of_counts = count_scores(given + actual > 0)
     scores = {name: group_means(score(hits, given, actual), groups) for name, score in of_counts.items()}
     correct = np.stack([one.correct for one in scored])
-    return RowAnswers(scores, resampled_scores(truth, answers, classes, of_counts, groups=groups), correct, matrices.mean(axis=0).tolist())
+    confusion = None
+    if classes <= _MOST_CLASSES_CONFUSED:
+        pairs = np.bincount((truth * classes + answers).ravel(), minlength=classes * classes)
+        confusion = (pairs.reshape(classes, classes) / len(answers)).tolist()
+    return RowAnswers(scores, resampled_scores(truth, answers, classes, of_counts, groups=groups), correct, confusion)
 
 
 def _of_labels(groups: Sequence[int], scored: Sequence[ScoredRows]) -> RowAnswers:

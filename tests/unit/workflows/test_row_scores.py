@@ -60,3 +60,13 @@ def test_draws_of_two_rows_are_resampled_together():
     # Draws lie 20 points apart and rows are few; the difference is the same in each, so its interval is that of 10 rows of 200.
     assert 0.01 < gap.low < gap.high < 0.1
     assert mine.interval("accuracy").high - mine.interval("accuracy").low > 0.25
+
+
+def test_confusions_are_means_over_seeds_and_left_out_of_many_classes():
+    labels = np.array([0, 0, 1, 2])
+    seeds = [ScoredRows(labels, np.eye(3)[answers]) for answers in ([0, 1, 1, 2], [0, 0, 1, 1])]
+    assert score_answers([[one] for one in seeds]).confusion == [[1.5, 0.5, 0], [0, 1, 0], [0, 0.5, 0.5]]
+    many = np.arange(300)
+    found = score_answers([[ScoredRows(many, np.eye(300)[np.roll(many, 1)])]])
+    assert found.confusion is None
+    assert found.scores["macro_f1"].tolist() == [0.0]
