@@ -1,7 +1,7 @@
 """Step time and peak memory on RoBERTa-base's shape with random weights, against the usual trainer + adapter library, in turn, fp32 and bf16.
 
 LoRA of the default rank and targets on AG News rows; the tokenizer is the embedded one, so lengths are those of the other benchmarks. The peer has dropout 0 and its
-grouping by length: its fastest form (c).
+grouping by length; in a table of so few batches it groups next to nothing, so this is its form (b) of train_speed.py rather than (c).
 
     python benchmarks/roberta_speed.py [--repetitions 3] [--steps 6] [--data FOLDER]     # about 8 minutes on two cores
 """
@@ -74,7 +74,8 @@ def write(found: dict[str, list[dict]], rows_per_step: int) -> None:
         RESULTS / "roberta_speed.json",
         {"environment": env, "seconds_per_step": {name: spread(values) for name, values in steps.items()}, "peak_memory_bytes": memory, "ratios": ratios},
     )
-    text = f"# RoBERTa-base's shape, random weights\n\nLoRA r = 8 on all linear layers, {rows_per_step} AG News rows a step; the peer with dropout 0 and grouping by length (c). "
+    text = f"# RoBERTa-base's shape, random weights\n\nLoRA r = 8 on all linear layers, {rows_per_step} AG News rows a step; "
+    text += "the peer with dropout 0; its grouping by length has next to no effect on so few rows. "
     text += "Medians of interleaved runs, each in its own process.\n\n"
     text += markdown(
         ["cell", "seconds a step (median)", "range", "peak memory"],

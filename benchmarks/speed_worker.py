@@ -1,7 +1,10 @@
 """One measurement of training speed in a process of its own: ours or the usual stack. Called by train_speed.py; prints one JSON object.
 
-Both train LoRA with the same rank, alpha and targets on the same rows for one pass, with the same rows per optimiser step. The clock starts after
-the warm-up steps and stops at the last optimiser step; evaluation, saving, loading and tokenising are outside it.
+Both train LoRA with the same rank, alpha and targets on the same table, with the same rows per optimiser step. The clock starts after the warm-up steps and stops at the last
+optimiser step; evaluation, saving, loading and tokenising are outside it.
+
+Both sort by length within runs of 50 batches, the peer where it groups: it does so only in tables of at least 200 batches (in smaller ones its runs are shorter, and of few batches
+it groups nothing), longest first. So its steps are limited, not its table, and a whole run of 50 steps is timed.
 """
 
 import json
@@ -66,7 +69,11 @@ def peer(job: dict) -> tuple[float, int]:
     config = transformers.AutoConfig.from_pretrained(job["encoder"], num_labels=4)
     if not job["dropout"]:
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(job["encoder"], config=config)
+    # The adapter stays in float32 whatever the frozen weights are in: its own default.
+    dtype = torch.bfloat16 if job.get("bf16_weights") else torch.float32
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        job["encoder"], config=config, attn_implementation=job.get("attention", "sdpa"), dtype=dtype
+    )
     lora = job["lora"]
     targets = {"bert": PEFT_NAMES, "roberta": PEFT_NAMES}[config.model_type]
     layers = "|".join(map(str, job["layers"])) if job.get("layers") else r"\d+"
@@ -89,6 +96,7 @@ def peer(job: dict) -> tuple[float, int]:
         output_dir=job["scratch"],
         per_device_train_batch_size=job["rows_per_step"],
         num_train_epochs=1,
+        max_steps=job.get("max_steps", -1),
         learning_rate=lora["learning_rate"],
         lr_scheduler_type="linear",
         warmup_steps=2,
