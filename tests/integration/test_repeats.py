@@ -108,3 +108,13 @@ def test_the_command_prints_mean_and_spread(run_cli, news_table, tiny_encoder, t
     printed = json.loads(run_cli(*words, "-o", tmp_path / "b", "--seeds", 2, "--json").out)
     assert len(printed["members"]) == 2
     assert set(printed["validation"]["accuracy"]) == {"mean", "deviation", "values"}
+
+
+def test_an_opening_of_a_members_test_split_is_counted_with_those_of_training(base, tmp_path, run_cli, tiny_encoder):
+    root = tmp_path / "runs" / "seeds"
+    run_repeats([*base, {"final": True, "training": {"num_epochs": 1}}], root, seeds=2)
+    done = run_cli("evaluate", root / "members" / "0000", "--encoder", tiny_encoder("bert"), "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["test_openings"] == 3
+    assert len((tmp_path / "runs" / "test_openings.jsonl").read_text().splitlines()) == 3
+    assert not list(root.rglob("test_openings.jsonl"))

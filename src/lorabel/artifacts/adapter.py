@@ -190,10 +190,25 @@ def save_adapter(folder: Path, bundle: AdapterBundle, card: str) -> AdapterManif
         written = manifest.model_copy(update={"files": {name: file_sha256(temporary / name) for name in vouched}})
         written = written.model_copy(update={"digest": written.content_digest()})
         write_json(temporary / MANIFEST, written.content())
-        shutil.rmtree(folder, ignore_errors=True)
-        os.rename(temporary, folder)
-        sync_folder(folder.parent)
+        _put_in_place(temporary, folder)
     return written
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    """Rename a whole folder to its name; the one that was there is aside until the new one stands, and comes back where it cannot."""
+    aside = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    is_replaced = folder.exists()
+    if is_replaced:
+        os.rename(folder, aside)
+    try:
+        os.rename(temporary, folder)
+    except OSError:
+        if is_replaced:
+            os.rename(aside, folder)
+        raise
+    sync_folder(folder.parent)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def load_adapter(folder: Path) -> AdapterBundle:

@@ -14,6 +14,8 @@ PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
 CARD = "README.md"
 ESTIMATOR = "estimator.json"
+# Records of folders that hold runs: sweeps and seeds, comparisons, ablations, comparisons by size.
+HOLDERS = ("sweep.json", "compare.json", "ablate.json", "sizes.json")
 
 
 @dataclass(frozen=True)

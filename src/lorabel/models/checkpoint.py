@@ -34,6 +34,7 @@ Made = TypeVar("Made")
 HUB_TIMEOUT_S = 5.0
 _HUB_FILES = [
     "config.json",
+    "1_Pooling/config.json",
     "model.safetensors",
     "model.safetensors.index.json",
     "model-*.safetensors",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from lorabel.artifacts.layout import RunLayout
+from lorabel.artifacts.layout import HOLDERS, RunLayout
 from lorabel.artifacts.records import read_record
 from lorabel.config import DataConfig, Precision, load_config, read_config_file
 from lorabel.data.columns import TrainedColumns
@@ -154,10 +154,11 @@ def _warn_of_training_rows(adapter: Path, file: Path, split: Split, on_event: Ev
 
 
 def ledger_folder(adapter: Path) -> Path:
-    """The folder beside the runs: above the run folder, or above the adapter folder where it stands alone."""
+    """The folder beside the runs, in which training counts: above the run folder, above the sweep or comparison that it is a member of, or above an adapter folder that stands alone."""
     path = adapter.resolve()
     run = path.parent if path.name == "adapter" and (path.parent / "record.json").exists() else path
-    return run.parent
+    holders = [folder for folder in run.parents if any((folder / record).exists() for record in HOLDERS)]
+    return (holders[-1] if holders else run).parent
 
 
 def _split(data: DataConfig, name: SplitName, predictor: Predictor, on_event: EventSink) -> Split:

@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
+import os
 import pickle
 import random
-import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from lorabel.artifacts.adapter import AdapterBundle, AdapterEncoder, AdapterManifest, Canary, expected_tensors, load_adapter, save_adapter
 from lorabel.artifacts.store import file_sha256
-from lorabel.errors import ArtifactError
+from lorabel.errors import ArtifactError, StorageError
 from lorabel.families import EncoderShape
 from lorabel.heads import make_head
 from lorabel.methods.base import make_method
@@ -180,20 +181,28 @@ def test_values_that_are_not_finite_are_never_saved(folder):
     assert file_sha256(folder / "adapter_model.safetensors") == before
 
 
-def test_a_failed_save_leaves_the_old_folder(folder, monkeypatch):
-    import os
+@pytest.mark.parametrize("step", ["replace", "rename"])
+def test_a_failed_save_leaves_the_old_folder(step, folder, monkeypatch):
+    """Where a file cannot be written, and where the whole new folder cannot take the old one's place."""
+    bundle, real = load_adapter(folder), os.rename
 
-    bundle = load_adapter(folder)
-    real = shutil.rmtree
-
-    def fails(*_args, **_kwargs):
+    def fails(source, target):
+        if step == "rename" and Path(target).name.startswith("."):
+            return real(source, target)  # The old one goes aside.
+        if step == "rename" and Path(source).name.endswith(".old"):
+            return real(source, target)  # And comes back.
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", fails)
-    from lorabel.errors import StorageError
-
+    monkeypatch.setattr(os, step, fails)
     with pytest.raises(StorageError):
         save_adapter(folder, bundle, "card")
     monkeypatch.undo()
-    assert shutil.rmtree is real
     assert load_adapter(folder).manifest.labels == ["no", "yes"]
+
+
+def test_a_replaced_folder_leaves_nothing_beside_it(folder):
+    bundle = load_adapter(folder)
+    before = {path.name for path in folder.parent.iterdir()}
+    save_adapter(folder, bundle, "another card")
+    assert {path.name for path in folder.parent.iterdir()} == before
+    assert (folder / "README.md").read_text() == "another card"
