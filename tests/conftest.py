@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,12 +55,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip("there is no CUDA GPU here")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fixtures of modules are made before those of tests, and must not fill or read the user's cache either."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LORABEL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
+
+
 @pytest.fixture(autouse=True)
-def _quiet_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _quiet_world() -> None:
     import torch
 
     torch.set_num_threads(1)
-    monkeypatch.setenv("LORABEL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @dataclass(frozen=True)
