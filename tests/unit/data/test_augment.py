@@ -56,7 +56,10 @@ def test_one_word_always_stays_and_any_may_be_the_one():
 @pytest.mark.parametrize("text", ["", "  ", "word", " padded\n", "two  words\there"])
 def test_a_text_that_loses_no_word_comes_back_unchanged(text):
     assert thinned(text, 0, 0.0) == text
-    assert thinned(text, 0, 0.99).split() == text.split()[:1] or len(text.split()) > 1
+    # Nearly all words go, but never the last one, and none comes in.
+    kept = thinned(text, 0, 0.99).split()
+    assert len(kept) == min(1, len(text.split()))
+    assert set(kept) <= set(text.split())
 
 
 def test_settings_name_the_augmentation_and_its_probability():
