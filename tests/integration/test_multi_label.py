@@ -154,7 +154,7 @@ def test_single_label_data_is_not_evaluated_as_several(run, tiny_encoder, run_cl
     assert "another kind of task than the adapter's" in refused.err
 
 
-def test_resuming_gives_the_same_bits(layers, tmp_path, run):
+def test_a_repeat_gives_the_same_bits(layers, tmp_path, run):
     again = run_train(load_config(*layers, {"final": True}), tmp_path / "runs" / "again")
     assert again.record.digests == run.record.digests
     assert again.record.metrics == run.record.metrics
