@@ -137,8 +137,13 @@ def test_an_interrupt_is_pythons_own(tiny_encoder, monkeypatch):
         pytest.fail("went on")
 
     monkeypatch.setattr(train, "train_bank", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        TextClassifier(budget="1M", encoder=str(tiny_encoder("bert")), settings=SETTINGS).fit(*rows(30))
+    # A process that was started in the background ignores the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            TextClassifier(budget="1M", encoder=str(tiny_encoder("bert")), settings=SETTINGS).fit(*rows(30))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_faults_name_the_callers_rows_not_a_file_or_a_flag(tiny_encoder):
