@@ -70,6 +70,24 @@ def _quiet_world() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def dies_on_call(monkeypatch: pytest.MonkeyPatch) -> Callable[[object, str, int], None]:
+    """Make a function of a module end the process, as far as the code can tell, when it is called for the nth time."""
+
+    def arm(owner: object, name: str, call: int) -> None:
+        real, calls = getattr(owner, name), []
+
+        def dies(*arguments: object) -> object:
+            calls.append(1)
+            if len(calls) == call:
+                raise KeyboardInterrupt
+            return real(*arguments)
+
+        monkeypatch.setattr(owner, name, dies)
+
+    return arm
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a command line did."""

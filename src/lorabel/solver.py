@@ -125,7 +125,7 @@ def solve(method: Mapping[str, Any], shape: EncoderShape, asked: AskedHead, budg
     reasons = [*_reasons_of_head(asked, chosen.head, settled, shape), *chosen.reasons, *type(make_method(chosen.method)).reasons(method, chosen.method)]
     # Another head of the same size would cost the same: it is no way to spend a budget.
     unlike = [head for head in heads if head is chosen.head or head.parameter_count != chosen.head.parameter_count]
-    others = [one for head in unlike for one in _choices(chosen, head, shape, budget, method)] if reasons else []
+    others = [one for head in unlike for one in _choices(chosen, head, shape, method)] if reasons else []
     return Solution(chosen.method, chosen.head, chosen.parameters, chosen.budget, tuple(reasons), tuple(others))
 
 
@@ -183,9 +183,9 @@ def _reasons_of_head(asked: AskedHead, head: HeadSpec, tried: list[Solution], sh
     ]
 
 
-def _choices(chosen: Solution, head: HeadSpec, shape: EncoderShape, text: str | None, given: Mapping[str, Any]) -> list[Alternative]:
+def _choices(chosen: Solution, head: HeadSpec, shape: EncoderShape, given: Mapping[str, Any]) -> list[Alternative]:
     """What fits beside a head, the chosen setting left out."""
-    room = parse_budget(text, base_size(head, shape)).limit - head.parameter_count
+    room = chosen.budget.beside(head, shape).limit - head.parameter_count
     options = {name: value for name, value in chosen.method.items() if name != "name"}
     before, found = make_method(chosen.method), []
     for one in type(before).spends(options, shape, room):

@@ -142,18 +142,10 @@ def test_a_stop_between_two_sizes_is_heard(base, tmp_path, monkeypatch):
     assert run_sizes(base, ROWS, SizesRequest(shots=(2,), draws=2), tmp_path / "out", resume=True).record.status == "finished"
 
 
-def test_a_finished_one_that_is_gone_through_again_is_not_finished_meanwhile(base, tmp_path, monkeypatch):
+def test_a_finished_one_that_is_gone_through_again_is_not_finished_meanwhile(base, tmp_path, dies_on_call):
     request = SizesRequest(shots=(2,), draws=2)
     whole = run_sizes(base, ROWS, request, tmp_path / "out").record
-    real, calls = sizes_module._compare_at, []
-
-    def dies(*arguments):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(sizes_module, "_compare_at", dies)
+    dies_on_call(sizes_module, "_compare_at", 2)
     with pytest.raises(KeyboardInterrupt):
         run_sizes(base, ROWS, request, tmp_path / "out", resume=True)
     kept = read_sizes(SizesLayout(tmp_path / "out").record)

@@ -38,7 +38,7 @@ def base(tiny_encoder, news_table):
 
 
 def contents(root):
-    """Every file but those of clocks, by name."""
+    """Names of all files."""
     return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
 
 

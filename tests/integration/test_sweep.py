@@ -121,18 +121,11 @@ def test_a_sweep_that_was_killed_gives_the_same_table(kind, base, tmp_path, monk
         assert not (tmp_path / "killed" / "banks" / "0000").exists()
 
 
-def test_a_sweep_that_was_killed_between_two_banks_refuses_other_data_and_weights(base, tiny_encoder, news_table, tmp_path, monkeypatch):
+def test_a_sweep_that_was_killed_between_two_banks_refuses_other_data_and_weights(base, tiny_encoder, news_table, tmp_path, dies_on_call):
     encoder = shutil.copytree(tiny_encoder("bert"), tmp_path / "encoder")
     base = [*base, {"encoder": {"name": str(encoder)}}]
-    options, real, trained = SweepOptions(bank_size=1), module.train_bank, []
-
-    def dies(*arguments):
-        trained.append(1)
-        if len(trained) == 2:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(module, "train_bank", dies)
+    options = SweepOptions(bank_size=1)
+    dies_on_call(module, "train_bank", 2)
     with pytest.raises(KeyboardInterrupt):
         run_sweep(base, GRID[:2], tmp_path / "sweep", options)
     train, model = news_table / "train.jsonl", encoder / "model.safetensors"

@@ -1,8 +1,12 @@
 """Names of what computes: kernels are chosen by it, so that bits depend on it."""
 
-import platform
+from __future__ import annotations
 
-import torch
+import platform
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def processor_name() -> str:
@@ -20,4 +24,6 @@ def machine_name(device: torch.device) -> str:
     Args:
         device: Where it is computed.
     """
+    import torch
+
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()

@@ -16,6 +16,7 @@ from typing import Any
 
 from lorabel._version import __version__
 from lorabel.errors import LorabelError
+from lorabel.models.machine import processor_name
 
 _HUB_TIMEOUT_S = 3.0
 _REACHABLE = "reachable"
@@ -46,7 +47,7 @@ def run_doctor(cache: Path | None = None) -> DoctorResult:
         "lorabel": __version__,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": _memory_bytes(),
         "free_disk_bytes": _free_disk_bytes(cache),
@@ -63,14 +64,6 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), platform.processor())
-    except OSError:
-        return platform.processor()
 
 
 def _memory_bytes() -> int | None:
