@@ -200,6 +200,9 @@ def report_figure(result: EvalResult, split: str) -> Figure:
     axes.set_xlim(0, 108)
     axes.grid(visible=False, axis="y")
     legend_above(axes, 3)
+    if classes < len(result.labels):
+        # So long a title has no room beside the legend: it stands above it.
+        axes.set_title(title, fontsize=11, pad=20)
     return figure
 
 

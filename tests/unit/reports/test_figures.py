@@ -121,6 +121,8 @@ def test_of_many_classes_the_worst_are_shown_and_the_title_says_so():
     (axes,) = figure.axes
     assert figure.get_size_inches()[1] < 11
     assert axes.get_title() == "The 40 classes of 150 with the lowest F1 (test)"
+    figure.draw_without_rendering()
+    assert not axes.title.get_window_extent().overlaps(axes.get_legend().get_window_extent())
     shown = [text.get_text().partition(" (")[0] for text in axes.get_yticklabels()]
     worst = sorted(found.labels, key=lambda label: found.per_class[label].f1)
     assert shown == worst[:40]
