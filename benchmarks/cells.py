@@ -74,6 +74,7 @@ def facts_of(record: RunRecord) -> dict:
         "samples_per_second": record.training.samples_per_second,
         "precision": record.plan["precision"],
         "method": record.plan["method"],
+        "head": record.plan["head"],
         "learning_rate": record.plan["learning_rate"],
         "epochs": record.training.epochs,
         "versions": record.versions,

@@ -29,7 +29,7 @@ ROWS, TUNING_ROWS, SEEDS = 2000, 1500, 3
 # AG News has none of its own; 2,000 rows, the default, would take longer to score after each epoch than to train.
 VALIDATION_ROWS = {"ag_news": 1000}
 # Where the search for each method's rate begins; elsewhere at its default.
-FIRST_GUESS = {"full": 1e-4, "head_only": 5e-3, "bitfit": 2e-3, "ia3": 1e-2, "vera": 1e-2, "prompt": 3e-2, "prefix": 3e-2}
+FIRST_GUESS = {"full": 1e-4, "head_only": 0.14, "bitfit": 2e-3, "ia3": 1e-2, "vera": 1e-2, "prompt": 3e-2, "prefix": 3e-2}
 FIRST_GUESS |= dict.fromkeys(("lora", "dora", "adalora", "lora_prefix", "bottleneck"), 1e-3)
 # Forms of a method that have a rate of their own; their rates alone are tried.
 FORMS = {"prefix_reparameterised": {"name": "prefix", "reparameterise": True}}

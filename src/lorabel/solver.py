@@ -2,7 +2,8 @@
 
 Decisions:
 - The head comes first, because it can be larger than all the rest: the family's own where the method fits beside it (the PEFT library can load nothing else), else one
-  linear layer. The first token of an encoder that was trained with mean pooling says little until it is trained, so few rows get a linear layer on the mean of all tokens.
+  linear layer. The first token of an encoder that was trained with mean pooling says little until it is trained, so few rows, and a head that is all that is trained,
+  get a linear layer on the mean of all tokens.
 - Sites and ranks are the method's own choice (`Method.settle`), starting from the recipe; benchmarks/budget_solver.py holds it against others.
 - A size that the user left at its default (rank, width, length) and that does not fit becomes the largest that does; one that was given is the user's, and the gate refuses it.
 - What was chosen is said with its reason, and the alternatives with their counts, so that a user can disagree.
@@ -18,7 +19,7 @@ from lorabel.budget import Alternative, Budget, Parameters, alternative, base_si
 from lorabel.errors import ConfigError
 from lorabel.families import EncoderShape
 from lorabel.heads import HeadChoice, HeadKind, HeadSpec, Pooling, PoolingChoice, make_head
-from lorabel.methods.base import make_method
+from lorabel.methods.base import Method, make_method
 from lorabel.methods.base_sited import named_targets
 
 AUTO_HEADS: tuple[HeadKind, ...] = ("native", "linear")
@@ -44,19 +45,31 @@ class AskedHead:
     trained_pooling: Pooling | None = None
     rows: int | None = None
 
-    @property
-    def follows_training(self) -> bool:
-        """Whether the open pooling is settled as the encoder was trained: its rows are few and a linear head may read the mean."""
-        is_open = self.pooling == "auto" and self.kind in ("auto", "linear") and self.trained_pooling == "mean"
-        return is_open and self.rows is not None and self.rows <= FEW_ROWS_PER_CLASS * self.classes
+    def why_as_trained(self, method: type[Method]) -> str | None:
+        """Why the open pooling is settled as the encoder was trained, the end of a sentence; None where it is not, or where no linear head may read the mean.
 
-    def possible(self, shape: EncoderShape) -> list[HeadSpec]:
+        Args:
+            method: What is trained beside the head.
+        """
+        if self.pooling != "auto" or self.kind not in ("auto", "linear") or self.trained_pooling != "mean":
+            return None
+        if not method.trains_states:
+            return f"{method.name} leaves the first token as it was"
+        if self.rows is not None and self.rows <= FEW_ROWS_PER_CLASS * self.classes:
+            return f"{self.rows:,} rows are few for {self.classes:,} classes"
+        return None
+
+    def possible(self, shape: EncoderShape, method: type[Method]) -> list[HeadSpec]:
         """The heads to choose from, in order; a checkpoint without a pooler may lack the family's own.
+
+        Args:
+            shape: The encoder.
+            method: What is trained beside the head.
 
         Raises:
             ConfigError: The head that is asked for is one that the encoder cannot have.
         """
-        if self.follows_training:
+        if self.why_as_trained(method):
             return [make_head(shape, "linear", "mean", self.classes)]
         pooling = "cls" if self.pooling == "auto" else self.pooling
         if self.kind != "auto":
@@ -116,13 +129,14 @@ def solve(method: Mapping[str, Any], shape: EncoderShape, asked: AskedHead, budg
     Raises:
         ConfigError: Unknown method, options that are wrong, or a head that the encoder cannot have.
     """
-    heads = asked.possible(shape)
+    kind = type(make_method({"name": method.get("name", "lora")}))
+    heads = asked.possible(shape, kind)
     settled = [_with_head(method, shape, head, budget) for head in heads]
     chosen = next((one for one in settled if one.fits or make_method(one.method).trains_encoder), None)
     if chosen is None:
         smaller = [one for one in (_fitted(one, method, shape) for one in settled) if one.fits]
         chosen = max(smaller, key=lambda one: one.parameters.adapter, default=settled[0])
-    reasons = [*_reasons_of_head(asked, chosen.head, settled, shape), *chosen.reasons, *type(make_method(chosen.method)).reasons(method, chosen.method)]
+    reasons = [*_reasons_of_head(asked, kind, chosen.head, settled, shape), *chosen.reasons, *kind.reasons(method, chosen.method)]
     # Another head of the same size would cost the same: it is no way to spend a budget.
     unlike = [head for head in heads if head is chosen.head or head.parameter_count != chosen.head.parameter_count]
     others = [one for head in unlike for one in _choices(chosen, head, shape, method)] if reasons else []
@@ -159,12 +173,10 @@ def _listed(options: Mapping[str, Any]) -> str:
     return ", ".join(shown(name, value) for name, value in options.items())
 
 
-def _reasons_of_head(asked: AskedHead, head: HeadSpec, tried: list[Solution], shape: EncoderShape) -> list[str]:
-    if asked.follows_training:
-        return [
-            f"Head: linear on the mean of all tokens, because this encoder was trained with mean pooling and {asked.rows:,} rows are few for {asked.classes:,} classes; "
-            "the PEFT library cannot load this one (--head native is the one that it can)."
-        ]
+def _reasons_of_head(asked: AskedHead, method: type[Method], head: HeadSpec, tried: list[Solution], shape: EncoderShape) -> list[str]:
+    if why := asked.why_as_trained(method):
+        of_peft = "; the PEFT library cannot load this one (--head native is the one that it can)" if method.trains_states else ""
+        return [f"Head: linear on the mean of all tokens, because this encoder was trained with mean pooling and {why}{of_peft}."]
     if asked.kind != "auto":
         return []
     if head.kind == AUTO_HEADS[0]:

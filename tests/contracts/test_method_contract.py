@@ -103,6 +103,13 @@ def test_output_is_unchanged_right_after_initialisation(name, options, tiny_enco
 
 
 @pytest.mark.parametrize(("name", "options"), ALL)
+def test_it_says_whether_what_the_head_reads_is_trained(name, options, tiny_encoder):
+    bank, _ = make_bank(name, tiny_encoder("bert"), options=options)
+    method = bank.methods[0]
+    assert method.trains_states == (method.trains_encoder or method.adapter_size(bank.encoder.shape) > 0)
+
+
+@pytest.mark.parametrize(("name", "options"), ALL)
 def test_declared_count_equals_the_tensors(name, options, tiny_encoder):
     bank, arena = make_bank(name, tiny_encoder("roberta"), options=options)
     assert arena.values.shape[1] == bank.methods[0].adapter_size(bank.encoder.shape) + bank.head.parameter_count

@@ -234,6 +234,26 @@ def test_few_rows_are_pooled_as_the_encoder_was_trained(kind, pooling, trained, 
     assert len(said) == (head[1] == "mean" or (kind == "auto" and pooling == "auto" and trained == "mean" and rows is None))
 
 
+@pytest.mark.parametrize(
+    ("kind", "pooling", "trained", "rows", "head"),
+    [
+        ("auto", "auto", "mean", 100_000, ("linear", "mean")),
+        ("auto", "auto", "mean", None, ("linear", "mean")),
+        ("linear", "auto", "mean", 100_000, ("linear", "mean")),
+        ("auto", "auto", "cls", 100_000, ("native", "cls")),
+        ("auto", "auto", None, 100_000, ("native", "cls")),
+        ("auto", "cls", "mean", 100_000, ("native", "cls")),
+        ("native", "auto", "mean", 100_000, ("native", "cls")),
+    ],
+)
+def test_a_head_that_is_all_that_is_trained_reads_what_the_encoder_was_trained_to_give(kind, pooling, trained, rows, head):
+    found = solve({"name": "head_only"}, MINILM, AskedHead(kind, pooling, 4, trained, rows), None)
+    assert (found.head.kind, found.head.pooling) == head
+    said = [one for one in found.reasons if "head_only leaves the first token as it was" in one]
+    assert len(said) == (head[1] == "mean")
+    assert not any("PEFT" in one for one in said)
+
+
 def test_where_the_encoder_says_how_it_was_trained(tmp_path):
     (tmp_path / "1_Pooling").mkdir()
     file = tmp_path / "1_Pooling" / "config.json"

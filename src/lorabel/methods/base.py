@@ -102,6 +102,7 @@ class Method(BaseModel):
         default_learning_rate: Used where the user gives none; each method brings its own.
         peft_root: What stands before the names of the model's own modules in the PEFT library's file.
         trains_encoder: True only for full fine-tuning.
+        trains_states: Whether training changes what the head reads; False only where the head is all that is trained.
         shared_options: Options that all members of a bank must agree on.
         starts_unchanged: Right after initialisation the encoder answers as without the method.
         has_prefix: Whether its layers have more keys than a sequence has tokens.
@@ -119,6 +120,7 @@ class Method(BaseModel):
     default_learning_rate: ClassVar[float] = 2e-3
     peft_root: ClassVar[str] = "base_model.model."
     trains_encoder: ClassVar[bool] = False
+    trains_states: ClassVar[bool] = True
     pads_exactly: ClassVar[bool] = False
     has_same_tensors: ClassVar[bool] = False
     folds_by_value: ClassVar[bool] = False

@@ -155,18 +155,19 @@ def run_plan_all(config: RunConfig, classes: int) -> tuple[Budget, list[MethodPl
         ConfigError: Unknown encoder or setting.
     """
     _, shape = encoder_shape(config.encoder.name)
+    asked = AskedHead(config.head.kind, config.head.pooling, classes, _trained_pooling(config.encoder.name))
     kinds = [(name, cast(type[Method], kind)) for name, kind in METHODS.items()]
-    plans = [_method_plan(name, config, shape, classes) for name, kind in kinds if not kind.trains_encoder]
+    plans = [_method_plan(name, config, shape, asked) for name, kind in kinds if not kind.trains_encoder]
     return plans[0][0], [plan for _, plan in plans]
 
 
-def _method_plan(name: str, config: RunConfig, shape: EncoderShape, classes: int) -> tuple[Budget, MethodPlan]:
+def _method_plan(name: str, config: RunConfig, shape: EncoderShape, asked: AskedHead) -> tuple[Budget, MethodPlan]:
     given = config.method if config.method["name"] == name else {"name": name}
-    solution = solve(given, shape, AskedHead(config.head.kind, config.head.pooling, classes), config.budget)
+    solution = solve(given, shape, asked, config.budget)
     head, budget = solution.head, solution.budget
     room = [entry for entry in nearest(solution.method, head, shape, budget) if entry.head == head.kind]
-    asked = alternative(solution.method, head, shape, solution.settled(given))
-    setting = asked if solution.fits else next(iter(room), None)
+    chosen = alternative(solution.method, head, shape, solution.settled(given))
+    setting = chosen if solution.fits else next(iter(room), None)
     largest = max((entry for entry in room if entry.changed), key=lambda entry: entry.parameters.trainable, default=None)
     is_larger = largest is not None and (setting is None or largest.parameters.trainable > setting.parameters.trainable)
     return budget, MethodPlan(name, setting, largest if is_larger else None)
