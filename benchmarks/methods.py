@@ -32,8 +32,12 @@ VALIDATION_ROWS = {"ag_news": 1000}
 FIRST_GUESS = {"full": 1e-4, "head_only": 0.14, "bitfit": 2e-3, "ia3": 1e-2, "vera": 1e-2, "prompt": 3e-2, "prefix": 3e-2}
 FIRST_GUESS |= dict.fromkeys(("lora", "dora", "adalora", "lora_prefix", "bottleneck"), 1e-3)
 # Forms of a method that have a rate of their own; their rates alone are tried.
-FORMS = {"prefix_reparameterised": {"name": "prefix", "reparameterise": True}}
-FIRST_GUESS |= {"prefix_reparameterised": 3e-3}
+FORMS = {
+    "prefix_reparameterised": {"method": {"name": "prefix", "reparameterise": True}},
+    "head_only_first_token": {"method": {"name": "head_only"}, "head": {"pooling": "cls"}},
+    "prompt_first_token": {"method": {"name": "prompt"}, "head": {"pooling": "cls"}},
+}
+FIRST_GUESS |= {"prefix_reparameterised": 3e-3, "head_only_first_token": 5e-3, "prompt_first_token": 3e-2}
 FACTOR = 3.0
 # About one standard error of the mean of the two validation splits.
 WITHIN = 0.01
@@ -93,7 +97,7 @@ def run_trials(arguments: argparse.Namespace, method: str, name: str) -> None:
     """Validation accuracy of each rate that is missing on one data set; 0 where training diverged."""
     rates = [rate for rate in rates_to_try(method) if not trial_path(method, name, rate).exists()]
     data = {"source": str(data_folder(arguments.data) / name), "limit_rows": TUNING_ROWS}
-    settings = {"method": FORMS.get(method, {"name": method}), "training": {"seed": 0, "threads": arguments.threads}}
+    settings = {**FORMS.get(method, {"method": {"name": method}}), "training": {"seed": 0, "threads": arguments.threads}}
     work = Path(arguments.work) / "-".join(["rates", method, name, *(f"{rate:g}" for rate in rates)])
     for rate, (member, _) in zip(rates, train_bank(work, data, settings, [{"optimizer.learning_rate": rate} for rate in rates]), strict=True):
         found = {"accuracy": 0.0, "failure": member.reason} if member.accuracy is None else {"accuracy": member.accuracy, "seconds": member.seconds}

@@ -2,7 +2,7 @@
 
 Decisions:
 - The head comes first, because it can be larger than all the rest: the family's own where the method fits beside it (the PEFT library can load nothing else), else one
-  linear layer. The first token of an encoder that was trained with mean pooling says little until it is trained, so few rows, and a head that is all that is trained,
+  linear layer. The first token of an encoder that was trained with mean pooling says little until it is trained, so few rows, and methods that train none of the layers,
   get a linear layer on the mean of all tokens.
 - Sites and ranks are the method's own choice (`Method.settle`), starting from the recipe; benchmarks/budget_solver.py holds it against others.
 - A size that the user left at its default (rank, width, length) and that does not fit becomes the largest that does; one that was given is the user's, and the gate refuses it.
@@ -53,8 +53,8 @@ class AskedHead:
         """
         if self.pooling != "auto" or self.kind not in ("auto", "linear") or self.trained_pooling != "mean":
             return None
-        if not method.trains_states:
-            return f"{method.name} leaves the first token as it was"
+        if not method.trains_layers:
+            return f"{method.name} trains none of its layers"
         if self.rows is not None and self.rows <= FEW_ROWS_PER_CLASS * self.classes:
             return f"{self.rows:,} rows are few for {self.classes:,} classes"
         return None
@@ -136,7 +136,7 @@ def solve(method: Mapping[str, Any], shape: EncoderShape, asked: AskedHead, budg
     if chosen is None:
         smaller = [one for one in (_fitted(one, method, shape) for one in settled) if one.fits]
         chosen = max(smaller, key=lambda one: one.parameters.adapter, default=settled[0])
-    reasons = [*_reasons_of_head(asked, kind, chosen.head, settled, shape), *chosen.reasons, *kind.reasons(method, chosen.method)]
+    reasons = [*_reasons_of_head(asked, chosen, settled, shape), *chosen.reasons, *kind.reasons(method, chosen.method)]
     # Another head of the same size would cost the same: it is no way to spend a budget.
     unlike = [head for head in heads if head is chosen.head or head.parameter_count != chosen.head.parameter_count]
     others = [one for head in unlike for one in _choices(chosen, head, shape, method)] if reasons else []
@@ -173,9 +173,11 @@ def _listed(options: Mapping[str, Any]) -> str:
     return ", ".join(shown(name, value) for name, value in options.items())
 
 
-def _reasons_of_head(asked: AskedHead, method: type[Method], head: HeadSpec, tried: list[Solution], shape: EncoderShape) -> list[str]:
-    if why := asked.why_as_trained(method):
-        of_peft = "; the PEFT library cannot load this one (--head native is the one that it can)" if method.trains_states else ""
+def _reasons_of_head(asked: AskedHead, chosen: Solution, tried: list[Solution], shape: EncoderShape) -> list[str]:
+    head, method = chosen.head, make_method(chosen.method)
+    if why := asked.why_as_trained(type(method)):
+        has_form = method.stored_form().peft_config(shape) is not None
+        of_peft = "; the PEFT library cannot load this one (--head native is the one that it can)" if has_form else ""
         return [f"Head: linear on the mean of all tokens, because this encoder was trained with mean pooling and {why}{of_peft}."]
     if asked.kind != "auto":
         return []

@@ -76,14 +76,14 @@ def test_a_cell_is_the_run_it_would_be_alone(base, tmp_path):
         accuracies.append(alone.record.metrics.validation.accuracy)
     assert record.rows[0].validation.accuracy.mean == pytest.approx(np.mean(accuracies))
     assert record.rows[0].parameters.trainable == alone.record.parameters.trainable
-    assert record.rows[0].settings["learning_rate"] == HeadOnly.single_layer_learning_rate
+    assert record.rows[0].settings["learning_rate"] == HeadOnly.pooler_learning_rate
     assert record.rows[0].settings["seeds"] == [3, 4]
 
 
 def test_rates_are_tried_around_the_default_and_the_best_is_used(base, tmp_path):
     record = run_compare(base, CompareRequest(("lora", "head_only"), rate_trials=3), tmp_path / "cmp").record
     for row in record.rows[:2]:
-        default = METHODS.get(row.method)().learning_rate_for(1)
+        default = {"lora": METHODS.get("lora").default_learning_rate, "head_only": HeadOnly.pooler_learning_rate}[row.method]
         rates = [trial.learning_rate for trial in row.trials]
         assert rates == pytest.approx([default / 10**0.5, default, default * 10**0.5], rel=1e-2)
         (chosen,) = [trial for trial in row.trials if trial.is_chosen]
@@ -147,7 +147,7 @@ def test_a_comparison_that_was_killed_gives_the_same_table(base, tmp_path, monke
 
 
 def test_a_method_that_cannot_be_trained_has_an_empty_row(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(HeadOnly, "single_layer_learning_rate", 1e30)
+    monkeypatch.setattr(HeadOnly, "pooler_learning_rate", 1e30)
     broken = [*base, {"training": {"max_nonfinite_steps": 2}}]
     notes = []
     request = CompareRequest(("lora", "head_only"), rate_trials=2)

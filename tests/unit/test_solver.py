@@ -246,12 +246,15 @@ def test_few_rows_are_pooled_as_the_encoder_was_trained(kind, pooling, trained, 
         ("native", "auto", "mean", 100_000, ("native", "cls")),
     ],
 )
-def test_a_head_that_is_all_that_is_trained_reads_what_the_encoder_was_trained_to_give(kind, pooling, trained, rows, head):
-    found = solve({"name": "head_only"}, MINILM, AskedHead(kind, pooling, 4, trained, rows), None)
+@pytest.mark.parametrize(
+    ("options", "has_peft_form"), [({"name": "head_only"}, False), ({"name": "prompt"}, False), ({"name": "prompt", "place": "front"}, True)]
+)
+def test_where_no_layer_is_trained_the_head_reads_what_the_encoder_was_trained_to_give(kind, pooling, trained, rows, head, options, has_peft_form):
+    found = solve(options, MINILM, AskedHead(kind, pooling, 4, trained, rows), None)
     assert (found.head.kind, found.head.pooling) == head
-    said = [one for one in found.reasons if "head_only leaves the first token as it was" in one]
+    said = [one for one in found.reasons if f"{options['name']} trains none of its layers" in one]
     assert len(said) == (head[1] == "mean")
-    assert not any("PEFT" in one for one in said)
+    assert all(("PEFT" in one) == has_peft_form for one in said)
 
 
 def test_where_the_encoder_says_how_it_was_trained(tmp_path):

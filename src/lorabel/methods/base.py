@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lorabel.errors import ConfigError
 from lorabel.families import EncoderShape
+from lorabel.heads import HeadSpec
 from lorabel.methods.base_peft import PeftFile, site_key
 from lorabel.registry import METHODS, unknown_name
 from lorabel.slots import LinearSlots, Prompt, Start, StreamMap, StreamPlace
@@ -102,7 +103,7 @@ class Method(BaseModel):
         default_learning_rate: Used where the user gives none; each method brings its own.
         peft_root: What stands before the names of the model's own modules in the PEFT library's file.
         trains_encoder: True only for full fine-tuning.
-        trains_states: Whether training changes what the head reads; False only where the head is all that is trained.
+        trains_layers: Whether anything in the encoder's layers is trained. Where nothing is, the first token goes on saying what it said.
         shared_options: Options that all members of a bank must agree on.
         starts_unchanged: Right after initialisation the encoder answers as without the method.
         has_prefix: Whether its layers have more keys than a sequence has tokens.
@@ -120,7 +121,7 @@ class Method(BaseModel):
     default_learning_rate: ClassVar[float] = 2e-3
     peft_root: ClassVar[str] = "base_model.model."
     trains_encoder: ClassVar[bool] = False
-    trains_states: ClassVar[bool] = True
+    trains_layers: ClassVar[bool] = True
     pads_exactly: ClassVar[bool] = False
     has_same_tensors: ClassVar[bool] = False
     folds_by_value: ClassVar[bool] = False
@@ -129,11 +130,11 @@ class Method(BaseModel):
     has_prefix: ClassVar[bool] = False
     can_merge: ClassVar[bool] = True
 
-    def learning_rate_for(self, head_layers: int) -> float:
+    def learning_rate_for(self, head: HeadSpec) -> float:
         """Peak learning rate where the user gives none.
 
         Args:
-            head_layers: Trained layers of the head, at least 1.
+            head: The head that is trained beside it.
         """
         return self.default_learning_rate
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field
 
 from lorabel.families import EncoderShape
+from lorabel.heads import HeadSpec
 from lorabel.methods.base import Method, ParameterSpec, largest, make_method, prefix_of_layer
 from lorabel.methods.base_peft import PeftFile
 from lorabel.registry import METHODS
@@ -66,7 +67,7 @@ class Prefix(Method):
         whole = tensors[_PREFIX] if _PREFIX in tensors else _given_by_layers(tensors)
         return prefix_of_layer(whole, layer, shape)
 
-    def learning_rate_for(self, head_layers: int) -> float:
+    def learning_rate_for(self, head: HeadSpec) -> float:
         """The prefix itself needs a much higher rate than layers that give it."""
         return self.reparameterised_learning_rate if self.reparameterise else self.default_learning_rate
 

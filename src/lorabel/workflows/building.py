@@ -110,7 +110,7 @@ def first_value(method: Method, spec: ParameterSpec, start: Start, seed: int) ->
 
 def learning_rate_of(prepared: Prepared) -> float:
     """Peak learning rate: as set, or the method's own."""
-    return prepared.config.optimizer.learning_rate or prepared.method.learning_rate_for(len(prepared.head.layers))
+    return prepared.config.optimizer.learning_rate or prepared.method.learning_rate_for(prepared.head)
 
 
 def head_learning_rate_of(prepared: Prepared) -> float:

@@ -183,7 +183,7 @@ def prepare_rows(
             faults.append(f"{row.name}: {error}")
             continue
         prepared = prepared or one
-        rates[row.name] = spread_rates(one.method.learning_rate_for(len(one.head.layers)), request.rate_trials)
+        rates[row.name] = spread_rates(one.method.learning_rate_for(one.head), request.rate_trials)
     if faults:
         raise BudgetError("\n".join(faults))
     assert prepared is not None, "a comparison without methods was refused before"

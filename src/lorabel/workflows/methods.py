@@ -8,9 +8,9 @@ from typing import Any, Literal, cast, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from lorabel.families import KNOWN_ENCODERS
-from lorabel.heads import make_head
 from lorabel.methods.base import Method
 from lorabel.registry import METHODS
+from lorabel.solver import AskedHead
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,10 @@ def run_methods(name: str | None = None) -> list[MethodFacts]:
 
 
 def _facts(name: str, kind: type[Method]) -> MethodFacts:
-    shape = KNOWN_ENCODERS["minilm"].shape
+    encoder = KNOWN_ENCODERS["minilm"]
+    shape = encoder.shape
     method = kind()
-    head = make_head(shape, "native", "cls", 4)
+    head = AskedHead("auto", "auto", 4, encoder.trained_pooling).possible(shape, kind)[0]
     options = [
         OptionFacts(
             field, str(info.annotation).replace("typing.", "").removeprefix("<class '").removesuffix("'>"), _values(info), info.default, info.description or ""
@@ -84,7 +85,7 @@ def _facts(name: str, kind: type[Method]) -> MethodFacts:
         name=name,
         summary=(kind.__doc__ or "").strip().splitlines()[0],
         paper=kind.paper,
-        learning_rate=method.learning_rate_for(len(head.layers)),
+        learning_rate=method.learning_rate_for(head),
         parameters=None if method.trains_encoder else method.adapter_size(shape) + head.parameter_count,
         merges=method.can_merge and not method.trains_encoder,
         peft=method.stored_form().peft_config(shape) is not None,

@@ -4,9 +4,11 @@ import pytest
 
 from lorabel.errors import ConfigError
 from lorabel.families import KNOWN_ENCODERS, LINEAR_SITES
+from lorabel.heads import make_head
 from lorabel.methods.base import make_method
 
 MINILM = KNOWN_ENCODERS["minilm"].shape
+HEAD = make_head(MINILM, "native", "cls", 4)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,7 @@ def test_sites_are_kept_in_the_encoders_order_whatever_the_users():
 
 
 def test_layers_that_give_a_prefix_have_a_rate_of_their_own():
-    assert [make_method({"name": "prefix", "reparameterise": way}).learning_rate_for(1) for way in (False, True)] == [9e-2, 3e-3]
+    assert [make_method({"name": "prefix", "reparameterise": way}).learning_rate_for(HEAD) for way in (False, True)] == [9e-2, 3e-3]
 
 
 @pytest.mark.parametrize(("use_rslora", "expected"), [(False, 16 / 9), (True, 16 / 3)])

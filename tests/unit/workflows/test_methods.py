@@ -20,6 +20,7 @@ def test_counts_on_the_embedded_encoder():
     found = {facts.name: facts for facts in run_methods()}
     assert (found["lora"].parameters, found["head_only"].parameters, found["full"].parameters) == (75_268, 1_540, None)
     assert (found["lora"].peft, found["head_only"].peft) == (True, False)
+    assert (found["lora"].learning_rate, found["head_only"].learning_rate) == (1e-3, 0.016)
 
 
 def test_options_of_one_method_have_defaults_and_help():
