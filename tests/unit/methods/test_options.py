@@ -40,6 +40,10 @@ def test_sites_are_kept_in_the_encoders_order_whatever_the_users():
     assert make_method({"name": "lora", "targets": ("ffn", "attention_output")}).targets == ("attention_output", "ffn_up", "ffn_down")
 
 
+def test_a_prompt_has_a_rate_for_each_pooling():
+    assert [make_method({"name": "prompt"}).learning_rate_for(make_head(MINILM, "linear", pooling, 4)) for pooling in ("cls", "mean")] == [3e-2, 1e-2]
+
+
 def test_layers_that_give_a_prefix_have_a_rate_of_their_own():
     assert [make_method({"name": "prefix", "reparameterise": way}).learning_rate_for(HEAD) for way in (False, True)] == [9e-2, 3e-3]
 
