@@ -41,6 +41,8 @@ def test_each_row_lacks_one_technique_of_the_paper_s_recipe(base, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "test_openings.jsonl").read_text().splitlines()]
     assert (len(lines), {line["verb"] for line in lines}) == (9, {"ablate"})
     assert {"ablate.json", "report.html", "table.csv", "table.md", "table.tex"} <= {path.name for path in (tmp_path / "ablation").iterdir()}
+    # A sweep for each row: its time and memory are its own.
+    assert len(list((tmp_path / "ablation" / "cells").iterdir())) == 9
     # Settings of a cell: the whole recipe, less one.
     settings = {}
     for path in (tmp_path / "ablation" / "cells").glob("*/members/*/record.json"):
@@ -61,6 +63,14 @@ def test_each_row_lacks_one_technique_of_the_paper_s_recipe(base, tmp_path):
     alone = run_train(load_config(json.loads(settings["cosine", 0.1, None, 16, "none", True].read_text())["config"], {"final": False}), tmp_path / "alone")
     (row,) = [row for row in record.rows if row.method == "no augmentation"]
     assert row.validation.accuracy.mean == pytest.approx(alone.record.metrics.validation.accuracy)
+
+
+def test_mixed_precision_is_a_technique_where_it_is_used(base, tmp_path):
+    record = run_ablate([*base, {"training": {"precision": "bf16"}}], tmp_path / "ablation", seeds=2, techniques=("precision",)).record
+    assert [(row.method, row.seeds) for row in record.rows] == [("whole recipe", 2), ("full precision", 2)]
+    plans = [json.loads(path.read_text())["plan"] for path in sorted((tmp_path / "ablation" / "cells").glob("*/members/*/record.json"))]
+    assert [plan["precision"] for plan in plans] == ["bf16", "bf16", "fp32", "fp32"]
+    assert all(row.samples_per_second > 0 and row.peak_memory_bytes > 0 for row in record.rows)
 
 
 @pytest.mark.parametrize(("accumulation", "alpha"), [(2, 0.0), (1, 1.0)])

@@ -246,7 +246,9 @@ def _train(
 ) -> CompareRecord:
     ledger = layout.root.parent
     ending = Ending(verb="ablate", opened_by="ablate", ledger=ledger, keeps_probabilities=True)
-    cells = train_cells(base, [row.variant for row in rows], layout.cells, SweepOptions(ending=ending), stop, may_open_test=True, on_event=on_event)
+    # A technique may cost or save time and memory: in one bank all rows would show the same.
+    variants, options = [row.variant for row in rows], SweepOptions(ending=ending)
+    cells = train_cells(base, variants, layout.cells, options, stop, may_open_test=True, on_event=on_event, apart=True)
     sources = [source_of_cells(row.variant.name, cells[row.variant.name], ()) for row in rows]
     if sources[0].row.status == "failed":
         raise DataError(f"ablate: the whole recipe could not be trained, got {sources[0].row.reason}; expected a finite loss. Lower --learning-rate.")

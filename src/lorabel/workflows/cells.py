@@ -61,6 +61,7 @@ def train_cells(
     *,
     may_open_test: bool,
     on_event: EventSink,
+    apart: bool = False,
 ) -> dict[str, list[Cell]]:
     """Train every cell that is not there yet.
 
@@ -72,6 +73,7 @@ def train_cells(
         stop: Whether a stop was asked for between two sweeps; within one, the sweep sees to it.
         may_open_test: `final` settings may open the test split.
         on_event: Receives notes, progress, steps and evaluations; members are numbered through all sweeps.
+        apart: Each variant has a sweep of its own even where it could share a bank, so that its time and memory are its own.
 
     Returns:
         Variant's name -> its cells, in order; failed ones included.
@@ -80,10 +82,10 @@ def train_cells(
         ConfigError: Settings or budget are not usable.
         StoppedError: A signal asked for a stop; the state was saved.
     """
-    groups: dict[str, list[tuple[str, Assignment]]] = {}
+    groups: dict[tuple[str, str], list[tuple[str, Assignment]]] = {}
     for variant in variants:
         for assignment in variant.assignments:
-            groups.setdefault(_shared_key(base, assignment), []).append((variant.name, assignment))
+            groups.setdefault((variant.name if apart else "", _shared_key(base, assignment)), []).append((variant.name, assignment))
     found: dict[str, list[Cell]] = {variant.name: [] for variant in variants}
     first = 0
     for number, cells in enumerate(groups.values()):
