@@ -41,6 +41,8 @@ FIRST_GUESS |= {"prefix_reparameterised": 3e-3, "head_only_first_token": 5e-3, "
 FACTOR = 3.0
 # About one standard error of the mean of the two validation splits.
 WITHIN = 0.01
+# What must be shown to train at all: trained vectors that a wrong rate or start leaves as they were.
+INPUT_METHODS = ("prompt", "prefix")
 CELLS = RESULTS / "methods"
 
 
@@ -151,6 +153,7 @@ def write_table() -> None:
         [name, method, str(seeds), f"{100 * mean:+.2f}", f"{100 * low:+.2f} … {100 * high:+.2f}", f"{p:.3f}"]
         for (name, method, seeds, mean, low, high, _), p in zip(tests, corrected, strict=True)
     ]
+    of_inputs = [over_head(name, method, cells[name, method], cells[name, "head_only"]) for method in INPUT_METHODS for name in SETS if cells[name, method]]
     trials = [[name, ", ".join(f"{rate:g}: {100 * mean:.2f}" for rate, mean in tried(name).items())] for name in (*method_names(), *FORMS) if tried(name)]
     missing = [f"{name}/{method} ({len(of_set)} of {wanted(method)})" for (name, method), of_set in cells.items() if len(of_set) < wanted(method)]
     untouched = [name for name in SETS if not any(of_set for (one, _), of_set in cells.items() if one == name)]
@@ -161,6 +164,8 @@ def write_table() -> None:
         text += markdown(["method", "trainable", "rate", *SETS, "mean", "seeds"], rows)
         text += "\n## Minus LoRA, the same seeds and test rows (paired bootstrap over rows and seeds, points; p after Holm's correction)\n\n"
         text += markdown(["data", "method", "seeds", "difference", "95 % interval", "p"], differences)
+        text += "\n## What trained inputs add to the head alone (points; paired bootstrap over rows and seeds, p without correction)\n\n"
+        text += markdown(["data", "method", "difference", "95 % interval", "p", "worst seed minus the head's best"], of_inputs)
     text += f"\n## Learning rates tried: mean validation accuracy on {' and '.join(TUNED_ON)}, {TUNING_ROWS:,} training rows, one seed\n\n"
     text += markdown(["method", "rate: accuracy"], trials)
     text += f"\n{said_of_precision(cells)}\n\nNot run yet: {', '.join(left) if left else 'nothing'}.\n"
@@ -168,6 +173,13 @@ def write_table() -> None:
     (RESULTS / "methods.md").write_text(text + "\n" + environment_lines(env))
     means = {f"{name}/{method}": float(np.mean([cell["accuracy"] for cell in of_set])) for (name, method), of_set in cells.items() if of_set}
     save_json(RESULTS / "methods.json", {"environment": env, "accuracy": means, "missing": missing})
+
+
+def over_head(name: str, method: str, mine: list[dict], head: list[dict]) -> list[str]:
+    """A row of the table against the head alone."""
+    mean, low, high, p = paired(mine, head)
+    gap = min(cell["accuracy"] for cell in mine) - max(cell["accuracy"] for cell in head)
+    return [name, method, f"{100 * mean:+.2f}", f"{100 * low:+.2f} … {100 * high:+.2f}", f"{p:.3f}", f"{100 * gap:+.2f}"]
 
 
 def said_of_precision(cells: dict[tuple[str, str], list[dict]]) -> str:

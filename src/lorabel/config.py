@@ -105,7 +105,7 @@ class HeadConfig(Section):
     )
     pooling: Literal["auto", "cls", "mean"] = Field(
         default="auto",
-        description="cls: state of the first token; mean: over all tokens; auto: cls, but mean before a linear head where the encoder was trained so and rows are few.",
+        description="cls: state of the first token; mean: over all tokens; auto: cls; before a linear head mean where the encoder was trained so and rows are few or no layer is trained.",
     )
     dropout: float | None = Field(default=None, ge=0, lt=1, description="Dropout in the head (default: 0; with the encoder's dropout on, the family's own).")
 
