@@ -2,7 +2,13 @@
 
 Source: Ben Zaken, Ravfogel, Goldberg 2021, "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked Language-models", section 3.
 
+Equation: y = W₀x + b₀ + b at each site, y = norm(x) + b with each norm; b = 0 at the start.
+
+Parameters: D_out at each site, and with `norms` 2 · D in each layer and, where all layers are chosen, E for the norm of the embeddings.
+
 Departures: the change of each bias is trained and stored, starting at zero, which is the same as training the bias; the norms' biases count among the bias terms, as in the paper's code.
+
+PEFT: none that trains the norms' biases too.
 """
 
 from __future__ import annotations
@@ -34,7 +40,10 @@ class BitFit(SitedMethod):
     norms: bool = Field(default=True, description="Train the biases of the layer norms too.")
 
     def parameters(self, shape: EncoderShape) -> tuple[ParameterSpec, ...]:
-        """`bias` (D_out,) of each chosen site and, with `norms`, (D,) of each norm; that of the embeddings where all layers are chosen."""
+        """`bias` (D_out,) of each chosen site and, with `norms`, (D,) of each norm, and (E,) of the embeddings' where all layers are chosen.
+
+        The sum of D_out over the sites, 2 · D for each layer with `norms`, and E: so many parameters.
+        """
         specs = []
         if self.norms and self.layers is None:
             specs.append(_bias("embeddings", EMBEDDING_NORM, 0, shape.embedding_size))
