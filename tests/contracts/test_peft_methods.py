@@ -32,6 +32,8 @@ SETTINGS = [
     {"name": "ia3", "targets": ("query", "attention_output", "ffn_up"), "layers": (1,)},
     {"name": "vera", "rank": 5, "targets": ("query", "value")},
     {"name": "vera", "rank": 4, "targets": ("all-linear",), "projection_seed": 3},
+    {"name": "bitfit", "norms": False},
+    {"name": "bitfit", "norms": False, "targets": ("query", "ffn_down"), "layers": (1,)},
     {"name": "prefix", "length": 4},
     {"name": "prompt", "length": 4, "place": "front"},
 ]
