@@ -93,7 +93,8 @@ class Solution:
         parameters: Counts; they may be over the budget where nothing fits.
         budget: The limit.
         reasons: Why each open setting was settled as it was, a sentence each; empty where none was open.
-        alternatives: What else the budget allows: other heads, sites and ranks; empty where nothing was open.
+        alternatives: What else the budget allows: other heads, sites and ranks; empty where nothing was open and no budget was given.
+        size_reason: Where a budget was given and no size was open: what else would fit, a sentence; None elsewhere.
     """
 
     method: dict[str, Any]
@@ -102,6 +103,7 @@ class Solution:
     budget: Budget
     reasons: tuple[str, ...]
     alternatives: tuple[Alternative, ...]
+    size_reason: str | None = None
 
     def settled(self, given: Mapping[str, Any]) -> tuple[str, ...]:
         """Options that have a value of the solver's, which the settings did not name and would not have without it."""
@@ -136,11 +138,15 @@ def solve(method: Mapping[str, Any], shape: EncoderShape, asked: AskedHead, budg
     if chosen is None:
         smaller = [one for one in (_fitted(one, method, shape) for one in settled) if one.fits]
         chosen = max(smaller, key=lambda one: one.parameters.adapter, default=settled[0])
-    reasons = [*_reasons_of_head(asked, chosen, settled, shape), *chosen.reasons, *kind.reasons(method, chosen.method)]
+    of_size = [*chosen.reasons, *kind.reasons(method, chosen.method)]
+    reasons = [*_reasons_of_head(asked, chosen, settled, shape), *of_size]
+    # Who names a budget asks what it allows, even where nothing was left open. Full fine-tuning has none.
+    is_told = budget is not None and chosen.fits and not kind.trains_encoder
     # Another head of the same size would cost the same: it is no way to spend a budget.
     unlike = [head for head in heads if head is chosen.head or head.parameter_count != chosen.head.parameter_count]
-    others = [one for head in unlike for one in _choices(chosen, head, shape, method)] if reasons else []
-    return Solution(chosen.method, chosen.head, chosen.parameters, chosen.budget, tuple(reasons), tuple(others))
+    others = [one for head in unlike for one in _choices(chosen, head, shape, method)] if reasons or is_told else []
+    size_reason = _reason_of_size(chosen, method, others) if is_told and not of_size else None
+    return Solution(chosen.method, chosen.head, chosen.parameters, chosen.budget, tuple(reasons), tuple(others), size_reason)
 
 
 def _with_head(method: Mapping[str, Any], shape: EncoderShape, head: HeadSpec, text: str | None) -> Solution:
@@ -160,6 +166,17 @@ def _fitted(one: Solution, given: Mapping[str, Any], shape: EncoderShape) -> Sol
             reason = f"Size: {_listed(changed)}, because it does not fit beside this head with {_listed({option: before[option] for option in changed})}."
             return Solution({**one.method, **changed}, one.head, count(after, one.head, shape), one.budget, (reason,), ())
     return one
+
+
+def _reason_of_size(chosen: Solution, given: Mapping[str, Any], others: list[Alternative]) -> str:
+    """Whose a size is that was not open, and the first of the larger ones that would fit beside the same head."""
+    larger = next((one for one in others if one.head == chosen.head.kind and one.parameters.trainable > chosen.parameters.trainable), None)
+    if larger is None:
+        return "Size: as it is; no larger one of this method was found that fits beside this head."
+    before = make_method(chosen.method).model_dump(mode="json")
+    whose = "as set" if given.keys() & set(larger.changed) else f"the default of {given['name']}"
+    after = {option: larger.method[option] for option in larger.changed}
+    return f"Size: {_listed({option: before[option] for option in after})}, {whose}; {_listed(after)} would fit too."
 
 
 def _listed(options: Mapping[str, Any]) -> str:

@@ -44,6 +44,7 @@ FORMS = {
     "ia3": lambda family: peft.IA3Config(target_modules=sites(family), feedforward_modules=[]),
     "vera": lambda family: peft.VeraConfig(r=4, target_modules=sites(family), projection_prng_key=5),
     "vera without factors": lambda family: peft.VeraConfig(r=4, target_modules=sites(family)[:2], save_projection=False),
+    "beft": lambda family: peft.BeftConfig(target_modules=sites(family)),
     "prefix": lambda _: peft.PrefixTuningConfig(num_virtual_tokens=3),
     "prefix of layers": lambda _: peft.PrefixTuningConfig(num_virtual_tokens=3, prefix_projection=True, encoder_hidden_size=16),
     "prompt": lambda _: peft.PromptTuningConfig(num_virtual_tokens=3),

@@ -16,6 +16,7 @@ from lorabel.models.bank import Bank
 from lorabel.models.checkpoint import load_weights, resolve_encoder
 from lorabel.models.encoder import PackedEncoder
 from lorabel.registry import METHODS
+from lorabel.workflows.methods import run_methods
 from tests.conftest import FAMILIES, reference_model
 from tests.contracts.batches import packed, padded, sequences
 from tests.contracts.test_peft_parity import bundle_for
@@ -31,6 +32,8 @@ SETTINGS = [
     {"name": "ia3", "targets": ("query", "attention_output", "ffn_up"), "layers": (1,)},
     {"name": "vera", "rank": 5, "targets": ("query", "value")},
     {"name": "vera", "rank": 4, "targets": ("all-linear",), "projection_seed": 3},
+    {"name": "bitfit", "norms": False},
+    {"name": "bitfit", "norms": False, "targets": ("query", "ffn_down"), "layers": (1,)},
     {"name": "prefix", "length": 4},
     {"name": "prompt", "length": 4, "place": "front"},
 ]
@@ -161,3 +164,18 @@ def test_every_method_with_a_form_there_is_compared():
     for name in METHODS.names():
         has_form = METHODS.get(name)().stored_form().peft_config(shape) is not None
         assert not has_form or name in compared | {"adalora"}, f"{name} has a form in the PEFT library, but is not compared with it"
+
+
+def test_every_method_says_what_the_library_can_load_of_it():
+    shape = KNOWN_ENCODERS["bert-base-uncased"].shape
+    notes = {facts.name: facts.peft_note for facts in run_methods()}
+    loaded = {options["name"] for options in SETTINGS} | {"adalora"}
+    assert {name for name, note in notes.items() if not note.startswith("none")} == loaded
+    for family, name in UNABLE:
+        assert family in notes[name].lower()
+    for name in loaded:
+        for field, info in METHODS.get(name).model_fields.items():
+            if info.annotation is bool:  # A switch that takes the form away is named.
+                switched = make_method({"name": name, field: not info.default})
+                assert switched.stored_form().peft_config(shape) is not None or field in notes[name]
+    assert "place: front" in notes["prompt"]

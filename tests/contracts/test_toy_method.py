@@ -51,8 +51,8 @@ PROMISES = [
     "promise", [promise for promise in PROMISES if promise is not contract.test_what_cannot_merge_says_so], ids=lambda promise: promise.__name__
 )
 def test_the_toy_keeps_every_promise(promise, registered, tiny_encoder):
-    others = {"family": "roberta"} if "family" in inspect.signature(promise).parameters else {}
-    promise(name=NAME, options={"targets": ("all-linear",)}, tiny_encoder=tiny_encoder, **others)
+    given = {"name": NAME, "options": {"targets": ("all-linear",)}, "tiny_encoder": tiny_encoder, "family": "roberta"}
+    promise(**{name: given[name] for name in inspect.signature(promise).parameters})
 
 
 def test_there_are_promises_to_keep():

@@ -197,6 +197,27 @@ def test_reasons_name_what_was_chosen():
     assert settle("1M", {"name": "bitfit"}).reasons == ()
 
 
+@pytest.mark.parametrize(
+    ("method", "budget", "reason"),
+    [
+        ({"name": "prefix"}, "300k", "Size: length 20, the default of prefix; length 64 would fit too."),
+        ({"name": "vera"}, "1M", "Size: rank 256, the default of vera; rank 384 would fit too."),
+        ({"name": "bottleneck", "width": 8}, "1M", "Size: width 8, as set; width 107 would fit too."),
+        ({"name": "lora", "rank": 1, "targets": ["value"]}, "50k", "Size: targets value, as set; targets all-linear would fit too."),
+        ({"name": "bitfit"}, "1M", "Size: as it is; no larger one of this method was found that fits beside this head."),
+        ({"name": "prefix"}, None, None),
+        ({"name": "prefix"}, "50k", None),  # It was made to fit, which is a reason of its own.
+        ({"name": "prefix", "length": 60}, "100k", None),  # The gate refuses it.
+        ({"name": "full"}, "100M", None),
+        (OPEN, "1M", None),
+    ],
+)
+def test_where_no_size_was_open_a_budget_that_is_given_says_what_else_fits(method, budget, reason):
+    found = settle(budget, method)
+    assert found.size_reason == reason
+    assert bool(found.alternatives) == (method == OPEN or (reason is not None and "would fit" in reason))
+
+
 @pytest.mark.parametrize("name", METHODS.names())
 @pytest.mark.parametrize("shape", [MINILM, ROBERTA], ids=["minilm", "roberta-base"])
 @pytest.mark.parametrize("budget", ["60k", "700k", "1M"])

@@ -35,7 +35,11 @@ def compare(
     seeds: Annotated[int, Parameter(help="Train each method with this many seeds.", group=COMPARE)] = 1,
     rate_trials: Annotated[
         int,
-        Parameter(help="Learning rates tried per method on the validation split, half a decade apart around its default; 1 takes the default.", group=COMPARE),
+        Parameter(
+            help="Learning rates tried per method. 1 means no search: each method trains at its own default rate. More are half a decade apart around it, and the best "
+            "on the validation split is taken.",
+            group=COMPARE,
+        ),
     ] = 1,
     reference: Annotated[str | None, Parameter(help="Row that the others are tested against (default: the first).", group=COMPARE)] = None,
     descriptions: Annotated[Path | None, Parameter(help="A text per class (YAML) for zero_shot (default: the class names).", group=COMPARE)] = None,
@@ -54,7 +58,10 @@ def compare(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Compare methods and baselines: same splits and seeds, a learning rate for each, intervals, paired tests. Options such as --rank are for every compared method that has them."""
+    """Compare methods and baselines: same splits and seeds, each method at its own default rate unless --rate-trials searches, intervals, paired tests.
+
+    Options such as --rank are for every compared method that has them.
+    """
     layers = flags.layers_with(data, final=final)
     from lorabel.cli.sweep_progress import SweepPrinter
     from lorabel.workflows.compare import CompareRequest, run_compare

@@ -19,7 +19,10 @@ from lorabel.errors import LorabelError
 _VERBS = {
     "train": ("lorabel.cli.train:train", "Train a classifier on a table of labelled texts."),
     "sweep": ("lorabel.cli.sweep:sweep", "Try many settings side by side, in banks over one encoder."),
-    "compare": ("lorabel.cli.compare:compare", "Compare methods and baselines on the same splits, with intervals and paired tests."),
+    "compare": (
+        "lorabel.cli.compare:compare",
+        "Compare methods and baselines on the same splits, each method at its own default rate unless --rate-trials searches, with intervals and paired tests.",
+    ),
     "ablate": ("lorabel.cli.ablate:ablate", "Say what each technique of the paper's recipe brings, and whether that is more than noise."),
     "audit": ("lorabel.cli.audit:audit", "Find duplicates, conflicting labels and other faults in a table, or labels that are probably wrong."),
     "evaluate": ("lorabel.cli.evaluate:evaluate", "Score an adapter on labelled texts, with intervals."),

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 from rich.table import Table
+from rich.text import Text
 
 from lorabel.cli.flags import JsonFlag
 from lorabel.cli.output import out, print_json
@@ -52,22 +53,33 @@ def _print_all(found: Sequence[MethodFacts]) -> None:
     out.print(table)
     out.print(
         "rate: default learning rate; * with its defaults, on the embedded encoder with 4 classes, head included; "
-        "merges: into the encoder's own weights; PEFT: the adapter is one of the PEFT library too",
+        "merges: into the encoder's own weights; PEFT: with its defaults, the adapter is one of the PEFT library too; lorabel methods NAME says more",
         style="dim",
     )
 
 
 def _print_one(facts: MethodFacts) -> None:
     size = "the whole encoder" if facts.parameters is None else f"{facts.parameters:,} with its defaults, on the embedded encoder with 4 classes, head included"
+    # Another head than the family's own would keep the library from building the model.
+    beside = "" if facts.peft_note.startswith("none") else " The head has to be the family's own, reading the first token (--head native)."
+    rows = Table.grid(padding=(0, 2, 0, 0))
+    rows.add_column(no_wrap=True)
+    rows.add_column(overflow="fold")
     for title, text in (
         ("Method", f"{facts.name}: {facts.summary}"),
-        ("Source", facts.paper),
+        ("Paper", facts.paper),
         ("Rate", f"{facts.learning_rate:g} where none is given"),
         ("Trainable", size),
         ("Merges", "yes, into the encoder's own weights" if facts.merges else "no"),
-        ("PEFT", "yes, the adapter is one of the PEFT library too" if facts.peft else "no"),
+        ("PEFT", facts.peft_note + beside),
+        *facts.explanation.items(),
     ):
-        out.print(f"{title:<12}{text}", markup=False)
+        rows.add_row(title, Text(text))
+    out.print(rows)
+    out.print(
+        "D_in, D_out: of a site's weight; D: width of the encoder; E: of its embeddings; R: rank or width; P: trained tokens; C: classes; ∘ is element by element",
+        style="dim",
+    )
     if not facts.options:
         return
     options = Table(box=None, pad_edge=False, title="\nOptions (--set method.NAME=VALUE, some have flags)", title_justify="left", title_style="bold")

@@ -5,7 +5,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from lorabel.budget import Budget
+from lorabel.budget import Alternative, Budget
 from lorabel.cli.flags import JsonFlag
 from lorabel.cli.options import SettingFlags
 from lorabel.cli.output import err, out, print_json
@@ -55,24 +55,29 @@ def _print_alternatives(result: PlanResult) -> None:
         table.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for entry in ([result.chosen] if result.fits else []) + result.alternatives:
         mark = " (chosen)" if entry is result.chosen else ""
-        table.add_row((entry.size_flags() or "as set") + mark, entry.head, f"{entry.parameters.trainable:,}", f"{entry.stored * BYTES_PER_PARAMETER / 1e6:.2f}")
+        table.add_row((entry.size_flags() or "as it is") + mark, entry.head, *_counts(entry))
     out.print()
     out.print(table)
+
+
+def _counts(entry: Alternative) -> tuple[str, str]:
+    """Trained parameters, and megabytes of the adapter's file."""
+    return f"{entry.parameters.trainable:,}", f"{entry.stored * BYTES_PER_PARAMETER / 1e6:.2f}"
 
 
 def _print_methods(budget: Budget, plans: list[MethodPlan]) -> None:
     table = Table(box=None, pad_edge=False)
     for title, justify in (
-        ("method", "left"), ("size", "left"), ("trainable", "right"), ("file, MB", "right"), ("the largest that fits", "left"), ("trainable", "right"),
+        ("method", "left"), ("size", "left"), ("trainable", "right"), ("file, MB", "right"),
+        ("the largest that fits", "left"), ("trainable", "right"), ("file, MB", "right"),
     ):  # fmt: skip
         table.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for plan in plans:
         if plan.setting is None:
-            table.add_row(plan.method, "nothing fits", "", "", "", "")
+            table.add_row(plan.method, "nothing fits")
             continue
-        trainable = plan.setting.parameters.trainable
-        larger = ("—", "") if plan.largest is None else (plan.largest.size_flags(), f"{plan.largest.parameters.trainable:,}")
-        table.add_row(plan.method, plan.setting.size_flags() or "its own", f"{trainable:,}", f"{plan.setting.stored * BYTES_PER_PARAMETER / 1e6:.2f}", *larger)
+        larger = ("—",) if plan.largest is None else (plan.largest.size_flags(), *_counts(plan.largest))
+        table.add_row(plan.method, plan.setting.size_flags() or "its own", *_counts(plan.setting), *larger)
     out.print(table)
     out.print(f"Budget {budget.limit:,}, head included. Full fine-tuning is a baseline and has no budget.", style="dim")
 
@@ -101,7 +106,7 @@ def _print(result: PlanResult) -> None:
         out.print(
             f"Other tools print {p.total_with_head_twice:,} parameters in all: they keep a frozen copy of the head beside the trained one and count it twice."
         )
-    if result.reasons and result.alternatives:
+    if result.alternatives:
         _print_alternatives(result)
     if result.peft_reason:
         err.print(f"The PEFT library will not be able to load it: {result.peft_reason}.")

@@ -1,22 +1,25 @@
 """AdaLoRA: a budget of rank that training itself spreads over the sites.
 
-Source: Zhang et al. 2023, "AdaLoRA: Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning" (ICLR). Equation 3: W = W₀ + P Λ Q, Λ diagonal and zero at the
-start, P and Q Gaussian. Equation 4: the regulariser ‖PᵀP − I‖² + ‖QQᵀ − I‖². Equations 5 and 6: after a step, the diagonal entries of the triplets that are not among
-the b most important of all sites become zero; they may come back. Equations 7 to 11: the importance of a triplet from the sensitivity |w · ∂L/∂w| of its values,
-smoothed, times its uncertainty, smoothed. Equation 12: b falls along a cubic from the initial number to the target, and then stays.
+Source: Zhang et al. 2023, "AdaLoRA: Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning" (ICLR), equations 3 to 12.
 
-What counts against the budget is what is trained: the factors of the initial rank at every site, R · (D_in + D_out + 1). What is stored is what remains: triplets whose
+Equation: h = W₀x + s·P·Λ·Q·x, s = α/R, Λ diagonal and zero at the start, P and Q Gaussian (3); the loss has γ·(‖PᵀP − I‖² + ‖QQᵀ − I‖²) beside it (4). After a step, the diagonal
+entries of the triplets that are not among the b most important of all sites become zero; they may come back (5, 6). The importance of a triplet is the sensitivity |w · ∂L/∂w| of
+its values, smoothed, times its uncertainty, smoothed (7 to 11). b falls along a cubic from the initial number to the target, and then stays (12).
+
+Parameters: R · (D_in + D_out + 1) at each site, R the initial rank: that is what is trained and what counts against the budget. What is stored is what remains: triplets whose
 diagonal entry is zero are dropped, and the file is as small as the target says.
-
-Stored as plain LoRA with a rank for each site, the diagonal and the scaling multiplied into B: the PEFT library's own AdaLoRA divides by the rank plus 1e-5, takes that
-rank from a value that it does not save, and wants the length of a training that is over. Its LoRA with `rank_pattern` and `alpha_pattern` needs none of that and answers
-with the same logits.
 
 Departures: the importance is taken from the values after the update and the clipped gradients, as in the authors' code. The cubic runs over (t − t_i) / (T − t_i − t_f):
 with t − t_i − t_f, as printed, it would start above the initial number. From T − t_f on the same triplets stay zero. The regulariser is a mean over the matrices, as in
 the authors' code, so that its weight means the same for any number of sites; its norm is squared, as in the paper; the loss that is told leaves it out. P and Q start with
 deviation 1/√D, so that they are nearly orthonormal. The update is multiplied by alpha / R, R the initial rank. The diagonal has a learning rate of its own: its entries are
 the singular values of the update and have far to go from zero.
+
+PEFT: its LoRA with a rank for each site (`rank_pattern`), not its AdaLoRA.
+
+Stored: as plain LoRA with a rank for each site, the diagonal and the scaling multiplied into B. The PEFT library's own AdaLoRA divides by the rank plus 1e-5, takes that
+rank from a value that it does not save, and wants the length of a training that is over. Its LoRA with `rank_pattern` and `alpha_pattern` needs none of that and answers
+with the same logits.
 """
 
 from __future__ import annotations

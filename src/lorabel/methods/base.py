@@ -99,6 +99,10 @@ class Allocator(Protocol):
 class Method(BaseModel):
     """Base of all methods: declares nothing, trains nothing but the head.
 
+    The docstring of a method's file is what `lorabel methods NAME` prints: a line, then paragraphs that begin with their title and a colon. `Source`, `Equation` (plain text),
+    `Parameters` (how many are trained, as a formula) and `Departures` are always there. `PEFT` is one sentence on what the PEFT library can load of it, and begins with
+    `none` where that is nothing; where a file has no such paragraph, `peft_config` of the method's defaults decides.
+
     Class attributes:
         default_learning_rate: Used where the user gives none; each method brings its own.
         peft_root: What stands before the names of the model's own modules in the PEFT library's file.

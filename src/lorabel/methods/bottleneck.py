@@ -4,8 +4,14 @@ Source: Houlsby et al. 2019, "Parameter-Efficient Transfer Learning for NLP", fi
 Pfeiffer et al. 2020, "AdapterFusion", section 3 (`pfeiffer`: after feed-forward alone); He et al. 2021, "Towards a Unified View of Parameter-Efficient Transfer Learning", table 1
 and section 4.6 (`parallel`: beside the feed-forward block, reading its input, with a scaling).
 
+Equation: y = f(x) + s·(U·relu(V·z + v) + u), f the block, z its output f(x) or, with `parallel`, its input x; U = 0 and u = 0 at the start.
+
+Parameters: 2 · R · D + R + D at each place: two places in each layer with `houlsby`, one with the others.
+
 Departures: all placements add to the block's output before its residual and norm, where Pfeiffer's code moves the adapter behind the residual; the norms of the encoder stay frozen,
-where Houlsby trains them. Up starts at zero, so that training starts at the encoder itself. The PEFT library has no form of it.
+where Houlsby trains them. Up starts at zero, so that training starts at the encoder itself.
+
+PEFT: none.
 """
 
 from __future__ import annotations

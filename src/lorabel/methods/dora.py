@@ -1,8 +1,14 @@
 """DoRA: the adapted weight's rows get trained lengths, the low-rank product turns their directions.
 
-Source: Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation", equation 5: W' = m (W₀ + s·B·A) / ‖W₀ + s·B·A‖, the norm held fixed in the backward pass (section 4.3).
+Source: Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation", equation 5 and section 4.3.
+
+Equation: W' = m ∘ (W₀ + s·B·A) / ‖W₀ + s·B·A‖, the norm of each row, held fixed in the backward pass; s = α/R, and at the start B = 0 and m = ‖W₀‖.
+
+Parameters: R · (D_in + D_out) + D_out at each site.
 
 Departures: none in evaluation. In training, dropout acts on the low-rank path alone, as in LoRA; the PEFT library drops the input of the frozen product's correction as well.
+
+PEFT: its LoRA with `use_dora`; `ranks` of single sites are its `rank_pattern`.
 """
 
 from __future__ import annotations

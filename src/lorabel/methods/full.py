@@ -1,6 +1,14 @@
 """Full fine-tuning: every weight of the encoder is trained; the baseline that adapters are measured against.
 
-Source: Devlin et al. 2018, "BERT: Pre-training of Deep Bidirectional Transformers", section 3.2. Departures: none. A bank of it has one member only.
+Source: Devlin et al. 2018, "BERT: Pre-training of Deep Bidirectional Transformers", section 3.2.
+
+Equation: W = W₀ + ΔW for every weight W₀ of the encoder, ΔW = 0 at the start.
+
+Parameters: all of the encoder's, less a pooler that the head does not read.
+
+Departures: none. A bank of it has one member only.
+
+PEFT: none: there is no adapter.
 """
 
 from typing import ClassVar

@@ -1,11 +1,19 @@
 """Head only: the encoder stays frozen and nothing is added; the lower baseline, also called linear probing where the head is linear.
 
-Source: Alain and Bengio 2016, "Understanding intermediate layers using linear classifier probes". Departures: the head may be the family's own.
+Source: Alain and Bengio 2016, "Understanding intermediate layers using linear classifier probes".
+
+Equation: p = softmax(W·h + b), h the state that the head pools of the frozen encoder; W and b are trained.
+
+Parameters: none beside the head's, which are C · (D + 1) where it is linear.
+
+Departures: the head may be the family's own.
+
+PEFT: none: nothing is added to the encoder.
 
 Pooling: where the encoder was trained with mean pooling, the head reads the mean (`lorabel.solver`): its first token says little until it is
 trained. On two validation splits the mean was 20 points better (benchmarks/methods.py).
 
-Learning rates, from the same two splits: a single layer is a convex problem that takes large steps; behind the checkpoint's own pooler, whose tanh
+Rates: from the same two splits. A single layer is a convex problem that takes large steps; behind the checkpoint's own pooler, whose tanh
 keeps what it reads below 1, larger ones still. A hidden layer takes only small ones.
 """
 

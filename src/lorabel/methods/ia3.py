@@ -1,8 +1,14 @@
 """IA3: keys, values and feed-forward activations are rescaled by trained vectors.
 
-Source: Liu et al. 2022, "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning", section 3.3: l_k ∘ k, l_v ∘ v, l_ff ∘ f(W₁ x).
+Source: Liu et al. 2022, "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning", section 3.3.
+
+Equation: k = l_k ∘ (W_k x), v = l_v ∘ (W_v x), y = W₂ (l_ff ∘ f(W₁ x)); each l = 1 at the start.
+
+Parameters: D_out at each site; D_in at attention output and feed-forward down, whose input is scaled.
 
 Departures: none with the default targets. Attention output and feed-forward down have their input scaled, all other sites their output, as in the PEFT library.
+
+PEFT: its IA3 at the same sites.
 """
 
 from __future__ import annotations
@@ -38,7 +44,7 @@ class Ia3(SitedMethod):
     )
 
     def parameters(self, shape: EncoderShape) -> tuple[ParameterSpec, ...]:
-        """Per site `ia3_l`, (D_out, 1) or, where the input is scaled, (1, D_in); starts at one."""
+        """Per site `ia3_l`, (D_out, 1) or, where the input is scaled, (1, D_in), starting at one; D_out or D_in parameters."""
         specs = []
         for layer in self.chosen_layers(shape):
             for site in self.targets:

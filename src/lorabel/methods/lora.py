@@ -1,14 +1,20 @@
 """LoRA: a frozen linear layer plus a trained low-rank product.
 
-Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", equation 3: h = W₀x + (α/r)·B·A·x, B starts at zero.
-Rank-stabilised scaling α/√r: Kalajdzievski 2023, "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA".
+Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", equation 3.
+Rank-stabilised scaling: Kalajdzievski 2023, "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA".
 A learning rate of its own for B: Hayou et al. 2024, "LoRA+: Efficient Low Rank Adaptation of Large Models", section 4.
 Start from the principal components of the weight: Meng et al. 2024, "PiSSA: Principal Singular Values and Singular Vectors Adaptation", equations 2 to 4.
+
+Equation: h = W₀x + s·B·A·x, s = α/R or, with `use_rslora`, α/√R; B = 0 at the start. With `init: pissa`, h = W₀x + s·(B·A − B₀·A₀)·x, s·B₀·A₀ being the R principal components of W₀.
+
+Parameters: R · (D_in + D_out) at each site; with `ranks`, each site's own R.
 
 Departures: none in the arithmetic. A starts uniform in ±1/√D_in (what the PEFT library draws), where the paper says Gaussian. Query, key and value of a layer
 read one input and share its dropout mask, where the PEFT library draws one for each. PiSSA keeps the whole weight and takes the start's product away again,
 s·(B A − B₀ A₀), so that the encoder stays shared by the members of a bank; it is stored as plain LoRA of twice the rank. Its factors take no weight decay: what is taken away
 does not decay, so that theirs would wear away the principal components of the pretrained weight.
+
+PEFT: its LoRA; `ranks` of single sites are its `rank_pattern`, and `init: pissa` becomes plain LoRA of twice the rank.
 """
 
 from __future__ import annotations
@@ -48,7 +54,7 @@ class Lora(SiteRanksMethod):
     )
 
     def parameters(self, shape: EncoderShape) -> tuple[ParameterSpec, ...]:
-        """Those of each adapted site, by layer; with `pissa` without weight decay.
+        """Those of each adapted site, by layer, R · (D_in + D_out) parameters per site; with `pissa` without weight decay.
 
         Raises:
             ConfigError: With `pissa`, a rank above a weight's own; else as with all ranks of sites.

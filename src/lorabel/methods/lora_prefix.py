@@ -2,7 +2,13 @@
 
 Source: He et al. 2021, "Towards a Unified View of Parameter-Efficient Transfer Learning", section 4.6: few prefix tokens where attention is to change little, low-rank updates for the rest.
 
-Departures: the paper's mix puts a parallel bottleneck beside feed-forward where this has LoRA. The PEFT library holds one method per adapter, so that it has no form of the two.
+Equation: h = W₀x + s·B·A·x at each site, s = α/R, and head = Attention(q, [P_k; K], [P_v; V]) in each layer; B = 0 at the start.
+
+Parameters: R · (D_in + D_out) at each site, and 2 · P · layers · D.
+
+Departures: the paper's mix puts a parallel bottleneck beside feed-forward where this has LoRA.
+
+PEFT: none: it holds one method per adapter.
 """
 
 from __future__ import annotations
@@ -42,7 +48,7 @@ class LoraPrefix(LowRankMethod):
     prefix_rate_factor: float = Field(default=10.0, gt=0, description="Learning rate of the prefix over that of the factors.")
 
     def parameters(self, shape: EncoderShape) -> tuple[ParameterSpec, ...]:
-        """LoRA's, and `prefix` (P, 2 · layers · D)."""
+        """LoRA's, R · (D_in + D_out) per site, and `prefix` (P, 2 · layers · D); 2 · P · layers · D parameters more."""
         size = (self.length, 2 * shape.num_layers * shape.hidden_size)
         prefix = ParameterSpec(_PREFIX, size, 0, _PREFIX, _PREFIX, "normal", 0.02, rate_factor=self.prefix_rate_factor)
         return (*super().parameters(shape), prefix)

@@ -3,8 +3,14 @@
 Source: Li and Liang 2021, "Prefix-Tuning: Optimizing Continuous Prompts for Generation", equations 2 and 3; keys and values of every layer for classification: Liu et al. 2021,
 "P-Tuning v2: Prompt Tuning Can Be Comparable to Fine-tuning Universally Across Scales and Tasks", section 3.2.
 
+Equation: head = Attention(q, [P_k; K], [P_v; V]), P_k and P_v (P, D) of each layer; with `reparameterise`, [P_k; P_v] = W₂·tanh(W₁·e + b₁) + b₂ for each of the P tokens.
+
+Parameters: 2 · P · layers · D; with `reparameterise`, P · D + H · D + H + (H + 1) · 2 · layers · D in training for width H, and as much stored as without.
+
 Departures: with `reparameterise`, two layers with a tanh give the prefix in training, as in the paper's appendix; what they give is stored in their place. Positions of the text start after
 the prefix, as in the PEFT library, unless `shift_positions` is off.
+
+PEFT: its prefix tuning, with `shift_positions` alone (the default), and not for DistilBERT, which takes no keys from outside.
 """
 
 from __future__ import annotations
@@ -48,7 +54,7 @@ class Prefix(Method):
     shift_positions: bool = Field(default=True, description="Positions of the text start after the prefix, as in the PEFT library.")
 
     def parameters(self, shape: EncoderShape) -> tuple[ParameterSpec, ...]:
-        """`prefix` (P, 2 · layers · D), of each layer keys before values; or the layers that give it: P·D + H·D + H + (H + 1)·2·layers·D parameters for width H."""
+        """`prefix` (P, 2 · layers · D), of each layer keys before values, 2·P·layers·D parameters; or the layers that give it, P·D + H·D + H + (H + 1)·2·layers·D for width H."""
         width, whole = shape.hidden_size, 2 * shape.num_layers * shape.hidden_size
         if not self.reparameterise:
             return (ParameterSpec(_PREFIX, (self.length, whole), 0, _PREFIX, _PREFIX, "normal", 0.02),)

@@ -2,8 +2,14 @@
 
 Source: Lester, Al-Rfou, Constant 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning", section 2 and figure 3 (starts).
 
+Equation: x = [x₁; p₁ … p_P; x₂ … x_T], the embeddings of a text of T tokens with the trained p; with `place: front`, x = [p₁ … p_P; x₁ … x_T].
+
+Parameters: P · E.
+
 Departures: by default they follow the text's first token, so that heads go on reading the state they were made for; with `place: front` they come before it, as in the PEFT library, whose
 heads then read the first trained token. Positions count the trained tokens along.
+
+PEFT: its prompt tuning, with `place: front` alone (not the default); not for DistilBERT, nor for encoders whose embeddings are projected, as those of ELECTRA small.
 
 Pooling: where the encoder was trained with mean pooling, the head reads the mean (`lorabel.solver`): trained tokens alone hardly make the first
 token say more. On two validation splits the mean was 7 points better, at a third of the rate (benchmarks/methods.py).

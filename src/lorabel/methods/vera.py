@@ -1,9 +1,15 @@
 """VeRA: random factors, the same for every site and never trained, rescaled by trained vectors.
 
-Source: Kopiczko, Blankevoort, Asano 2023, "VeRA: Vector-based Random Matrix Adaptation", equation 2: h = W₀x + Λ_b B Λ_d A x, b starts at zero.
+Source: Kopiczko, Blankevoort, Asano 2023, "VeRA: Vector-based Random Matrix Adaptation", equation 2.
+
+Equation: h = W₀x + Λ_b·B·Λ_d·A·x, Λ diagonal, A and B random and frozen; at the start Λ_b = 0 and Λ_d = `d_initial`.
+
+Parameters: R + D_out at each site. The frozen factors are stored beside them, R · (largest D_in + largest D_out) values.
 
 Departures: none. The factors are drawn from `projection_seed` as the PEFT library draws them, and stored with the adapter, so that no generator has to be trusted to repeat itself.
 Members of a bank need equal ranks: the frozen factors are not zero, so filling up with zeros would not be exact.
+
+PEFT: its VeRA at the same sites, the frozen factors saved with it.
 """
 
 from __future__ import annotations

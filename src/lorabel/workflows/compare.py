@@ -46,7 +46,7 @@ class CompareRequest:
         methods: Rows: registered methods, with options after colons where they are not the method's own (`prefix:length=40`), and baselines; those that are always shown
             are added.
         seeds: Seeds of each method, from the settings' own on.
-        rate_trials: Learning rates tried per method, its default among them.
+        rate_trials: Learning rates tried per method, its default among them; 1 means no search.
         reference: Row that the others are tested against; None for the first.
         descriptions: Class -> text for baselines that read them; None for the class names.
     """

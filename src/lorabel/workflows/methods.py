@@ -1,7 +1,10 @@
-"""`methods`: what can be trained, from the registry."""
+"""`methods`: what can be trained, from the registry and from the docstrings of the methods' files."""
 
 from __future__ import annotations
 
+import inspect
+import re
+import sys
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args, get_origin
 
@@ -11,6 +14,8 @@ from lorabel.families import KNOWN_ENCODERS
 from lorabel.methods.base import Method
 from lorabel.registry import METHODS
 from lorabel.solver import AskedHead
+
+_TITLED = re.compile(r"([A-Z]\w*): (.*)")
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,9 @@ class MethodFacts:
         learning_rate: Its default.
         parameters: Trainable with default options on the default encoder with 4 classes, head included; None where it trains the whole encoder.
         merges: Whether a trained adapter can be written into the encoder's own weights.
-        peft: Whether the PEFT library has a form of it.
+        peft: Whether the PEFT library has a form of it, with its default options.
+        peft_note: What the PEFT library can load of it, one sentence; begins with `none` where that is nothing.
+        explanation: Title -> paragraph of the docstring of its file: `Source`, `Equation`, `Parameters` (a formula), `Departures`, and what else it says; empty where it says nothing.
         options: Its options.
     """
 
@@ -54,6 +61,8 @@ class MethodFacts:
     parameters: int | None
     merges: bool
     peft: bool
+    peft_note: str
+    explanation: dict[str, str]
     options: list[OptionFacts]
 
 
@@ -81,6 +90,8 @@ def _facts(name: str, kind: type[Method]) -> MethodFacts:
         )
         for field, info in kind.model_fields.items()
     ]
+    explanation = _explanation(kind)
+    has_form = method.stored_form().peft_config(shape) is not None
     return MethodFacts(
         name=name,
         summary=(kind.__doc__ or "").strip().splitlines()[0],
@@ -88,9 +99,18 @@ def _facts(name: str, kind: type[Method]) -> MethodFacts:
         learning_rate=method.learning_rate_for(head),
         parameters=None if method.trains_encoder else method.adapter_size(shape) + head.parameter_count,
         merges=method.can_merge and not method.trains_encoder,
-        peft=method.stored_form().peft_config(shape) is not None,
+        peft=has_form,
+        peft_note=explanation.pop("PEFT", "its own form of the method." if has_form else "none."),
+        explanation=explanation,
         options=options,
     )
+
+
+def _explanation(kind: type[Method]) -> dict[str, str]:
+    """Title -> paragraph, each on one line, of the docstring of a method's file."""
+    paragraphs = (inspect.cleandoc(sys.modules[kind.__module__].__doc__ or "")).split("\n\n")[1:]
+    titled = (_TITLED.fullmatch(" ".join(paragraph.split())) for paragraph in paragraphs)
+    return {found[1]: found[2] for found in titled if found}
 
 
 def _values(info: FieldInfo) -> str:

@@ -37,8 +37,8 @@ class PlanResult:
         is_exempt: Full fine-tuning is a baseline: `train` runs it whatever the budget.
         nearest: Settings near this one that fit, where it does not.
         chosen: The settings, nothing left open.
-        reasons: Why what was left open was settled as it was.
-        alternatives: What else the budget allows with this method.
+        reasons: Why what was left open was settled as it was; where a budget was given and no size was open, what else would fit.
+        alternatives: What else the budget allows with this method; empty where nothing was open and no budget was given.
         peft_reason: Why the PEFT library cannot load it, or None.
     """
 
@@ -103,7 +103,7 @@ def run_plan(config: RunConfig, classes: int) -> PlanResult:
         is_exempt=method.trains_encoder,
         nearest=[] if solution.fits else nearest(solution.method, head, shape, budget),
         chosen=alternative(solution.method, head, shape, solution.settled(config.method)),
-        reasons=solution.reasons,
+        reasons=(*solution.reasons, *([solution.size_reason] if solution.size_reason else [])),
         alternatives=list(solution.alternatives),
         peft_reason=why_not_peft(head, method.stored_form().peft_config(shape) is not None, has_windows=config.data.long_texts == "windows"),
     )

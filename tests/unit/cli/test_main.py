@@ -98,3 +98,9 @@ def test_every_verb_has_help(run_cli, verb):
     done = run_cli(verb, "--help")
     assert done.code == 0
     assert done.out.startswith(f"Usage: lorabel {verb}")
+
+
+def test_compare_says_first_that_one_rate_trial_is_no_search(run_cli):
+    said = " ".join(run_cli("compare", "--help").out.replace("│", " ").split())
+    assert "each method at its own default rate unless --rate-trials searches" in said.partition("Parameters")[0]
+    assert "1 means no search" in said

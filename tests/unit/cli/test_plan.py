@@ -5,6 +5,7 @@ import shlex
 
 import pytest
 
+from lorabel.cli.output import out
 from lorabel.methods.base import make_method
 from lorabel.registry import METHODS
 
@@ -125,6 +126,13 @@ def test_every_advice_fits_where_it_is_followed(run_cli, encoder, size, budget):
         ("--method", "adalora", "--rank", "auto", "--targets", "auto"),
         ("--method", "adalora", "--set", "method.target_rank=3", "--targets", "auto"),
         ("--method", "bottleneck", "--head", "auto"),
+        ("--method", "bottleneck", "--set", "method.width=3"),
+        ("--method", "lora", "--rank", "1", "--targets", "value", "--alpha", "5"),
+        ("--method", "prefix"),
+        ("--method", "prefix", "--set", "method.reparameterise=true"),
+        ("--method", "lora_prefix"),
+        ("--method", "vera"),
+        ("--method", "bitfit"),
     ],
     ids=" ".join,
 )
@@ -135,6 +143,20 @@ def test_every_alternative_is_what_its_flags_give(run_cli, encoder, size, budget
         found = follow(run_cli, command, entry)
         assert found["parameters"]["trainable"] == entry["parameters"]["trainable"]
         assert make_method(found["chosen"]["options"]) == make_method(entry["options"])
+
+
+def test_a_budget_that_is_given_is_answered_where_nothing_was_open(run_cli):
+    command = ("plan", "--encoder", "bert-base-uncased", "--method", "prefix")
+    printed = run_cli(*command, "--budget", "1M").out
+    assert "Chosen      Size: length 20, the default of prefix; length 54 would fit too." in printed
+    assert "as it is (chosen)" in printed
+    assert "--set method.length=54" in printed
+    silent = run_cli(*command).out
+    assert "Chosen" not in silent
+    assert "within the budget" not in silent
+    shorter = run_cli(*command, "--budget", "1M", "--set", "method.length=54").out
+    assert "Size: as it is; no larger one of this method was found that fits beside this head." in shorter
+    assert "Size: length 9, as set; length 54 would fit too." in run_cli(*command, "--budget", "1M", "--set", "method.length=9").out
 
 
 def test_a_budget_is_inclusive(run_cli):
@@ -189,3 +211,14 @@ def test_all_methods_for_people(run_cli):
     lines = {line.split()[0]: line for line in done.out.splitlines() if line}
     assert "nothing fits" in lines["bottleneck"]
     assert "1,540" in lines["head_only"]
+
+
+def test_the_largest_that_fits_has_its_megabytes_too(run_cli, monkeypatch):
+    monkeypatch.setattr(out, "_width", 200)
+    printed = run_cli("plan", "--all-methods", "--budget", "300k").out
+    rows = {line.split()[0]: line.split() for line in printed.splitlines() if line}
+    found = {one["method"]: one for one in json.loads(run_cli("plan", "--all-methods", "--budget", "300k", "--json").out)["methods"]}
+    for name in ("vera", "prefix", "prompt"):
+        largest = found[name]["largest"]
+        assert rows[name][-2:] == [f"{largest['parameters']['trainable']:,}", f"{largest['bytes']['adapter_file'] / 1e6:.2f}"]
+    assert rows["lora"][-1] == "—"
