@@ -32,7 +32,7 @@ from lorabel.workflows.compare_report import write_compare_report
 
 def scores(mean):
     accuracy = Interval(mean=mean, low=mean - 0.02, high=mean + 0.02, deviation=0.005)
-    return SplitScores(accuracy=accuracy, macro_f1=accuracy)
+    return SplitScores(accuracy=accuracy, macro_f1=Interval(mean=mean, low=mean - 0.03, high=mean + 0.01, deviation=0.005))
 
 
 def row(name, mean, trainable, **more):
@@ -96,11 +96,23 @@ def record():
 def test_rows_of_text(record):
     full, lora, other, broken = compare_rows(record)
     assert full[:5] == ["full", "22,000,000", "88.00 MB", "2", "90.00 ± 0.50"]
-    assert full[7:10] == ["—", "reference", "—"]
-    assert lora[5:] == ["87.50–91.50", "89.50 ± 0.50", "2.3", "−0.50 (−1.20 to +0.20)", "0.400", "75 s", "47", "1,000 MB"]
-    assert (other[4], other[9]) == ("70.00", "< 0.001")
+    assert full[8:11] == ["—", "reference", "—"]
+    assert lora[5:] == ["87.50–91.50", "89.50 ± 0.50", "86.50–90.50", "2.3", "−0.50 (−1.20 to +0.20)", "0.400", "75 s", "47", "1,000 MB"]
+    assert (other[4], other[10]) == ("70.00", "< 0.001")
     assert broken[4] == "failed"
     assert all(len(cells) == len(compare_columns(record)) for cells in compare_rows(record))
+
+
+def test_intervals_stand_beside_accuracy_and_macro_f1_whichever_is_compared(record):
+    assert compare_columns(record)[4:8] == ["accuracy, %", "95 % interval", "macro-F1, %", "95 % interval"]
+    labels = record.model_copy(update={"task": "multi_label", "metric": "macro_f1"})
+    assert compare_columns(labels)[4:10] == ["macro-F1, %", "95 % interval", "micro-F1, %", "LRAP, %", "exact, %", "95 % interval"]
+    assert compare_columns(labels, is_narrow=True)[4:9] == ["macro-F1, %", "95 % interval", "micro-F1, %", "LRAP, %", "exact, %"]
+    assert as_text(record).splitlines()[0].count("95 % interval") == 1
+    for text in (as_markdown(record), as_latex(record).replace("--", "–")):
+        assert "86.50–90.50" in text
+    (lora,) = [line for line in csv.DictReader(io.StringIO(as_csv(record))) if line["row"] == "lora"]
+    assert [float(lora[f"test_macro_f1_{end}"]) for end in ("low", "high")] == pytest.approx([0.865, 0.905])
 
 
 def test_the_caption_says_what_was_done(record):
@@ -142,9 +154,14 @@ def test_latex_is_escaped(record):
     assert "a\\_b|c & 0 &" in text
     assert "$-$0.50 ($-$1.20 to +0.20)" in text
     assert "\\textless{} 0.001" in text
-    assert "1,000 MB" not in text
-    assert "Memory" not in text
-    assert all(line.count(" & ") == 8 for line in text.splitlines() if line.endswith("\\\\"))
+    scores, costs = text.split("\n\n")
+    assert "1,000 MB" not in scores
+    assert "Memory" not in scores
+    assert "lora & 1.33 MB & 2 & 75 s & 47 & 1,000 MB \\\\" in costs
+    assert "Memory is the largest of the process" in costs
+    for table, columns in ((scores, 9), (costs, 6)):
+        assert f"{{l{'r' * (columns - 1)}}}" in table
+        assert [line.count(" & ") for line in table.splitlines() if line.endswith("\\\\")] == [columns - 1] * 5
     assert escape_latex("50%_{a}&$#~^\\") == r"50\%\_\{a\}\&\$\#\textasciitilde{}\textasciicircum{}\textbackslash{}"
 
 
@@ -212,6 +229,9 @@ def test_the_report_stands_alone_and_everything_in_it_is_escaped(record, tmp_pat
     assert page.count("<svg") == 4
     assert "50%_off &amp; &lt;b&gt;" in page
     assert "not &lt;finite&gt;" in page
+    assert '<th class="number">macro-F1, %<br><span class="soft">95\u00a0%\u00a0interval</span></th>' in page
+    assert '<td class="number">89.50 ± 0.50<br><span class="soft">86.50–90.50</span></td>' in page
+    assert '<td class="number">failed</td>' in page
     for known in ("http://www.w3.org", "http://purl.org", "http://creativecommons.org", "https://matplotlib.org"):
         page = page.replace(known, "")
     assert "http" not in page
