@@ -15,6 +15,7 @@ from lorabel.artifacts.compares import (
     CurvePoint,
     Gap,
     Interval,
+    LabelErrors,
     RateTrial,
     SplitScores,
     Trainable,
@@ -223,6 +224,38 @@ def test_confusions_of_many_classes(record, classes):
     assert shown[0, 0] == pytest.approx(100 * (10 / (9 + classes) - 11 / (10 + classes)))
 
 
+@pytest.mark.parametrize("labels", [3, 28])
+def test_errors_by_label_are_shown_where_texts_have_several(record, labels):
+    names = [f"label {number}" for number in range(labels)]
+    mine = [LabelErrors(missed=10.0, wrong=40.0)] * labels
+    its = [LabelErrors(missed=10.0 + number, wrong=40.0) for number in range(labels - 1)] + [LabelErrors(missed=10.0, wrong=14.5)]
+    rows = [one.model_copy(update={"confusion": None, "label_errors": errors}) for one, errors in zip(record.rows, (mine, its, mine), strict=False)]
+    several = record.model_copy(update={"task": "multi_label", "labels": names, "rows": rows})
+    figures = draw_compare_figures(several)
+    assert "confusions" not in figures
+    first, second = figures["labels"].axes[:2]
+    assert [axes.get_title() or axes.get_title(loc="left") for axes in (first, second)] == ["lora", "a_b|c"]
+    # Of many labels those that differ most, in their own order.
+    expected = names if labels == 3 else names[8:]
+    assert [tick.get_text() for tick in first.get_yticklabels()] == expected
+    shown = first.images[0].get_array()
+    assert shown[:-1].tolist() == [[float(name.split()[1]), 0.0] for name in expected[:-1]]
+    assert shown[-1].tolist() == [0.0, -25.5]
+    assert np.abs(second.images[0].get_array()).max() == 0
+    assert f"number of texts, of 1,234{'' if labels == 3 else '; the 20 of 28 labels that differ most'}" in figures["labels"].get_suptitle()
+    one_sided = several.model_copy(update={"reference": "broken"})
+    assert "labels" not in draw_compare_figures(one_sided)
+
+
+def test_a_page_without_differences_of_confusions_says_why(record, tmp_path):
+    said = "Differences of confusions are not shown: "
+    for name, reference in (("with", "full"), ("without", "broken")):
+        layout, one = CompareLayout(tmp_path / name), record.model_copy(update={"reference": reference})
+        layout.root.mkdir()
+        write_compare_report(layout, one, draw_compare_figures(one))
+        assert (said in layout.report.read_text()) == (name == "without")
+
+
 def test_the_report_stands_alone_and_everything_in_it_is_escaped(record, tmp_path):
     write_compare_report(CompareLayout(tmp_path), record, draw_compare_figures(record))
     page = (tmp_path / "report.html").read_text()
@@ -242,6 +275,10 @@ def test_the_report_stands_alone_and_everything_in_it_is_escaped(record, tmp_pat
 def test_a_record_comes_back_and_another_version_is_refused(record, tmp_path):
     path = tmp_path / "compare.json"
     write_compare(path, record)
+    assert read_compare(path) == record
+    facts = json.loads(path.read_text())
+    # As an earlier version wrote it.
+    path.write_text(json.dumps({**facts, "rows": [{name: value for name, value in one.items() if name != "label_errors"} for one in facts["rows"]]}))
     assert read_compare(path) == record
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 99}))
     with pytest.raises(ArtifactError, match="another format, got version 99"):
