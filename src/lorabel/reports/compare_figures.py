@@ -171,7 +171,7 @@ def confusions_figure(record: CompareRecord, reference: CompareRow, others: Sequ
         axes.set_yticks(range(len(names)), names if place % columns == 0 else [""] * len(names), fontsize=size)
     figure.supxlabel("predicted", fontsize=9)
     figure.supylabel("true", fontsize=9)
-    figure.suptitle(f"Confusions less those of {short(record.reference)} ({record.judged}, points of the true class)", fontsize=11, fontweight="bold")
+    figure.suptitle(f"Confusions less those of {short(record.reference)}\n({record.judged}, points of the true class)", fontsize=11, fontweight="bold")
     if image is not None:
         figure.colorbar(image, ax=panels, shrink=0.75)
     return figure

@@ -224,6 +224,13 @@ def test_confusions_of_many_classes(record, classes):
     assert shown[0, 0] == pytest.approx(100 * (10 / (9 + classes) - 11 / (10 + classes)))
 
 
+def test_the_title_of_a_single_panel_is_not_cut(record):
+    figure = draw_compare_figures(record.model_copy(update={"judged": "validation", "rows": record.rows[:2]}))["confusions"]
+    png_bytes(figure)
+    box = figure._suptitle.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+
+
 @pytest.mark.parametrize("labels", [3, 28])
 def test_errors_by_label_are_shown_where_texts_have_several(record, labels):
     names = [f"label {number}" for number in range(labels)]
