@@ -191,6 +191,8 @@ def test_a_comparison_tests_the_score_that_chooses_and_keeps_thresholds(layers, 
     assert all(0 < row.raw_p_value <= row.p_value <= 1 for name, row in rows.items() if name != "lora")
     for row in rows.values():
         scored = [read_probabilities(tmp_path / "cmp" / path) for path in row.probabilities]
+        wrong = np.mean([(one.answers != one.labels).sum() for one in scored])
+        assert sum(one.missed + one.wrong for one in row.label_errors) == pytest.approx(wrong)
         micro = [f1_score(one.labels, one.answers, average="micro", zero_division=0) for one in scored]
         assert row.validation.micro_f1.mean == pytest.approx(np.mean(micro))
         ranked = [label_ranking_average_precision_score(one.labels, one.probabilities) for one in scored]
@@ -199,14 +201,18 @@ def test_a_comparison_tests_the_score_that_chooses_and_keeps_thresholds(layers, 
             assert score.low <= score.mean <= score.high
     table = (tmp_path / "cmp" / "table.md").read_text()
     assert "Differences in macro-F1, in points, and p-values are to lora: paired bootstrap over the same rows and over seeds" in table
-    assert "| macro-F1, % | 95 % interval | micro-F1, % | LRAP, % | exact, % | ECE, % |" in table
+    assert "| macro-F1, % | 95 % interval | micro-F1, % | LRAP, % | exact, % | 95 % interval | ECE, % |" in table
     assert "validation_lrap_low" in (tmp_path / "cmp" / "table.csv").read_text().splitlines()[0]
     assert "Validation macro-F1 while training" in (tmp_path / "cmp" / "figures" / "curves.svg").read_text()
+    assert (tmp_path / "cmp" / "figures" / "labels.svg").exists()
+    page = (tmp_path / "cmp" / "report.html").read_text()
+    assert "Missed and wrong labels less those of lora" in page
+    assert "Differences of confusions are not shown" not in page
     assert "Macro-F1 against trained parameters" in (tmp_path / "cmp" / "figures" / "parameters.svg").read_text()
     by_accuracy = run_compare((*base, {"training": {"best_metric": "accuracy", "num_epochs": 1}}), CompareRequest(("head_only",)), tmp_path / "exact").record
     one, other = by_accuracy.rows
     assert other.difference.mean == pytest.approx(other.validation.accuracy.mean - one.validation.accuracy.mean)
-    assert "| exact, % | 95 % interval | macro-F1, % | micro-F1, % | LRAP, % | ECE, % |" in (tmp_path / "exact" / "table.md").read_text()
+    assert "| exact, % | 95 % interval | macro-F1, % | 95 % interval | micro-F1, % | LRAP, % | ECE, % |" in (tmp_path / "exact" / "table.md").read_text()
     first = read_record(RunLayout(tmp_path / "cmp" / rows["lora"].probabilities[0]).root.parent.parent / "record.json")
     assert rows["lora"].validation.macro_f1.low <= rows["lora"].validation.macro_f1.mean <= rows["lora"].validation.macro_f1.high
     assert first.thresholds is not None

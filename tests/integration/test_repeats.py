@@ -110,6 +110,20 @@ def test_the_command_prints_mean_and_spread(run_cli, news_table, tiny_encoder, t
     assert set(printed["validation"]["accuracy"]) == {"mean", "deviation", "values"}
 
 
+@pytest.mark.parametrize("kind", ["--seeds", "--folds"])
+def test_a_collapsed_member_is_named(kind, run_cli, news_table, tiny_encoder, tmp_path, monkeypatch):
+    collapsed = iter([None, "The classifier has collapsed"] * 2)
+    monkeypatch.setattr("lorabel.workflows.finishing.collapse", lambda labels, answers, names: next(collapsed))
+    words = ("train", news_table, "--encoder", tiny_encoder("bert"), "--precision", "fp32", "--threads", 1, "--epochs", 1, kind, 2)
+    shown = run_cli(*words, "-o", tmp_path / "a", "--quiet")
+    assert shown.code == 0, shown.err
+    assert "warning: Member 1: the classifier has collapsed.\n" in shown.out
+    assert "Member 1: the classifier has collapsed." in (tmp_path / "a" / "report.html").read_text()
+    assert json.loads((tmp_path / "a" / "summary.json").read_text())["alarms"] == ["Member 1: the classifier has collapsed"]
+    printed = json.loads(run_cli(*words, "-o", tmp_path / "b", "--json").out)
+    assert [member["alarms"] for member in printed["members"]] == [[], ["The classifier has collapsed"]]
+
+
 def test_an_opening_of_a_members_test_split_is_counted_with_those_of_training(base, tmp_path, run_cli, tiny_encoder):
     root = tmp_path / "runs" / "seeds"
     run_repeats([*base, {"final": True, "training": {"num_epochs": 1}}], root, seeds=2)

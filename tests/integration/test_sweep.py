@@ -199,6 +199,30 @@ def test_a_member_that_cannot_go_on_is_said_to_have_failed(base, tmp_path, monke
     assert not (tmp_path / "sweep" / "members" / "0001" / "adapter").exists()
 
 
+def test_a_collapsed_member_is_named_in_record_page_table_and_json(base, run_cli, tmp_path, monkeypatch):
+    collapsed = iter(["The classifier has collapsed: 'sport' [1]", None] * 2)
+    monkeypatch.setattr("lorabel.workflows.finishing.collapse", lambda labels, answers, names: next(collapsed))
+    words = ("sweep", base[1]["data"]["source"], "--encoder", base[1]["encoder"]["name"], "--precision", "fp32", "--threads", 1, "--epochs", 1)
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("rank: [1, 2]\n")
+    shown = run_cli(*words, "--grid", grid, "-o", tmp_path / "shown", "--quiet")
+    assert shown.code == 0, shown.err
+    assert shown.out.count("collapsed") == 1
+    assert "warning: Member 0: the classifier has collapsed: 'sport' [1].\n" in shown.out
+    page = (tmp_path / "shown" / "report.html").read_text()
+    assert page.count('<p class="notice warn">Member 0: the classifier has collapsed: &#39;sport&#39; [1].</p>') == 1
+    printed = json.loads(run_cli(*words, "--grid", grid, "-o", tmp_path / "json", "--json").out)
+    assert [member["alarms"] for member in printed["members"]] == [["The classifier has collapsed: 'sport' [1]"], []]
+    layout = SweepLayout(tmp_path / "json")
+    assert [member.alarms for member in read_sweep(layout.record).members] == [["The classifier has collapsed: 'sport' [1]"], []]
+    facts = json.loads(layout.record.read_text())
+    for member in facts["members"]:
+        del member["alarms"]
+    # As an earlier version wrote it.
+    layout.record.write_text(json.dumps(facts))
+    assert read_sweep(layout.record).alarms() == []
+
+
 def test_what_must_be_shared_is_named(base, tmp_path):
     with pytest.raises(ConfigError, match=r"sweep: data.limit_rows must be the same in all members"):
         run_sweep(base, expand_grid({"limit_rows": [10, 12]}, "grid"), tmp_path / "sweep")

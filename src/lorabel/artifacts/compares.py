@@ -86,6 +86,18 @@ class CurvePoint(Plain):
     loss: float | None
 
 
+class LabelErrors(Plain):
+    """How one of several labels was wrong, mean over seeds.
+
+    Attributes:
+        missed: Texts that have it and were not given it.
+        wrong: Texts that were given it and do not have it.
+    """
+
+    missed: float
+    wrong: float
+
+
 class CompareRow(Plain):
     """One method or baseline.
 
@@ -114,6 +126,7 @@ class CompareRow(Plain):
         trials: Learning rates tried.
         curves: Per seed, the validation split during training.
         confusion: Mean over seeds of the counts on the judged split, true class by row; None with several labels per text, or more than 200 classes.
+        label_errors: Of each label on the judged split, where texts have several; None where they have one, and in records of earlier versions.
         probabilities: Per seed and judged split, the file with each row's probabilities, relative to the record.
     """
 
@@ -140,6 +153,7 @@ class CompareRow(Plain):
     trials: list[RateTrial] = []
     curves: list[list[CurvePoint]] = []
     confusion: list[list[float]] | None = None
+    label_errors: list[LabelErrors] | None = None
     probabilities: list[str] = []
 
     def scores_of(self, split: str | None) -> SplitScores | None:

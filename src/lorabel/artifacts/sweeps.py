@@ -31,6 +31,7 @@ class SweepMember(Plain):
         trainable: Trainable parameters.
         steps: Optimiser steps done.
         seconds: Its share of the bank's training time.
+        alarms: What is wrong with the outcome though nothing failed, a sentence each. Empty in records of earlier versions.
     """
 
     number: int
@@ -46,6 +47,7 @@ class SweepMember(Plain):
     trainable: int | None = None
     steps: int | None = None
     seconds: float | None = None
+    alarms: list[str] = []
 
     @property
     def has_scores(self) -> bool:
@@ -90,6 +92,10 @@ class SweepRecord(Plain):
         """Members with scores, best first; of equals the one with fewer parameters, then the earlier."""
         scored = [member for member in self.members if member.has_scores]
         return sorted(scored, key=lambda member: (-member.value_of(self.metric), member.trainable or 0, member.number))
+
+    def alarms(self) -> list[str]:
+        """The alarms of all members, each under the number of its member."""
+        return [f"Member {member.number}: {alarm[0].lower()}{alarm[1:]}" for member in self.members for alarm in member.alarms]
 
     @property
     def accuracy_name(self) -> str:

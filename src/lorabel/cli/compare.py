@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from lorabel.artifacts.compares import CompareRecord
     from lorabel.workflows.sizes import SizesResult
 
+# What only figures need; the record has it.
+_NOT_PRINTED = {"curves", "confusion", "label_errors"}
 COMPARE = Group("Comparison", sort_key=0)
 Number = TypeVar("Number", int, float)
 
@@ -104,7 +106,7 @@ def _print_sizes(result: SizesResult, *, is_json: bool, is_quiet: bool) -> None:
 
     record, root = result.record, result.root
     if is_json:
-        rows = [row.model_dump(mode="json", exclude={"curves", "confusion"}) for row in record.rows]
+        rows = [row.model_dump(mode="json", exclude=_NOT_PRINTED) for row in record.rows]
         points = [point.model_dump(mode="json") for point in record.points]
         shared = {name: getattr(record, name) for name in ("reference", "judged", "rows_judged", "test_openings")}
         print_json({"rows": rows, "points": points, **shared, "record": root / "sizes.json", "report": root / "report.html"})
@@ -124,7 +126,7 @@ def print_comparison(record: CompareRecord) -> None:
 
 def compare_json(root: Path, record: CompareRecord, verb: str = "compare") -> dict[str, Any]:
     """What `--json` prints: the record's rows without curves and matrices, and where everything is."""
-    rows = [row.model_dump(mode="json", exclude={"curves", "confusion"}) for row in record.rows]
+    rows = [row.model_dump(mode="json", exclude=_NOT_PRINTED) for row in record.rows]
     return {
         "rows": rows,
         "reference": record.reference,

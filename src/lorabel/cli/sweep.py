@@ -93,6 +93,7 @@ def sweep_json(root: Path, record: SweepRecord) -> dict[str, Any]:
             "parameters": {"trainable": member.trainable} if member.has_scores else None,
             "adapter": root / "members" / f"{member.number:04d}" / "adapter" if member.has_scores else None,
             "seconds": member.seconds,
+            "alarms": member.alarms,
         }
         for member in record.members
     ]

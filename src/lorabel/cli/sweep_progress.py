@@ -99,7 +99,7 @@ class SweepPrinter:
 
 
 def print_sweep(record: SweepRecord) -> None:
-    """The members, best first."""
+    """The members, best first, and a warning for each alarm."""
     names = varied([member.assignment for member in record.members])
     table = Table(box=None, pad_edge=False)
     table.add_column("member", justify="right")
@@ -115,6 +115,8 @@ def print_sweep(record: SweepRecord) -> None:
         if not member.has_scores:
             table.add_row(str(member.number), *(shown(member.assignment.get(name)) for name in names), "", "", "", member.status)
     out.print(table)
+    for alarm in record.alarms():
+        out.print(f"warning: {alarm}.", markup=False)
 
 
 def print_spread(split: str, scores: Mapping[str, Spread], accuracy_name: str) -> None:

@@ -1,4 +1,4 @@
-"""Figures of a comparison: score against parameters, learning curves, reliability, and where each row's confusions differ from the reference's."""
+"""Figures of a comparison: score against parameters, learning curves, reliability, and where each row's confusions, or errors by label, differ from the reference's."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ def draw_compare_figures(record: CompareRecord) -> dict[str, Figure]:
         binned = [row for row in record.rows if row.reliability]
         if binned:
             figures["reliability"] = reliability_figure(record, binned)
-        others = [row for row in record.rows if row.confusion is not None and row.method != record.reference]
-        reference = next((row for row in record.rows if row.method == record.reference), None)
-        if others and reference is not None and reference.confusion is not None:
-            figures["confusions"] = confusions_figure(record, reference, others[:_MOST_PANELS])
+        for name, field, draw in (("confusions", "confusion", confusions_figure), ("labels", "label_errors", labels_figure)):
+            known = {row.method: row for row in record.rows if getattr(row, field) is not None}
+            reference, others = known.pop(record.reference, None), list(known.values())
+            if others and reference is not None:
+                figures[name] = draw(record, reference, others[:_MOST_PANELS])
     return figures
 
 
@@ -170,10 +171,49 @@ def confusions_figure(record: CompareRecord, reference: CompareRow, others: Sequ
         axes.set_yticks(range(len(names)), names if place % columns == 0 else [""] * len(names), fontsize=size)
     figure.supxlabel("predicted", fontsize=9)
     figure.supylabel("true", fontsize=9)
-    figure.suptitle(f"Confusions less those of {short(record.reference)} ({record.judged}, points of the true class)", fontsize=11, fontweight="bold")
+    figure.suptitle(f"Confusions less those of {short(record.reference)}\n({record.judged}, points of the true class)", fontsize=11, fontweight="bold")
     if image is not None:
         figure.colorbar(image, ax=panels, shrink=0.75)
     return figure
+
+
+def labels_figure(record: CompareRecord, reference: CompareRow, others: Sequence[CompareRow]) -> Figure:
+    """Per row and label, how many texts it was missed in and how many were given it wrongly, less the reference's; of many labels those with the largest differences.
+
+    Args:
+        record: The comparison, of texts with several labels.
+        reference: Its reference row.
+        others: The rows to show.
+    """
+    gaps = np.stack([_label_errors(row) - _label_errors(reference) for row in others])  # (rows, C, 2)
+    shown = np.sort(np.argsort(-np.abs(gaps).max(axis=(0, 2)), kind="stable")[:MANY_CLASSES])
+    largest = max(1.0, float(np.abs(gaps).max()))
+    lines = -(-len(others) // 4)
+    columns = -(-len(others) // lines)
+    figure = Figure(figsize=(max(5.4, columns * 1.7 + 2.6), lines * (0.3 * len(shown) + 0.8) + 1.0), dpi=_DOTS_PER_INCH, layout="constrained")
+    panels = _panels(figure, len(others), columns)
+    names = [short(record.labels[place]) for place in shown]
+    image = None
+    for place, axes in enumerate(panels):
+        image = _panel(axes, gaps[place][shown], largest, short(others[place].method), is_small=True)
+        axes.set_aspect("auto")
+        axes.set_xticks(range(2), ["missed", "wrong"], fontsize=8)
+        axes.set_yticks(range(len(names)), names if place % columns == 0 else [""] * len(names), fontsize=8)
+    of = "" if len(shown) == len(record.labels) else f"; the {len(shown)} of {len(record.labels):,} labels that differ most"
+    figure.supxlabel("above 0: more errors than the reference", fontsize=9)
+    figure.suptitle(
+        f"Missed and wrong labels less those of {short(reference.method)}\n({record.judged}, number of texts, of {record.rows_judged:,}{of})",
+        fontsize=11,
+        fontweight="bold",
+    )
+    if image is not None:
+        figure.colorbar(image, ax=panels, shrink=0.75, aspect=35)
+    return figure
+
+
+def _label_errors(row: CompareRow) -> NDArray[np.float64]:
+    """Texts in which each label is missed and wrong, (C, 2)."""
+    return np.array([[one.missed, one.wrong] for one in row.label_errors or []], dtype=np.float64)
 
 
 def _shares(row: CompareRow) -> NDArray[np.float64]:

@@ -13,10 +13,13 @@ from lorabel.reports.tables import MISSING, duration, latex_table, markdown_tabl
 
 _BEFORE = ("row", "trainable", "file", "seeds")
 _AFTER = ("ECE, %", "difference", "p", "training", "samples/s", "memory")
-# A printed page is narrower than a screen; these are in the other forms.
-_NOT_PRINTED = frozenset({"file", "seeds", "samples/s", "memory"})
+# A printed page is narrower than a screen; these stand in a table of their own there.
+_COSTS = frozenset({"file", "seeds", "training", "samples/s", "memory"})
 # Of several labels per text; with one there are accuracy and macro-F1.
 _LABEL_SCORES = {"macro_f1": "macro-F1, %", "micro_f1": "micro-F1, %", "lrap": "LRAP, %", "accuracy": "exact, %"}
+# These have their intervals beside them; the narrow table has that of the compared score alone.
+_WITH_INTERVAL = frozenset({"accuracy", "macro_f1"})
+_INTERVAL = "95 % interval"
 _SCORES = tuple(SplitScores.model_fields)
 # Columns of CSV tables, as `score_numbers` and `tested_numbers` fill them.
 SCORE_NAMES = tuple(f"{score}{part}" for score in _SCORES for part in ("", "_low", "_high", "_deviation"))
@@ -26,12 +29,13 @@ _TESTS = {
     "macro_f1": "paired bootstrap over the same rows and over seeds",
 }
 SPREAD_OVER_SEEDS = "Mean over seeds ± their standard deviation; 95 % bootstrap intervals over rows and seeds, over few seeds as wide as Student's."
+_ABOUT_COSTS = "Training time is of one seed. Memory is the largest of the process, with all seeds that were trained together and what it had loaded before."
 # Below this chance the difference is called one.
 LEVEL = 0.05
 
 
 def scores_shown(task: TaskKind, compared_by: Compared) -> dict[str, str]:
-    """The scores that a table shows, the compared one, which has an interval, first.
+    """The scores that a table shows, the compared one first.
 
     Args:
         task: One label per text, or several.
@@ -44,45 +48,54 @@ def scores_shown(task: TaskKind, compared_by: Compared) -> dict[str, str]:
     return {compared_by: known[compared_by], **known}
 
 
-def score_headings(task: TaskKind, compared_by: Compared) -> list[str]:
+def _has_interval(score: str, compared_by: Compared, *, is_narrow: bool) -> bool:
+    return score == compared_by if is_narrow else score in _WITH_INTERVAL
+
+
+def score_headings(task: TaskKind, compared_by: Compared, *, is_narrow: bool = False) -> list[str]:
     """Headings of what `score_cells` gives for the scores that a table shows.
 
     Args:
         task: One label per text, or several.
         compared_by: The score that differences are of.
+        is_narrow: Only the compared score has its interval.
     """
-    compared, *others = scores_shown(task, compared_by).values()
-    return [compared, "95 % interval", *others]
+    headings = []
+    for name, heading in scores_shown(task, compared_by).items():
+        headings += [heading, _INTERVAL] if _has_interval(name, compared_by, is_narrow=is_narrow) else [heading]
+    return headings
 
 
-def compare_columns(record: CompareRecord) -> list[str]:
+def compare_columns(record: CompareRecord, *, is_narrow: bool = False) -> list[str]:
     """Headings of the table.
 
     Args:
         record: The comparison.
+        is_narrow: Only the compared score has its interval.
     """
-    return [*_BEFORE, *score_headings(record.task, record.compared_by), *_AFTER]
+    return [*_BEFORE, *score_headings(record.task, record.compared_by, is_narrow=is_narrow), *_AFTER]
 
 
-def compare_rows(record: CompareRecord) -> list[list[str]]:
+def compare_rows(record: CompareRecord, *, is_narrow: bool = False) -> list[list[str]]:
     """One row of text per row of the comparison, in the order of `compare_columns`.
 
     Args:
         record: The comparison.
+        is_narrow: Only the compared score has its interval.
     """
-    return [_cells(record, row) for row in record.rows]
+    return [_cells(record, row, is_narrow=is_narrow) for row in record.rows]
 
 
-def _cells(record: CompareRecord, row: CompareRow) -> list[str]:
+def _cells(record: CompareRecord, row: CompareRow, *, is_narrow: bool) -> list[str]:
     scores = record.shown(row)
     if scores is None:
-        return [row.method, *[MISSING] * 3, row.status, *[MISSING] * (len(compare_columns(record)) - 5)]
+        return [row.method, *[MISSING] * 3, row.status, *[MISSING] * (len(compare_columns(record, is_narrow=is_narrow)) - 5)]
     return [
         row.method,
         MISSING if row.parameters is None else f"{row.parameters.trainable:,}",
         MISSING if row.bytes is None else megabytes(row.bytes),
         str(row.seeds),
-        *score_cells(scores, list(scores_shown(record.task, record.compared_by)), row.seeds),
+        *score_cells(scores, record.task, record.compared_by, row.seeds, is_narrow=is_narrow),
         MISSING if row.ece is None else f"{100 * row.ece:.1f}",
         shown_difference(row.difference, is_reference=row.method == record.reference),
         p_value(row.p_value),
@@ -92,17 +105,39 @@ def _cells(record: CompareRecord, row: CompareRow) -> list[str]:
     ]
 
 
-def score_cells(scores: SplitScores, names: Sequence[str], times: int) -> list[str]:
-    """The first score, its interval, and the others.
+def score_cells(scores: SplitScores, task: TaskKind, compared_by: Compared, times: int, *, is_narrow: bool = False) -> list[str]:
+    """The scores that a table shows, and intervals, in the order of `score_headings`.
 
     Args:
         scores: Of a row.
-        names: Of those to show.
+        task: One label per text, or several.
+        compared_by: The score that differences are of.
         times: How often the row was repeated.
+        is_narrow: Only the compared score has its interval.
     """
-    first: Interval = getattr(scores, names[0])
-    interval = f"{100 * first.low:.2f}–{100 * first.high:.2f}"
-    return [with_deviation(first, times), interval, *(with_deviation(getattr(scores, name), times) for name in names[1:])]
+    cells = []
+    for name in scores_shown(task, compared_by):
+        score: Interval = getattr(scores, name)
+        cells.append(with_deviation(score, times))
+        if _has_interval(name, compared_by, is_narrow=is_narrow):
+            cells.append(f"{100 * score.low:.2f}–{100 * score.high:.2f}")
+    return cells
+
+
+def below_scores(columns: Sequence[str], cells: Sequence[str]) -> list[list[str]]:
+    """Cells as lists of lines, an interval below its score: with columns of their own for intervals, a page's table is wider than most screens.
+
+    Args:
+        columns: Headings.
+        cells: Of a row, or the headings themselves.
+    """
+    found: list[list[str]] = []
+    for name, cell in zip(columns, cells, strict=True):
+        if name != _INTERVAL:
+            found.append([cell])
+        elif cell != MISSING:
+            found[-1].append(cell)
+    return found
 
 
 def with_deviation(score: Interval, times: int) -> str:
@@ -129,16 +164,15 @@ def caption(record: CompareRecord, *, is_printed: bool = False) -> str:
 
     Args:
         record: The comparison.
-        is_printed: Of the columns that a printed page has room for.
+        is_printed: Of the table of scores of a printed page; what training costs stands in another.
     """
     parts = [
         f"Scores on the {record.judged} split ({record.rows_judged:,} rows), encoder {record.encoder}.",
         f"{SPREAD_OVER_SEEDS} ECE: expected calibration error.",
         f"Differences in {record.compared_name}, in points, and p-values are to {record.reference}: {_TESTS[record.compared_by]}, Holm's correction.",
-        "Training time is of one seed.",
     ]
     if not is_printed:
-        parts.append("Memory is the largest of the process, with all seeds that were trained together and what it had loaded before.")
+        parts.append(_ABOUT_COSTS)
     if record.task == "multi_label":
         parts.append(
             "Texts have several labels. Exact: the share of texts whose labels are all found and no other (subset accuracy); LRAP: label ranking average precision; "
@@ -204,8 +238,8 @@ def _below(record: CompareRecord) -> str:
 
 
 def as_text(record: CompareRecord) -> str:
-    """The table in columns of equal width, and its caption."""
-    return f"{text_table(compare_columns(record), compare_rows(record))}\n{_below(record)}\n"
+    """The table in columns of equal width, and its caption; narrow, as terminals are."""
+    return f"{text_table(compare_columns(record, is_narrow=True), compare_rows(record, is_narrow=True))}\n{_below(record)}\n"
 
 
 def as_markdown(record: CompareRecord) -> str:
@@ -214,10 +248,16 @@ def as_markdown(record: CompareRecord) -> str:
 
 
 def as_latex(record: CompareRecord) -> str:
-    """The columns that a printed page has room for, in LaTeX."""
-    kept = [name not in _NOT_PRINTED for name in compare_columns(record)]
-    columns, *rows = (list(compress(cells, kept)) for cells in (compare_columns(record), *compare_rows(record)))
-    return latex_table(columns, rows, " ".join([caption(record, is_printed=True), *row_notes(record)]))
+    """Two tables in LaTeX: scores and tests, and what the rows cost."""
+    names = compare_columns(record)
+    tables = []
+    for kept, text in (
+        ([name not in _COSTS for name in names], " ".join([caption(record, is_printed=True), *row_notes(record)])),
+        ([name in _COSTS or name == "row" for name in names], f"Size of the file that is kept, number of seeds, and what training takes. {_ABOUT_COSTS}"),
+    ):
+        columns, *rows = (list(compress(cells, kept)) for cells in (names, *compare_rows(record)))
+        tables.append(latex_table(columns, rows, text))
+    return "\n".join(tables)
 
 
 def as_csv(record: CompareRecord) -> str:

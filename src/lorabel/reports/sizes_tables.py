@@ -15,7 +15,6 @@ from lorabel.reports.compare_tables import (
     score_cells,
     score_headings,
     score_numbers,
-    scores_shown,
     shown_difference,
     tested_numbers,
 )
@@ -25,34 +24,36 @@ _BEFORE = ("size", "training rows", "row", "draws")
 _AFTER = ("difference", "p")
 
 
-def size_columns(record: SizesRecord) -> list[str]:
+def size_columns(record: SizesRecord, *, is_narrow: bool = False) -> list[str]:
     """Headings of the table.
 
     Args:
         record: Of the sizes.
+        is_narrow: Only the compared score has its interval.
     """
-    return [*_BEFORE, *score_headings(record.task, record.compared_by), *_AFTER]
+    return [*_BEFORE, *score_headings(record.task, record.compared_by, is_narrow=is_narrow), *_AFTER]
 
 
-def size_rows(record: SizesRecord) -> list[list[str]]:
+def size_rows(record: SizesRecord, *, is_narrow: bool = False) -> list[list[str]]:
     """One row of text per point, in the order of `size_columns`.
 
     Args:
         record: Of the sizes.
+        is_narrow: Only the compared score has its interval.
     """
-    return [_cells(point, record) for point in record.points]
+    return [_cells(point, record, is_narrow=is_narrow) for point in record.points]
 
 
-def _cells(point: SizePoint, record: SizesRecord) -> list[str]:
+def _cells(point: SizePoint, record: SizesRecord, *, is_narrow: bool) -> list[str]:
     size = f"{point.size:g} %" if point.protocol == "fraction" else f"{point.size:g} per class"
     draws = str(point.draws) if point.draws == point.drawn else f"{point.draws} of {point.drawn}"
     start = [size, f"{point.train_rows:,}", point.method, draws]
     if point.scores is None:
-        return [*start, *[MISSING] * (len(size_columns(record)) - len(start))]
+        return [*start, *[MISSING] * (len(size_columns(record, is_narrow=is_narrow)) - len(start))]
     times = point.draws if point.drawn > 1 else point.seeds
     return [
         *start,
-        *score_cells(point.scores, list(scores_shown(record.task, record.compared_by)), times),
+        *score_cells(point.scores, record.task, record.compared_by, times, is_narrow=is_narrow),
         shown_difference(point.difference, is_reference=point.method == record.reference),
         p_value(point.p_value),
     ]
@@ -111,8 +112,8 @@ def sizes_markdown(record: SizesRecord) -> str:
 
 
 def sizes_text(record: SizesRecord) -> str:
-    """The table in columns of equal width, with its caption."""
-    return f"{text_table(size_columns(record), size_rows(record))}\n{_below(record)}\n"
+    """The table in columns of equal width, with its caption; narrow, as terminals are."""
+    return f"{text_table(size_columns(record, is_narrow=True), size_rows(record, is_narrow=True))}\n{_below(record)}\n"
 
 
 def sizes_latex(record: SizesRecord) -> str:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from lorabel.artifacts.compares import CompareLayout, CompareRecord
 from lorabel.artifacts.store import write_text
 from lorabel.config import flatten
-from lorabel.reports.compare_tables import as_csv, as_latex, as_markdown, caption, choices, compare_columns, compare_rows, row_notes
+from lorabel.reports.compare_tables import as_csv, as_latex, as_markdown, below_scores, caption, choices, compare_columns, compare_rows, row_notes
 from lorabel.reports.html import pictures, template
 from lorabel.reports.tables import MISSING
 from lorabel.search.space import shown
@@ -28,12 +28,13 @@ def write_compare_report(layout: CompareLayout, record: CompareRecord, figures: 
     for kind, text in (("csv", as_csv(record)), ("md", as_markdown(record)), ("tex", as_latex(record))):
         write_text(layout.table(kind), text)
     drawn = write_figures(layout.figures, figures)
+    columns = compare_columns(record)
     page = template("compare.html.j2").render(
         name=layout.root.resolve().name,
         verb=layout.verb,
         record=record,
-        columns=compare_columns(record),
-        rows=compare_rows(record),
+        columns=below_scores(columns, columns),
+        rows=[below_scores(columns, cells) for cells in compare_rows(record)],
         caption=caption(record),
         choices=choices(record),
         notes=row_notes(record),

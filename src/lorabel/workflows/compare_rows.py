@@ -127,7 +127,8 @@ def score_rows(sources: Sequence[RowSource], record: CompareRecord, root: Path) 
                 updates["ece"] = _mean([calibration_error(one.labels, one.probabilities) for one in scored])
                 pooled = (np.concatenate([one.labels for one in scored]), np.concatenate([one.probabilities for one in scored]))
                 updates["reliability"] = reliability(*pooled)
-                updates |= {"confusion": found.confusion, "probabilities": [str(file.relative_to(root)) for file in files]}
+                updates |= {"confusion": found.confusion, "label_errors": found.label_errors}
+                updates["probabilities"] = [str(file.relative_to(root)) for file in files]
         rows.append(source.row.model_copy(update=updates))
     return _compared(rows, record, answers)
 

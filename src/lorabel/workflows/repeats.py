@@ -111,9 +111,8 @@ def _summary(layout: SweepLayout, record: SweepRecord, *, is_cross_validation: b
     result = RepeatResult(layout.root, record, validation, test, out_of_fold)
     plain = {"validation": validation, "test": test}
     spreads = {split: None if scores is None else {name: vars(spread) for name, spread in scores.items()} for split, scores in plain.items()}
-    write_json(
-        layout.root / "summary.json", {"members": len(done), **spreads, "out_of_fold": None if out_of_fold is None else out_of_fold.model_dump(mode="json")}
-    )
+    judged = None if out_of_fold is None else out_of_fold.model_dump(mode="json")
+    write_json(layout.root / "summary.json", {"members": len(done), **spreads, "out_of_fold": judged, "alarms": record.alarms()})
     return result
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lorabel.artifacts.compares import Gap, Interval, SplitScores
+from lorabel.artifacts.compares import Gap, Interval, LabelErrors, SplitScores
 from lorabel.artifacts.probabilities import ScoredRows
 from lorabel.data.types import class_ids
 from lorabel.evaluation import count_scores
@@ -31,12 +31,14 @@ class RowAnswers:
         resampled: Name -> mean over repetitions in each resample (R,), the same rows and repetitions for every row that has as many.
         correct: (S, N) where each seed was right.
         confusion: Mean confusion matrix over seeds; None where texts have several labels, or where there are too many classes to look at all pairs of them.
+        label_errors: Of each label; None where texts have one.
     """
 
     scores: dict[str, NDArray[np.float64]]
     resampled: dict[str, NDArray[np.float64]]
     correct: NDArray[np.bool_]
     confusion: list[list[float]] | None
+    label_errors: list[LabelErrors] | None = None
 
     def interval(self, score: str) -> Interval:
         """A score with its spread over repetitions and its 95 % interval."""
@@ -122,4 +124,7 @@ def _of_labels(groups: Sequence[int], scored: Sequence[ScoredRows]) -> RowAnswer
         return weighted(np.bincount(rows, minlength=len(truth)).astype(np.float64))
 
     scores = {name: group_means(values, groups) for name, values in weighted(np.ones(len(truth))).items()}
-    return RowAnswers(scores, resampled_means(groups, len(truth), of_rows), correct, None)
+    missed = np.mean([(truth > one).sum(axis=0) for one in given], axis=0)  # (C,)
+    wrong = np.mean([(one > truth).sum(axis=0) for one in given], axis=0)
+    errors = [LabelErrors(missed=left_out, wrong=added) for left_out, added in zip(missed.tolist(), wrong.tolist(), strict=True)]
+    return RowAnswers(scores, resampled_means(groups, len(truth), of_rows), correct, None, errors)

@@ -22,6 +22,7 @@ from lorabel.config import load_config
 from lorabel.data.load import load_data
 from lorabel.errors import ConfigError
 from lorabel.events import EventSink, Note, ignore
+from lorabel.reports.compare_tables import below_scores
 from lorabel.reports.html import pictures, template
 from lorabel.reports.sizes_figures import draw_sizes_figures
 from lorabel.reports.sizes_tables import size_columns, size_notes, size_rows, sizes_caption, sizes_csv, sizes_latex, sizes_markdown
@@ -210,11 +211,12 @@ def write_sizes_report(layout: SizesLayout, record: SizesRecord) -> None:
     for kind, text in (("csv", sizes_csv(record)), ("md", sizes_markdown(record)), ("tex", sizes_latex(record))):
         write_text(layout.table(kind), text)
     drawn = write_figures(layout.figures, draw_sizes_figures(record))
+    columns = size_columns(record)
     page = template("sizes.html.j2").render(
         name=layout.root.resolve().name,
         record=record,
-        columns=size_columns(record),
-        rows=size_rows(record),
+        columns=below_scores(columns, columns),
+        rows=[below_scores(columns, cells) for cells in size_rows(record)],
         caption=sizes_caption(record),
         notes=size_notes(record),
         figures=pictures(drawn),

@@ -386,5 +386,6 @@ def _scored(member: SweepMember, record: RunRecord, *, is_pruned: bool) -> Sweep
             "trainable": record.parameters.trainable,
             "steps": record.training.steps,
             "seconds": record.training.seconds,
+            "alarms": record.alarms,
         }
     )

@@ -15,6 +15,7 @@ from lorabel.artifacts.compares import (
     CurvePoint,
     Gap,
     Interval,
+    LabelErrors,
     RateTrial,
     SplitScores,
     Trainable,
@@ -32,7 +33,7 @@ from lorabel.workflows.compare_report import write_compare_report
 
 def scores(mean):
     accuracy = Interval(mean=mean, low=mean - 0.02, high=mean + 0.02, deviation=0.005)
-    return SplitScores(accuracy=accuracy, macro_f1=accuracy)
+    return SplitScores(accuracy=accuracy, macro_f1=Interval(mean=mean, low=mean - 0.03, high=mean + 0.01, deviation=0.005))
 
 
 def row(name, mean, trainable, **more):
@@ -96,11 +97,23 @@ def record():
 def test_rows_of_text(record):
     full, lora, other, broken = compare_rows(record)
     assert full[:5] == ["full", "22,000,000", "88.00 MB", "2", "90.00 ± 0.50"]
-    assert full[7:10] == ["—", "reference", "—"]
-    assert lora[5:] == ["87.50–91.50", "89.50 ± 0.50", "2.3", "−0.50 (−1.20 to +0.20)", "0.400", "75 s", "47", "1,000 MB"]
-    assert (other[4], other[9]) == ("70.00", "< 0.001")
+    assert full[8:11] == ["—", "reference", "—"]
+    assert lora[5:] == ["87.50–91.50", "89.50 ± 0.50", "86.50–90.50", "2.3", "−0.50 (−1.20 to +0.20)", "0.400", "75 s", "47", "1,000 MB"]
+    assert (other[4], other[10]) == ("70.00", "< 0.001")
     assert broken[4] == "failed"
     assert all(len(cells) == len(compare_columns(record)) for cells in compare_rows(record))
+
+
+def test_intervals_stand_beside_accuracy_and_macro_f1_whichever_is_compared(record):
+    assert compare_columns(record)[4:8] == ["accuracy, %", "95 % interval", "macro-F1, %", "95 % interval"]
+    labels = record.model_copy(update={"task": "multi_label", "metric": "macro_f1"})
+    assert compare_columns(labels)[4:10] == ["macro-F1, %", "95 % interval", "micro-F1, %", "LRAP, %", "exact, %", "95 % interval"]
+    assert compare_columns(labels, is_narrow=True)[4:9] == ["macro-F1, %", "95 % interval", "micro-F1, %", "LRAP, %", "exact, %"]
+    assert as_text(record).splitlines()[0].count("95 % interval") == 1
+    for text in (as_markdown(record), as_latex(record).replace("--", "–")):
+        assert "86.50–90.50" in text
+    (lora,) = [line for line in csv.DictReader(io.StringIO(as_csv(record))) if line["row"] == "lora"]
+    assert [float(lora[f"test_macro_f1_{end}"]) for end in ("low", "high")] == pytest.approx([0.865, 0.905])
 
 
 def test_the_caption_says_what_was_done(record):
@@ -142,9 +155,14 @@ def test_latex_is_escaped(record):
     assert "a\\_b|c & 0 &" in text
     assert "$-$0.50 ($-$1.20 to +0.20)" in text
     assert "\\textless{} 0.001" in text
-    assert "1,000 MB" not in text
-    assert "Memory" not in text
-    assert all(line.count(" & ") == 8 for line in text.splitlines() if line.endswith("\\\\"))
+    scores, costs = text.split("\n\n")
+    assert "1,000 MB" not in scores
+    assert "Memory" not in scores
+    assert "lora & 1.33 MB & 2 & 75 s & 47 & 1,000 MB \\\\" in costs
+    assert "Memory is the largest of the process" in costs
+    for table, columns in ((scores, 9), (costs, 6)):
+        assert f"{{l{'r' * (columns - 1)}}}" in table
+        assert [line.count(" & ") for line in table.splitlines() if line.endswith("\\\\")] == [columns - 1] * 5
     assert escape_latex("50%_{a}&$#~^\\") == r"50\%\_\{a\}\&\$\#\textasciitilde{}\textasciicircum{}\textbackslash{}"
 
 
@@ -206,12 +224,54 @@ def test_confusions_of_many_classes(record, classes):
     assert shown[0, 0] == pytest.approx(100 * (10 / (9 + classes) - 11 / (10 + classes)))
 
 
+def test_the_title_of_a_single_panel_is_not_cut(record):
+    figure = draw_compare_figures(record.model_copy(update={"judged": "validation", "rows": record.rows[:2]}))["confusions"]
+    png_bytes(figure)
+    box = figure._suptitle.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+
+
+@pytest.mark.parametrize("labels", [3, 28])
+def test_errors_by_label_are_shown_where_texts_have_several(record, labels):
+    names = [f"label {number}" for number in range(labels)]
+    mine = [LabelErrors(missed=10.0, wrong=40.0)] * labels
+    its = [LabelErrors(missed=10.0 + number, wrong=40.0) for number in range(labels - 1)] + [LabelErrors(missed=10.0, wrong=14.5)]
+    rows = [one.model_copy(update={"confusion": None, "label_errors": errors}) for one, errors in zip(record.rows, (mine, its, mine), strict=False)]
+    several = record.model_copy(update={"task": "multi_label", "labels": names, "rows": rows})
+    figures = draw_compare_figures(several)
+    assert "confusions" not in figures
+    first, second = figures["labels"].axes[:2]
+    assert [axes.get_title() or axes.get_title(loc="left") for axes in (first, second)] == ["lora", "a_b|c"]
+    # Of many labels those that differ most, in their own order.
+    expected = names if labels == 3 else names[8:]
+    assert [tick.get_text() for tick in first.get_yticklabels()] == expected
+    shown = first.images[0].get_array()
+    assert shown[:-1].tolist() == [[float(name.split()[1]), 0.0] for name in expected[:-1]]
+    assert shown[-1].tolist() == [0.0, -25.5]
+    assert np.abs(second.images[0].get_array()).max() == 0
+    assert f"number of texts, of 1,234{'' if labels == 3 else '; the 20 of 28 labels that differ most'}" in figures["labels"].get_suptitle()
+    one_sided = several.model_copy(update={"reference": "broken"})
+    assert "labels" not in draw_compare_figures(one_sided)
+
+
+def test_a_page_without_differences_of_confusions_says_why(record, tmp_path):
+    said = "Differences of confusions are not shown: "
+    for name, reference in (("with", "full"), ("without", "broken")):
+        layout, one = CompareLayout(tmp_path / name), record.model_copy(update={"reference": reference})
+        layout.root.mkdir()
+        write_compare_report(layout, one, draw_compare_figures(one))
+        assert (said in layout.report.read_text()) == (name == "without")
+
+
 def test_the_report_stands_alone_and_everything_in_it_is_escaped(record, tmp_path):
     write_compare_report(CompareLayout(tmp_path), record, draw_compare_figures(record))
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") == 4
     assert "50%_off &amp; &lt;b&gt;" in page
     assert "not &lt;finite&gt;" in page
+    assert '<th class="number">macro-F1, %<br><span class="soft">95\u00a0%\u00a0interval</span></th>' in page
+    assert '<td class="number">89.50 ± 0.50<br><span class="soft">86.50–90.50</span></td>' in page
+    assert '<td class="number">failed</td>' in page
     for known in ("http://www.w3.org", "http://purl.org", "http://creativecommons.org", "https://matplotlib.org"):
         page = page.replace(known, "")
     assert "http" not in page
@@ -222,6 +282,10 @@ def test_the_report_stands_alone_and_everything_in_it_is_escaped(record, tmp_pat
 def test_a_record_comes_back_and_another_version_is_refused(record, tmp_path):
     path = tmp_path / "compare.json"
     write_compare(path, record)
+    assert read_compare(path) == record
+    facts = json.loads(path.read_text())
+    # As an earlier version wrote it.
+    path.write_text(json.dumps({**facts, "rows": [{name: value for name, value in one.items() if name != "label_errors"} for one in facts["rows"]]}))
     assert read_compare(path) == record
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 99}))
     with pytest.raises(ArtifactError, match="another format, got version 99"):

@@ -8,7 +8,7 @@ import pytest
 from lorabel.artifacts.compares import Gap, Interval, SplitScores
 from lorabel.artifacts.sizes import SizePoint, SizeRow, SizesLayout, SizesRecord, read_sizes, write_sizes
 from lorabel.reports.sizes_figures import draw_sizes_figures
-from lorabel.reports.sizes_tables import size_columns, size_notes, size_rows, sizes_caption, sizes_csv, sizes_latex, sizes_markdown
+from lorabel.reports.sizes_tables import size_columns, size_notes, size_rows, sizes_caption, sizes_csv, sizes_latex, sizes_markdown, sizes_text
 from lorabel.workflows.sizes import write_sizes_report
 
 
@@ -44,10 +44,10 @@ def record():
 
 def test_rows_of_text(record):
     one, many, other, none = size_rows(record)
-    assert one == ["10 %", "40", "toy", "1", "70.00", "60.00–80.00", "70.00", "reference", "—"]
-    assert many == ["2 per class", "6", "toy", "2 of 3", "50.00 ± 10.00", "40.00–60.00", "50.00 ± 10.00", "reference", "—"]
-    assert other[3:] == ["3", "40.00 ± 0.00", "30.00–50.00", "40.00 ± 0.00", "−10.00 (−20.00 to +1.00)", "< 0.001"]
-    assert none == ["4 per class", "6", "other", "0 of 3", *["—"] * 5]
+    assert one == ["10 %", "40", "toy", "1", "70.00", "60.00–80.00", "70.00", "60.00–80.00", "reference", "—"]
+    assert many == ["2 per class", "6", "toy", "2 of 3", "50.00 ± 10.00", "40.00–60.00", "50.00 ± 10.00", "40.00–60.00", "reference", "—"]
+    assert other[3:] == ["3", "40.00 ± 0.00", "30.00–50.00", "40.00 ± 0.00", "30.00–50.00", "−10.00 (−20.00 to +1.00)", "< 0.001"]
+    assert none == ["4 per class", "6", "other", "0 of 3", *["—"] * 6]
     assert {len(cells) for cells in size_rows(record)} == {len(size_columns(record))}
 
 
@@ -69,6 +69,7 @@ def test_the_caption_and_notes_say_what_was_done(record):
 
 def test_forms_of_the_table(record):
     text = sizes_markdown(record)
+    assert [form.splitlines()[0].count("95 % interval") for form in (text, sizes_text(record))] == [2, 1]
     assert text.splitlines()[0] == "| " + " | ".join(size_columns(record)) + " |"
     assert "shots-2-01, toy failed" in text
     latex = sizes_latex(record)

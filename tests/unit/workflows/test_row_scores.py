@@ -70,3 +70,12 @@ def test_confusions_are_means_over_seeds_and_left_out_of_many_classes():
     found = score_answers([[ScoredRows(many, np.eye(300)[np.roll(many, 1)])]])
     assert found.confusion is None
     assert found.scores["macro_f1"].tolist() == [0.0]
+
+
+def test_errors_of_each_label_are_means_over_seeds():
+    labels = np.array([[1, 0], [1, 1], [0, 0], [0, 1]])
+    seeds = [ScoredRows(labels, np.array(answers, dtype=np.float64)) for answers in ([[0, 0], [0, 1], [1, 1], [0, 1]], [[1, 0], [0, 1], [0, 1], [0, 1]])]
+    found = score_answers([[one] for one in seeds])
+    assert [(one.missed, one.wrong) for one in found.label_errors] == [(1.5, 0.5), (0.0, 1.0)]
+    assert found.confusion is None
+    assert score_answers([[ScoredRows(labels[:, 0], np.eye(2)[labels[:, 1]])]]).label_errors is None
