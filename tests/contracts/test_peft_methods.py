@@ -64,16 +64,17 @@ def test_a_form_is_there_for_every_family_that_the_library_can_do(family, tiny_e
         assert has_form == ((family, options["name"]) not in UNABLE), options
 
 
-def their_model(family, method, shape):
+def their_model(family, method, shape, **changes):
     import peft
 
-    options = method.peft_config(shape)
+    options = method.peft_config(shape) | changes
     kind = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(options.pop("peft_type"))]
     model = peft.get_peft_model(reference_model(family), kind(task_type="SEQ_CLS", **options))
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        # A seed for each tensor, so that none can stand in for another.
+        for seed, parameter in enumerate(model.parameters()):
             if parameter.requires_grad:
-                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
+                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed))
                 parameter.copy_(parameter + 0.3 * noise)
     return model.eval()
 
@@ -83,6 +84,25 @@ def their_values(model):
     from peft import get_peft_model_state_dict
 
     return {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(model).items()}
+
+
+def their_trained(model):
+    """What the library trains, by the names of its file."""
+    found = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            plain = name.replace(".modules_to_save.default", "").replace(".default", "")
+            plain = "prompt_embeddings" if plain == "prompt_encoder.embedding.weight" else plain
+            found[plain.removesuffix(".weight") if "magnitude" in plain else plain] = parameter
+    return found
+
+
+def assert_gradients_equal(mine, theirs):
+    """Tensor by tensor: our name -> our tensor with a leading K, and their parameter."""
+    assert mine.keys() == theirs.keys()
+    for name, tensor in mine.items():
+        assert (tensor.grad[0] - theirs[name].grad).abs().max() <= 1e-10, name
+    assert max(float(tensor.grad.abs().max()) for tensor in mine.values()) > 1e-6
 
 
 def our_names(source, method, head):
@@ -120,14 +140,37 @@ def test_counts_names_logits_and_gradients_equal(family, options, tiny_encoder):
 
     torch.nn.functional.cross_entropy(logits, batch.labels).backward()
     torch.nn.functional.cross_entropy(reference, torch.tensor(labels)).backward()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    mine = torch.cat(
-        [tensors[spec.name].grad.flatten() for spec in method.parameters(source.shape)] + [tensors[n].grad.flatten() for n in names if "head." in n]
-    )
-    theirs = torch.cat([p.grad.flatten() for p in trained])
-    # The same numbers, in another order of tensors.
-    assert (mine.sort().values - theirs.sort().values).abs().max() <= 1e-10
-    assert mine.abs().max() > 1e-6
+    constants, trained = {spec.name for spec in method.constants(source.shape)}, their_trained(model)
+    pairs = {name: theirs for name, theirs in names.items() if name not in constants}
+    assert set(trained) == set(pairs.values())
+    assert_gradients_equal({name: tensors[name] for name in pairs}, {name: trained[theirs] for name, theirs in pairs.items()})
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if (family, "prefix") not in UNABLE])
+def test_a_prefix_that_layers_give_equals_theirs_in_training_and_in_the_file(family, tiny_encoder):
+    source, method, head = prepared(family, {"name": "prefix", "length": 4, "reparameterise": True, "reparameterised_width": 6}, tiny_encoder)
+    model = their_model(family, method, source.shape, prefix_projection=True, encoder_hidden_size=6)
+    assert count(method, head, source.shape).trainable == model.get_nb_trainable_parameters()[0]
+
+    model = model.double()
+    parts = {"embedding": "embedding.weight", "first": "transform.0.weight", "first_bias": "transform.0.bias"}
+    parts |= {"second": "transform.2.weight", "second_bias": "transform.2.bias"}
+    theirs = {f"prefix.{name}": model.get_parameter(f"prompt_encoder.default.{part}") for name, part in parts.items()}
+    trained, of_head = their_trained(model), our_names(source, method.stored_form(), head)
+    theirs |= {name: trained[key] for name, key in of_head.items() if name.startswith("head.")}
+    assert len(theirs) == len(trained)
+    tensors = {name: parameter.detach().clone()[None].requires_grad_() for name, parameter in theirs.items()}
+    rows, labels = sequences(LENGTHS), [0, 2, 1, 1]
+    batch = packed(rows, source.shape.first_position, labels)
+    logits = our_bank(source, method, head, tensors, torch.float64).logits(batch)
+    reference = model(**padded(rows, source.shape.pad_token_id)).logits
+    assert (logits - reference[torch.as_tensor(batch.rows)]).abs().max() <= 1e-10
+
+    torch.nn.functional.cross_entropy(logits, batch.labels).backward()
+    torch.nn.functional.cross_entropy(reference, torch.tensor(labels)).backward()
+    assert_gradients_equal(tensors, theirs)
+    _, stored = method.folded({name: tensor.detach()[0] for name, tensor in tensors.items()}, source.shape)
+    assert (stored["prefix"] - their_values(model)["prompt_embeddings"]).abs().max() <= 1e-12
 
 
 @pytest.mark.parametrize(("family", "options"), CASES)

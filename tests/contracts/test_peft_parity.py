@@ -34,9 +34,10 @@ def peft_model(family, method, shape, modules_to_save=None):
     options["lora_alpha"] = int(options["lora_alpha"])
     model = get_peft_model(reference_model(family), LoraConfig(task_type="SEQ_CLS", modules_to_save=modules_to_save, **options))
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        # A seed for each tensor, so that none can stand in for another.
+        for seed, parameter in enumerate(model.parameters()):
             if parameter.requires_grad:
-                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))) * 0.3)
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)) * 0.3)
     return model.eval()
 
 

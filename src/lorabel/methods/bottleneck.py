@@ -2,7 +2,7 @@
 
 Source: Houlsby et al. 2019, "Parameter-Efficient Transfer Learning for NLP", figure 2 (`houlsby`: after attention and after feed-forward);
 Pfeiffer et al. 2020, "AdapterFusion", section 3 (`pfeiffer`: after feed-forward alone); He et al. 2021, "Towards a Unified View of Parameter-Efficient Transfer Learning", table 1
-and section 4.6 (`parallel`: beside the feed-forward block, reading its input, with a scaling).
+and section 4.6 (`parallel`: beside the feed-forward block, reading its input, with a scaling). All of them add s · (relu(x Dᵀ + d) Uᵀ + u), x the block's output or its input.
 
 Equation: y = f(x) + s·(U·relu(V·z + v) + u), f the block, z its output f(x) or, with `parallel`, its input x; U = 0 and u = 0 at the start.
 

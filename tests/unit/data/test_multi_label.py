@@ -183,3 +183,16 @@ def test_the_audit_counts_every_label_and_compares_sets(tmp_path):
     assert not len(found.concerned["missing_labels"])
     messages = {finding.kind: finding.message for finding in found.findings}
     assert messages["unseen_labels"].endswith("that the training split lacks: 'z'.")
+
+
+@pytest.mark.data
+def test_a_real_set_of_lists_needs_no_setting(data_folder):
+    folder = data_folder / "goemotions"
+    data = load_data(DataConfig(source=str(folder)))
+    assert (data.task, len(data.labels), data.made_splits) == ("multi_label", 28, ())
+    for name, rows in (("train", 43_410), ("validation", 5_426), ("test", 5_427)):
+        split, table = data.splits[name], parquet.read_table(folder / f"{name}.parquet")
+        assert (len(split), task_of(split.labels)) == (rows, "multi_label")
+        assert list(data.labels.names_of(split.labels)) == [tuple(sorted(given)) for given in table["label"].to_pylist()]
+    counts = dict(zip(data.labels.names, class_counts(data.splits["train"].labels, 28).tolist(), strict=True))
+    assert (counts["neutral"], counts["grief"]) == (14_219, 77)
