@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import PydanticCustomError
 
 from lorabel.errors import ConfigError
-from lorabel.registry import AUGMENTATIONS, unknown_name
+from lorabel.registry import AUGMENTATIONS, WEIGHTINGS, unknown_name
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -31,6 +31,14 @@ class Section(BaseModel):
 
     # Validators are built when first needed: help needs none of them.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+
+
+def _known(given: str, names: list[str]) -> str:
+    """A name as given, or none; a fault where there is no such name."""
+    known = ["none", *names]
+    if given not in known:
+        raise PydanticCustomError("unknown_name", "unknown name", {"known": known})
+    return given
 
 
 class DataConfig(Section):
@@ -82,10 +90,7 @@ class DataConfig(Section):
     @field_validator("augmentation")
     @classmethod
     def _is_registered(cls, given: str) -> str:
-        known = ["none", *AUGMENTATIONS.names()]
-        if given not in known:
-            raise PydanticCustomError("unknown_name", "unknown name", {"known": known})
-        return given
+        return _known(given, AUGMENTATIONS.names())
 
 
 class EncoderConfig(Section):
@@ -139,9 +144,7 @@ class LossConfig(Section):
 
     name: str = Field(default="cross_entropy", description="A registered loss.")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Share of the target spread evenly over all classes.")
-    class_weights: Literal["none", "balanced", "effective"] | tuple[float, ...] = Field(
-        default="none", description="none, balanced (inverse frequency), effective (inverse effective number of rows), or one weight per class in label order."
-    )
+    class_weights: str | tuple[float, ...] = Field(default="none", description="none, one weight per class in label order, or a rule by name.")
     effective_beta: float = Field(default=0.999, ge=0, lt=1, description="effective: 0 weighs all classes alike, towards 1 it is the inverse frequency.")
     focal_gamma: float = Field(default=2.0, ge=0, description="focal: how much less rows count that are answered with certainty; 0 is cross-entropy.")
     r_drop_alpha: float = Field(
@@ -161,6 +164,11 @@ class LossConfig(Section):
         "(default: 1 for up to 64 rows with one label each under mean pooling, where something before the head is trained, without accumulation or windows; else 0).",
     )
     contrastive_temperature: float = Field(default=0.1, gt=0, description="Contrastive: the smaller, the more only the nearest rows matter.")
+
+    @field_validator("class_weights")
+    @classmethod
+    def _is_registered(cls, given: str | tuple[float, ...]) -> str | tuple[float, ...]:
+        return _known(given, WEIGHTINGS.names()) if isinstance(given, str) else given
 
 
 class TrainingConfig(Section):

@@ -5,12 +5,12 @@ import ast
 import pytest
 
 from lorabel.families import FAMILIES
-from lorabel.registry import AUGMENTATIONS, BASELINES, EXPORTERS, LOSSES, METHODS, METRICS, REGULARISERS
+from lorabel.registry import AUGMENTATIONS, BASELINES, EXPORTERS, LOSSES, METHODS, METRICS, REGULARISERS, WEIGHTINGS
 from tests.conftest import ROOT
 
 SOURCE = ROOT / "src" / "lorabel"
 # Names of metrics double as fields of results (`accuracy`), so only methods, baselines, losses and exporters are searched; "none" would be no name.
-NAMES = {name for registry in (METHODS, BASELINES, LOSSES, REGULARISERS, AUGMENTATIONS, EXPORTERS) for name in registry.names()}
+NAMES = {name for registry in (METHODS, BASELINES, LOSSES, REGULARISERS, WEIGHTINGS, AUGMENTATIONS, EXPORTERS) for name in registry.names()}
 FILES = sorted(SOURCE.rglob("*.py"))
 
 
@@ -46,5 +46,5 @@ def test_no_family_name_in_a_condition(file):
 def test_the_search_finds_what_it_should():
     bad = "def f(m):\n    if m.name == 'lora': return 1\n    x = 2 if m in ('full', 'y') else 3\n    match m:\n        case 'head_only': pass\n"
     assert {name for _, name in names_in(ast.parse(bad), {"lora", "full", "head_only"})} == {"lora", "full", "head_only"}
-    assert {"lora", "full", "head_only", "cross_entropy", "r_drop", "mixup", "word_dropout"} <= NAMES
+    assert {"lora", "full", "head_only", "cross_entropy", "r_drop", "mixup", "balanced", "word_dropout"} <= NAMES
     assert METRICS.kind == "metric"

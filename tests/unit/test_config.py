@@ -195,7 +195,7 @@ def test_a_wrong_value_is_told_what_the_setting_means_and_once():
         load_config({"loss": {"class_weights": ["foo"]}, "training": {"batch_size": -1}, "data": 3})
     lines = str(caught.value).splitlines()
     assert [line.partition(":")[0] for line in lines] == ["data", "loss.class_weights", "training.batch_size"]
-    assert "expected a value for: none, balanced (inverse frequency), effective (inverse effective number of rows), or one weight per class" in lines[1]
+    assert "expected a value for: none, one weight per class in label order, or a rule by name." in lines[1]
     assert lines[2].endswith("got -1; expected a value for: Sequences per forward pass. Change this setting.")
 
 

@@ -14,7 +14,7 @@ from lorabel.evaluation import accuracy_and_macro_f1, evaluate_probabilities
 from lorabel.inference.answers import AnswerRule
 from lorabel.losses.cross_entropy import CrossEntropy
 from lorabel.losses.focal import Focal
-from lorabel.losses.weights import positive_weights
+from lorabel.losses.weightings.balanced import positive_weights
 from lorabel.metrics.multi_label import ranking_precisions
 from lorabel.stats import row_intervals
 from lorabel.thresholds import best_threshold, fit_thresholds

@@ -6,7 +6,7 @@ import textwrap
 import pytest
 
 from lorabel.errors import ConfigError
-from lorabel.registry import AUGMENTATIONS, EXPORTERS, LOSSES, METHODS, METRICS, REGULARISERS, Registry, unknown_name
+from lorabel.registry import AUGMENTATIONS, EXPORTERS, LOSSES, METHODS, METRICS, REGULARISERS, WEIGHTINGS, Registry, unknown_name
 
 
 @pytest.fixture
@@ -61,5 +61,6 @@ def test_the_shipped_tables_are_filled_by_their_folders():
     assert "cross_entropy" in LOSSES
     assert {"mixup", "r_drop"} <= set(REGULARISERS.names())
     assert set(AUGMENTATIONS.names()) >= {"sentence_shuffle", "word_dropout"}
+    assert {"balanced", "effective"} <= set(WEIGHTINGS.names())
     METRICS.names()
     EXPORTERS.names()

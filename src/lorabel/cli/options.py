@@ -13,10 +13,10 @@ from pydantic.fields import FieldInfo
 from lorabel.cli.flags import OUTPUT
 from lorabel.config import SHORT_NAMES, Device, Precision, RunConfig, flatten, merge, parse_assignment, read_config_file, read_recipe
 from lorabel.errors import ConfigError
-from lorabel.registry import AUGMENTATIONS, METHODS
+from lorabel.registry import AUGMENTATIONS, METHODS, WEIGHTINGS
 
 # Settings that name a registered thing: their help lists what there is.
-_NAMES = {"data.augmentation": AUGMENTATIONS.names}
+_NAMES = {"data.augmentation": AUGMENTATIONS.names, "loss.class_weights": WEIGHTINGS.names}
 
 DATA = Group("Data", sort_key=1)
 MODEL = Group("Encoder, method, head", sort_key=2)
@@ -151,7 +151,7 @@ def _plain(name: str, value: Any) -> Any:
     """Lists that are written with commas on the command line."""
     if name == "targets":
         return [part.strip() for part in str(value).split(",")]
-    if name == "layers" or (name == "class_weights" and value not in ("none", "balanced", "effective")):
+    if name == "layers" or (name == "class_weights" and not str(value).isidentifier()):
         return _numbers(name, value)
     return list(value) if isinstance(value, tuple) else value
 

@@ -113,7 +113,7 @@ def examine(table: AuditTable, *, is_too_long: LengthCheck | None = None, on_eve
         first = present[first_of_equal(scan.keys[present])]
         is_exact = first != present
         partners[present[is_exact]] = first[is_exact]
-        near = nearest_earlier(bands, present[~is_exact], table.splits, lambda rows: [normalise(table.texts[int(row)]) for row in rows])
+        near = nearest_earlier(bands, present[~is_exact], table.splits, lambda rows: [normalise(text) for text in table.texts.take(rows)])
     is_exact_row = partners >= 0
     partners = np.where(is_exact_row, partners, near)
     is_across = (partners >= 0) & (table.splits[partners] != table.splits)

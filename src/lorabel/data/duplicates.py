@@ -1,6 +1,6 @@
 """Equal texts, texts with several labels, and classes of unlike size, from keys and class ids alone: cheap enough for every training run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,27 +63,41 @@ def describe_imbalance(counts: NDArray[np.int64], labels: LabelMap) -> str:
 
 
 def quick_notes(keys: Mapping[SplitName, NDArray[np.uint64]], ids: Mapping[SplitName, LabelArray], labels: LabelMap) -> list[str]:
-    """What a training run should say of its data, in at most three lines: texts in two splits, texts with several labels, classes of unlike size.
+    """What a training run should say of its data, in one to three lines: texts in two splits, texts twice in a split or with several labels, classes of unlike size.
+
+    A row that repeats an earlier one is counted once, as in the audit: across splits where the text is in an earlier split, else within its own.
 
     Args:
         keys: Key of each row's text, by split in order.
         ids: Class ids (N,) or indicators (N, C), by split in the same order.
         labels: Names of the classes.
     """
-    notes = []
-    shared = {name: count for name in keys if name != "train" and (count := int(np.isin(keys[name], keys["train"]).sum()))}
-    if shared:
-        counted = " and ".join(f"{count:,} {name}" for name, count in shared.items())
-        notes.append(f"{counted} rows have a text that is also in the training split; scores on them are too good.")
     together = np.concatenate(list(keys.values()))
+    splits = np.repeat(np.arange(len(keys)), [len(one) for one in keys.values()])
+    first = first_of_equal(together)
+    notes = [*_across(list(keys), splits, splits[first])]
+    within = int(((first != np.arange(len(first))) & (splits[first] == splits)).sum())
+    same = [f"{within:,} {'row has' if within == 1 else 'rows have'} the text of an earlier row of the same split"] if within else []
     rows = conflicting_rows(together, label_sets(np.concatenate(list(ids.values()))))
     if len(rows):
         texts = len(np.unique(together[rows]))
         what = "more than one label" if ids["train"].ndim == 1 else "more than one set of labels"
-        notes.append(f"{texts:,} {'text occurs' if texts == 1 else 'texts occur'} with {what} ({len(rows):,} rows).")
+        same.append(f"{texts:,} {'text occurs' if texts == 1 else 'texts occur'} with {what} ({len(rows):,} rows)")
+    if same:
+        notes.append(f"{'; '.join(same)}.")
     counts = class_counts(ids["train"], len(labels))
     if len(rare_classes(counts)):
         notes.append(describe_imbalance(counts, labels))
-    if notes:
-        notes[-1] += " Rows are listed by lorabel audit."
+    if not notes:
+        return ["Nothing found by a quick look: no text is there twice, no class is rare. Near duplicates and more are looked for by lorabel audit."]
+    notes[-1] += " Rows are listed by lorabel audit."
     return notes
+
+
+def _across(names: Sequence[SplitName], splits: NDArray[np.int64], first_splits: NDArray[np.int64]) -> list[str]:
+    """A sentence on rows whose text is in an earlier split; none where there is no such row."""
+    is_across = first_splits < splits
+    counts = np.bincount(splits[is_across], minlength=len(names)).tolist()
+    counted = " and ".join(f"{count:,} {name}" for name, count in zip(names, counts, strict=True) if count)
+    where = "an earlier split" if first_splits[is_across].any() else "the training split"
+    return [f"{counted} rows have a text that is also in {where}; scores on them are too good."] if counted else []

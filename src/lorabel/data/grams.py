@@ -20,6 +20,7 @@ from lorabel.data.texts import normalise
 from lorabel.data.types import places_of
 
 GRAM_WORDS = 5
+_CHARACTERS_AT_ONCE = 1 << 21
 # First and last code points of scripts written without spaces.
 _UNSPACED = (
     (0x0E00, 0x0EFF),
@@ -80,6 +81,17 @@ def gram_table(normal: Sequence[str]) -> GramTable:
     Returns:
         Their grams; equal grams have equal hashes, in any call.
     """
+    # Some tens of bytes are needed for each character for a while, which long texts have many of.
+    ends = np.cumsum([len(text) for text in normal])
+    cuts = [0, *(np.flatnonzero(np.diff(ends // _CHARACTERS_AT_ONCE)) + 1).tolist(), len(normal)]
+    parts = [_gram_table(normal[start:stop]) for start, stop in zip(cuts, cuts[1:], strict=False)]
+    sizes = np.concatenate([np.diff(part.offsets) for part in parts])
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    return GramTable(np.concatenate([part.hashes for part in parts]), offsets, np.concatenate([part.words for part in parts]))
+
+
+def _gram_table(normal: Sequence[str]) -> GramTable:
+    """`gram_table` of as many texts as go at once."""
     # The line break ends each text: a normal form holds none.
     codes = np.frombuffer("\n".join([*normal, ""]).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     kinds = _kinds(codes)

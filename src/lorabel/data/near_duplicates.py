@@ -4,14 +4,18 @@ Decisions:
 - Why no library: datasketch takes ten times as long as asked (0.4 ms a text); rensa is quick enough, but takes words as Python strings and keeps all rows in one index in
   memory. The check of the candidates needs hashes of all five-grams anyway (`data/grams.py`), and from them a signature is a few lines of numpy.
 - Each band of a text's signature is one 64-bit key, on disk; one band is sorted at a time, so that memory is some tens of bytes per text, whatever the number of bands.
+  Candidates are made for some texts at a time, and pairs that were refused are remembered in a table of fixed size: of templates each text has up to nine of them in every band.
+  At ten million rows that is 8 bytes a row each for the numbers of the rows, the keys of a band, their order, the sorted keys and texts, where runs start, and what was found, and
+  13 for the table: some 70 bytes a row or 0.7 GB, and no more where all rows are fillings of one template. On disk there are 128 bytes a row.
 - 16 bands of 5: a pair with a Jaccard index of 0.8 meets in at least one band with probability 1 - (1 - 0.8^5)^16 = 0.998, one of 0.3 with 0.04. Candidates are checked, so that
   the chance costs time and never a false alarm.
 - In a run of equal keys every text is compared with the run's first and with the few before it: templates with a thousand fillings cost a thousand comparisons, not a million.
+  The earliest comes first, and the first that is near stays, so that the answer does not depend on how many pairs are compared at once or on which refusals are still remembered.
 
 Source: Broder 1997, "On the resemblance and containment of documents"; Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", chapter 3 (banding).
 """
 
-import math
+import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -21,12 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorabel.data.grams import GramTable, gram_table, jaccard, mix
-from lorabel.data.text_column import storing_texts
+from lorabel.data.text_column import give_back, storing_texts
 
 LEAST_JACCARD = 0.8
 _BANDS, _ROWS_PER_BAND = 16, 5
 _NEIGHBOURS = 8
+_TEXTS_AT_ONCE = 1 << 15
 _PAIRS_AT_ONCE = 4096
+_GRAMS_AT_ONCE = 1 << 20
+_REFUSALS_PER_TEXT, _MOST_REFUSALS = 16, 1 << 24
 _SEED = 7
 
 
@@ -44,10 +51,11 @@ class BandKeys:
         with storing_texts():
             self._folder = tempfile.TemporaryDirectory(prefix="lorabel-audit-")
             try:
-                self._keys = _mapped_keys(Path(self._folder.name) / "keys", texts)
+                self._pages = _mapped_file(Path(self._folder.name) / "keys", _BANDS * max(texts, 1) * np.dtype(np.uint64).itemsize)
             except OSError:
                 self._folder.cleanup()
                 raise
+        self._keys = np.frombuffer(self._pages, dtype=np.uint64).reshape(_BANDS, -1)
         self._has_words = np.zeros(texts, dtype=bool)
         self._added = 0
 
@@ -55,7 +63,7 @@ class BandKeys:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        del self._keys
+        del self._keys, self._pages
         self._folder.cleanup()
 
     def add(self, grams: GramTable) -> None:
@@ -68,40 +76,94 @@ class BandKeys:
         self._keys[:, self._added + filled] = _band_keys(grams, filled)
         self._has_words[self._added + filled] = True
         self._added += len(grams.words)
+        give_back(self._pages)
 
     def candidates(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        """Pairs that share a band, band by band.
+        """Pairs that share a band, band by band and some texts at a time.
 
         Args:
             rows: (M,) the texts to consider, ascending.
 
         Yields:
-            (P, 2) pairs of texts, the earlier one first.
+            (P, 2) pairs of texts, the earlier one first; those of one later text by the earlier one, ascending.
         """
         rows = rows[self._has_words[rows]]
         for band in self._keys:
-            keys = np.asarray(band)[rows]
-            order = np.argsort(keys, kind="stable")
-            keys, texts = keys[order], rows[order]
-            is_first = np.ones(len(keys), dtype=bool)
-            is_first[1:] = keys[1:] != keys[:-1]
-            run_start = np.flatnonzero(is_first)[np.cumsum(is_first) - 1] if len(keys) else np.zeros(0, dtype=np.int64)
-            places = np.arange(len(keys))
-            pairs = [np.stack([texts[run_start], texts], axis=1)[places - run_start > _NEIGHBOURS]]
-            for back in range(1, _NEIGHBOURS + 1):
-                later = np.flatnonzero(places - run_start >= back)
-                pairs.append(np.stack([texts[later - back], texts[later]], axis=1))
-            yield np.concatenate(pairs)
+            keys = band[rows]
+            give_back(self._pages)
+            texts, run_start = _runs(keys, rows)
+            del keys
+            yield from _pairs_of_runs(texts, run_start)
 
 
-def _mapped_keys(path: Path, texts: int) -> NDArray[np.uint64]:
-    """Room for the keys, (bands, texts). It is taken at once: a page for which there is none when it is written to ends the process."""
-    shape = (_BANDS, max(texts, 1))
-    if hasattr(os, "posix_fallocate"):
-        with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(np.uint64).itemsize)
-        return np.memmap(path, dtype=np.uint64, mode="r+", shape=shape)
-    return np.memmap(path, dtype=np.uint64, mode="w+", shape=shape)
+def _mapped_file(path: Path, size: int) -> mmap.mmap:
+    """A file of some bytes, mapped. Room is taken at once: a page for which there is none when it is written to ends the process."""
+    with path.open("w+b") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+        return mmap.mmap(file.fileno(), size)
+
+
+def _runs(keys: NDArray[np.uint64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Texts in the order of their keys (M,), and where the run of equal keys starts in which each stands (M,)."""
+    order = np.argsort(keys, kind="stable")
+    keys, texts = keys[order], rows[order]
+    starts = np.arange(len(keys))
+    starts[1:][keys[1:] == keys[:-1]] = 0
+    return texts, np.maximum.accumulate(starts, out=starts)
+
+
+def _pairs_of_runs(texts: NDArray[np.int64], run_start: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """See `BandKeys.candidates`; a text meets the first of its run, and the few before it."""
+    in_run = np.flatnonzero(run_start != np.arange(len(texts)))
+    for start in range(0, len(in_run), _TEXTS_AT_ONCE):
+        later = in_run[start : start + _TEXTS_AT_ONCE]
+        first = run_start[later]
+        pairs = [np.stack([texts[first], texts[later]], axis=1)[later - first > _NEIGHBOURS]]
+        for back in range(_NEIGHBOURS, 0, -1):
+            near = later[later - first >= back]
+            pairs.append(np.stack([texts[near - back], texts[near]], axis=1))
+        yield np.concatenate(pairs)
+
+
+class Refusals:
+    """Pairs that are not near, in a table of fixed size: a pair takes the place of whichever was where it belongs.
+
+    It saves comparisons and decides nothing: a pair that was forgotten is compared again and refused again.
+
+    Args:
+        texts: How many there are; the table has room for some refusals of each, of 8 bytes, and is never above 128 MiB.
+    """
+
+    def __init__(self, texts: int) -> None:
+        self._texts = np.uint64(texts)
+        # No pair is 0: a text is not its own partner.
+        places = min(texts * _REFUSALS_PER_TEXT, _MOST_REFUSALS)
+        self._pairs = np.zeros(1 << max(0, places - 1).bit_length(), dtype=np.uint64)
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self._pairs))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the table takes."""
+        return self._pairs.nbytes
+
+    def add(self, pairs: NDArray[np.int64]) -> None:
+        """Remember pairs (P, 2)."""
+        numbers, places = self._located(pairs)
+        self._pairs[places] = numbers
+
+    def holds(self, pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which pairs (P, 2) are remembered (P,)."""
+        numbers, places = self._located(pairs)
+        return np.asarray(self._pairs[places] == numbers)
+
+    def _located(self, pairs: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        numbers = pairs[:, 0].astype(np.uint64) * self._texts + pairs[:, 1].astype(np.uint64)
+        return numbers, (mix(numbers) & np.uint64(len(self._pairs) - 1)).astype(np.int64)
 
 
 def nearest_earlier(
@@ -118,17 +180,17 @@ def nearest_earlier(
     Returns:
         (N,) number of a text with at least `LEAST_JACCARD` shared five-grams, or -1.
     """
-    found = np.full(len(splits), -1, dtype=np.int64)
-    refused = np.zeros(0, dtype=np.uint64)
+    found, refusals = np.full(len(splits), -1, dtype=np.int64), Refusals(len(splits))
     for pairs in keys.candidates(rows):
-        pairs = _worth_a_look(pairs, found, splits, refused)
-        refused_here = []
+        pairs = pairs[_could_change(pairs, found, splits)]
+        pairs = pairs[~refusals.holds(pairs)]
         for start in range(0, len(pairs), _PAIRS_AT_ONCE):
             some = pairs[start : start + _PAIRS_AT_ONCE]
-            is_near = _are_near(some, normal_forms)
-            _keep(some[is_near], found, splits)
-            refused_here.append(_pair_keys(some[~is_near], len(splits)))
-        refused = np.union1d(refused, np.concatenate(refused_here)) if refused_here else refused
+            some = some[_could_change(some, found, splits)]
+            if len(some):
+                is_near = _are_near(some, normal_forms)
+                _keep(some[is_near], found, splits)
+                refusals.add(some[~is_near])
     return found
 
 
@@ -150,24 +212,23 @@ def _band_keys(grams: GramTable, filled: NDArray[np.int64]) -> NDArray[np.uint64
     return keys
 
 
-def _pair_keys(pairs: NDArray[np.int64], texts: int) -> NDArray[np.uint64]:
-    return pairs[:, 0].astype(np.uint64) * np.uint64(texts) + pairs[:, 1].astype(np.uint64)
-
-
-def _worth_a_look(pairs: NDArray[np.int64], found: NDArray[np.int64], splits: NDArray[np.int8], refused: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Pairs that could still change the answer: not refused before, and better than what is known of the later text."""
+def _could_change(pairs: NDArray[np.int64], found: NDArray[np.int64], splits: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """Which pairs could still change the answer (P,): they are better than what is known of the later text."""
     earlier, later = pairs[:, 0], pairs[:, 1]
     known = found[later]
     is_across = splits[earlier] < splits[later]
     is_known_across = (known >= 0) & (splits[known] < splits[later])
-    open_pairs = pairs[(known < 0) | (is_across & ~is_known_across)]
-    return open_pairs[~np.isin(_pair_keys(open_pairs, len(splits)), refused)]
+    return np.asarray((known < 0) | (is_across & ~is_known_across))
 
 
 def _are_near(pairs: NDArray[np.int64], normal_forms: Callable[[NDArray[np.int64]], Sequence[str]]) -> NDArray[np.bool_]:
     rows, places = np.unique(pairs, return_inverse=True)
     places = places.reshape(pairs.shape)
-    return jaccard(gram_table(normal_forms(rows)), places[:, 0], places[:, 1]) >= LEAST_JACCARD
+    table = gram_table(normal_forms(rows))
+    # Long texts have many grams: a few pairs of them go at once.
+    ends = np.cumsum(np.diff(table.offsets)[places].sum(axis=1))
+    parts = np.split(places, np.flatnonzero(np.diff(ends // _GRAMS_AT_ONCE)) + 1)
+    return np.concatenate([jaccard(table, part[:, 0], part[:, 1]) for part in parts]) >= LEAST_JACCARD
 
 
 def _keep(pairs: NDArray[np.int64], found: NDArray[np.int64], splits: NDArray[np.int8]) -> None:

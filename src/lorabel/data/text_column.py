@@ -3,7 +3,7 @@
 Decisions:
 - Texts lie in Arrow memory, an eighth of the size of as many string objects, and become strings when they are read.
 - Beyond `_IN_MEMORY_BYTES` they go to a temporary file as they are read, and are mapped from there: the system may take those pages back at any time, and they are given
-  back after each pass over all texts. The file has no name, so that nothing is left of it whatever happens.
+  back after each run of texts that was read. The file has no name, so that nothing is left of it whatever happens.
 - Some rows of a column on disk are the column and their numbers; nothing is copied.
 """
 
@@ -54,12 +54,13 @@ class TextColumn(Sequence[str]):
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self), _TEXTS_AT_ONCE):
             yield from self._between(start, start + _TEXTS_AT_ONCE)
-        if self._disk is not None:
-            self._disk.give_back()
 
     def _between(self, start: int, stop: int) -> list[str]:
         part = self._values.slice(start, stop - start) if self._rows is None else self._values.take(self._rows[start:stop])
-        return list(part.to_pylist())
+        texts = list(part.to_pylist())
+        if self._disk is not None:
+            give_back(self._disk.pages)
+        return texts
 
     def take(self, rows: NDArray[np.int64]) -> TextColumn:
         """The texts of some rows, as a column."""
@@ -138,10 +139,15 @@ class _MappedTexts:
     def __init__(self, file: IO[bytes]) -> None:
         self.pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
-    def give_back(self) -> None:
-        """Let the system have the pages; they come back when they are read."""
-        if hasattr(self.pages, "madvise"):
-            self.pages.madvise(mmap.MADV_DONTNEED)
+
+def give_back(pages: mmap.mmap) -> None:
+    """Let the system have the pages of a file; they come back when they are used, with what was written to them.
+
+    Args:
+        pages: The file, mapped; not one that is a copy of its own.
+    """
+    if hasattr(pages, "madvise"):
+        pages.madvise(mmap.MADV_DONTNEED)
 
 
 @contextlib.contextmanager

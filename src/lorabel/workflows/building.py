@@ -22,14 +22,14 @@ from lorabel.families import EncoderShape
 from lorabel.heads import HeadSpec, make_head
 from lorabel.inference.predictor import Predictor, table_logits
 from lorabel.losses.base import Loss
-from lorabel.losses.weights import balanced_weights, effective_weights, positive_weights
+from lorabel.losses.weightings.base import ClassRows
 from lorabel.methods.base import Method, ParameterSpec, make_method
 from lorabel.models.bank import ENCODER_PREFIX, Bank, corner, stacked_constants, stacked_parameters
 from lorabel.models.checkpoint import EncoderSource, load_tokenizer, load_weights, made_once, resolve_encoder, weights_digest
 from lorabel.models.encoder import PackedEncoder
 from lorabel.models.heads import INITIAL_STD, head_shapes
 from lorabel.models.joint_sites import split_queries_keys_values
-from lorabel.registry import LOSSES
+from lorabel.registry import LOSSES, WEIGHTINGS
 from lorabel.slots import Start
 from lorabel.training.optim import Arena, Block
 from lorabel.training.precision import choose_compute
@@ -165,12 +165,10 @@ def build_loss(config: RunConfig, labels: LabelArray, classes: int) -> Loss:
     """
     weights = config.loss.class_weights
     values: tuple[float, ...] | None = None
-    counts = class_counts(labels, classes)
-    if weights == "balanced":
-        values = tuple((balanced_weights(counts) if labels.ndim == 1 else positive_weights(counts, len(labels))).tolist())
-    elif weights == "effective":
-        values = tuple(effective_weights(counts, config.loss.effective_beta).tolist())
-    elif weights != "none":
+    if weights != "none":
+        if isinstance(weights, str):
+            rows = ClassRows(class_counts(labels, classes), len(labels), labels.ndim == 2)
+            weights = WEIGHTINGS.get(weights)(rows, config.loss)
         values = tuple(float(weight) for weight in weights)
         if len(values) != classes:
             raise ConfigError(f"loss.class_weights: one weight per class, got {len(values)}; expected {classes}. List them in label order.")

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lorabel.data import grams
 from lorabel.data.grams import five_grams, gram_table, jaccard, words
 from lorabel.data.texts import normalise
 
@@ -55,6 +56,16 @@ def test_jaccard_agrees_with_the_sets(texts):
     left, right = (side.ravel() for side in np.meshgrid(np.arange(len(texts)), np.arange(len(texts))))
     expected = [len(sets[i] & sets[j]) / max(1, len(sets[i] | sets[j])) for i, j in zip(left, right, strict=True)]
     assert jaccard(table, left, right) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("most", [1, 7, 30])
+def test_the_table_does_not_depend_on_how_many_characters_go_at_once(monkeypatch, most):
+    texts = ["one two three four five six seven", "", "a", "the same words again and again", "!", "two words"]
+    whole = gram_table(texts)
+    monkeypatch.setattr(grams, "_CHARACTERS_AT_ONCE", most)
+    parts = gram_table(texts)
+    for name in ("hashes", "offsets", "words"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
 
 
 def test_a_hash_does_not_depend_on_the_company():

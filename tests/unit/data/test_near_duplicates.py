@@ -1,4 +1,4 @@
-"""Near duplicates: found where brute force finds them, an earlier split preferred, large families in little time."""
+"""Near duplicates: found where brute force finds them, an earlier split preferred, large families in little time and room."""
 
 import errno
 import os
@@ -8,8 +8,9 @@ import tempfile
 import numpy as np
 import pytest
 
+from lorabel.data import near_duplicates
 from lorabel.data.grams import five_grams, gram_table
-from lorabel.data.near_duplicates import BandKeys, nearest_earlier
+from lorabel.data.near_duplicates import BandKeys, Refusals, nearest_earlier
 from lorabel.data.texts import normalise
 from lorabel.errors import StorageError
 
@@ -104,6 +105,70 @@ def test_in_a_run_of_equal_keys_each_meets_the_first_and_those_just_before():
             met = {tuple(pair) for pair in pairs.tolist()}
             assert len(met) == len(pairs)
             assert met == {(i, j) for j in range(20) for i in range(j) if i == 0 or j - i <= 8}
+
+
+def fillings(count):
+    """Texts of four templates, some too unlike to be near and some near, and the split of each."""
+    source = random.Random(3)
+    bodies, texts = [sentence(source, 50) for _ in range(4)], []
+    for _ in range(count):
+        words = list(source.choice(bodies))
+        words[20:27] = sentence(source, source.choice([0, 1, 7]))
+        texts.append(" ".join(words))
+    return texts, sorted(source.choice([0, 0, 1, 2]) for _ in range(count))
+
+
+class Compared:
+    """Counts the pairs that are compared, and keeps the table of refusals."""
+
+    def __init__(self, monkeypatch):
+        self.pairs, self.refusals = 0, []
+        are_near = near_duplicates._are_near
+
+        def count(pairs, normal_forms):
+            self.pairs += len(pairs)
+            return are_near(pairs, normal_forms)
+
+        def keep(texts):
+            self.refusals.append(Refusals(texts))
+            return self.refusals[-1]
+
+        monkeypatch.setattr(near_duplicates, "_are_near", count)
+        monkeypatch.setattr(near_duplicates, "Refusals", keep)
+
+
+def test_the_room_for_refusals_is_bounded_and_changes_no_answer(monkeypatch):
+    texts, splits = fillings(400)
+    compared = Compared(monkeypatch)
+    whole = find(texts, splits)
+    remembered, pairs = len(compared.refusals[-1]), compared.pairs
+    assert remembered > 400
+    assert 50 < sum(partner >= 0 for partner in whole) < 399
+    for most in (1, 64):
+        monkeypatch.setattr(near_duplicates, "_MOST_REFUSALS", most)
+        assert find(texts, splits) == whole
+        assert 0 < len(compared.refusals[-1]) <= most
+        assert compared.refusals[-1].nbytes == 8 * most
+    assert compared.pairs > 3 * pairs  # What was forgotten is compared again.
+
+
+def test_the_answer_does_not_depend_on_how_many_are_compared_at_once(monkeypatch):
+    texts, splits = fillings(300)
+    whole = find(texts, splits)
+    monkeypatch.setattr(near_duplicates, "_PAIRS_AT_ONCE", 5)
+    monkeypatch.setattr(near_duplicates, "_TEXTS_AT_ONCE", 7)
+    monkeypatch.setattr(near_duplicates, "_GRAMS_AT_ONCE", 100)
+    assert find(texts, splits) == whole
+
+
+@pytest.mark.parametrize(("texts", "most"), [(10_000_000, 128 << 20), (1_000_000, 128 << 20), (1000, 128 * 1024)])
+def test_the_table_of_refusals_costs_little_at_any_size(texts, most):
+    refusals = Refusals(texts)
+    assert refusals.nbytes <= most
+    pairs = np.array([[0, 1], [5, texts - 1]])
+    refusals.add(pairs[1:])
+    assert refusals.holds(pairs).tolist() == [False, True]
+    assert len(refusals) == 1
 
 
 def test_a_full_folder_for_temporary_files_is_said_before_anything_is_written(tmp_path, monkeypatch):

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorabel.config import DataConfig
+from lorabel.data.audit import examine
+from lorabel.data.audit_table import read_audit_table
 from lorabel.data.augmentations.sentence_shuffle import sentence_shuffle
 from lorabel.data.ledger import TestLedger
 from lorabel.data.load import load_data
@@ -106,7 +108,20 @@ def test_conflicting_labels_and_overlap_are_counted(tmp_path):
     (tmp_path / "test.csv").write_text("text,label\nSAME,a\nnew,b\n")
     notes = load_data(DataConfig(source=str(tmp_path))).notes
     assert "1 test rows have a text that is also in the training split; scores on them are too good." in notes
-    assert "1 text occurs with more than one label (3 rows). Rows are listed by lorabel audit." in notes
+    assert "1 row has the text of an earlier row of the same split; 1 text occurs with more than one label (3 rows). Rows are listed by lorabel audit." in notes
+
+
+def test_equal_texts_within_a_split_and_in_validation_and_test_are_counted_as_the_audit_counts_them(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\n" + "same,a\nSame,a\nsame ,a\n" + "".join(f"t{i},{'ab'[i % 2]}\n" for i in range(20)))
+    (tmp_path / "validation.csv").write_text("text,label\nnew,a\nnew,a\n")
+    (tmp_path / "test.csv").write_text("text,label\nNEW,a\nt1,b\nlast,a\n")
+    config = DataConfig(source=str(tmp_path))
+    assert load_data(config).notes[1:] == (
+        "2 test rows have a text that is also in an earlier split; scores on them are too good.",
+        "3 rows have the text of an earlier row of the same split. Rows are listed by lorabel audit.",
+    )
+    found = examine(read_audit_table(config)).duplicates
+    assert (found.exact_across, found.exact_within) == (2, 3)
 
 
 def test_rare_classes_are_said_and_the_quick_look_takes_three_lines_at_most(tmp_path):
@@ -117,13 +132,16 @@ def test_rare_classes_are_said_and_the_quick_look_takes_three_lines_at_most(tmp_
     found = [note for note in notes if "Text from" not in note]
     assert found == [
         "1 validation and 2 test rows have a text that is also in the training split; scores on them are too good.",
-        "1 text occurs with more than one label (3 rows).",
+        "1 row has the text of an earlier row of the same split; 1 text occurs with more than one label (3 rows).",
         "Classes differ in size: 'b' has 1 training rows, 'a' has 41; 1 of 2 has at most a tenth of the largest. Rows are listed by lorabel audit.",
     ]
 
 
-def test_a_clean_table_is_not_talked_about(news_table):
-    assert load_data(DataConfig(source=str(news_table))).notes == ("Text from text, labels from label.",)
+def test_of_a_clean_table_it_is_said_that_nothing_was_found(news_table):
+    assert load_data(DataConfig(source=str(news_table))).notes == (
+        "Text from text, labels from label.",
+        "Nothing found by a quick look: no text is there twice, no class is rare. Near duplicates and more are looked for by lorabel audit.",
+    )
 
 
 def test_the_ledger_counts_by_split_and_refuses_damage(tmp_path):

@@ -8,7 +8,7 @@ import torch
 
 from lorabel.config import load_config
 from lorabel.losses.focal import Focal
-from lorabel.losses.weights import effective_weights
+from lorabel.losses.weightings.effective import effective_weights
 from lorabel.workflows.building import build_loss
 
 
