@@ -73,9 +73,11 @@ def write_table() -> None:
         facts = [TABLES[table][0], f"{cls[0]['rows']:,}", f"{cls[0]['rows'] / cls[0]['classes']:,.0f}", str(shared)]
         scores = [f"{100 * value:.2f}" for value in (*means[table].values(), *worst)]
         rows.append([*facts, *scores, f"{100 * difference:+.2f}", f"{100 * low:+.2f} … {100 * high:+.2f}", f"{p:.3f}"])
-    text = "# The first token or the mean of all\n\nLoRA, default recipe, embedded encoder, which was trained with mean pooling; validation accuracy in percent. *cls*: the family's own head, "
-    text += "which reads the first token through the checkpoint's pooler; *mean*: a linear layer on the mean of all tokens. Difference: mean minus cls, the same seeds and rows "
-    text += "(paired bootstrap over rows and seeds, points, 95 % interval, p without correction).\n\n"
+    text = (
+        "# The first token or the mean of all\n\nLoRA, default recipe, embedded encoder, which was trained with mean pooling; validation accuracy in percent. "
+    )
+    text += "*cls*: the family's own head, which reads the first token through the checkpoint's pooler; *mean*: a linear layer on the mean of all tokens. "
+    text += "Difference: mean minus cls, the same seeds and rows (paired bootstrap over rows and seeds, points, 95 % interval, p without correction).\n\n"
     text += markdown(["data", "rows", "per class", "seeds", "cls", "mean", "worst cls", "worst mean", "difference", "95 % interval", "p"], rows)
     missing = [table for table in TABLES if table not in means]
     text += f"\nNot run yet: {', '.join(missing) or 'nothing'}.\n"

@@ -17,11 +17,13 @@ from tests.contracts import test_method_contract as contract
 from tests.contracts import test_windows as windows
 from tests.integration import test_methods_end_to_end as end_to_end
 from tests.unit import test_solver as solver
+from tests.unit.cli import test_methods as shown
+from tests.unit.workflows import test_methods as described
 
 NAME = "toy_gain"
 TOYS, TESTS = Path(__file__).with_name("toys"), Path(__file__).parents[1]
 # Test files with promises that every registered method must keep.
-FILES = (contract, windows, frozen_states, end_to_end, solver)
+FILES = (contract, windows, frozen_states, end_to_end, solver, shown, described)
 METHODS.names()
 
 
