@@ -195,10 +195,11 @@ def test_our_folder_loads_there_without_a_warning_and_theirs_answers_here(family
     assert caplog.records == []
     rows = sequences(LENGTHS)
     batch = packed(rows, source.shape.first_position)
-    stacked = {name: tensor[None] for name, tensor in load_adapter(tmp_path / "adapter").tensors.items()}
-    ours = our_bank(source, method, head, stacked, torch.float32).logits(batch)
-    theirs = model(**padded(rows, source.shape.pad_token_id)).logits[torch.as_tensor(batch.rows)]
-    assert (ours - theirs).abs().max() <= 1e-5 * max(1.0, float(theirs.abs().max()))
+    # In float64: rounding grows in these random models until it says nothing of the method.
+    stacked = {name: tensor.double()[None] for name, tensor in load_adapter(tmp_path / "adapter").tensors.items()}
+    ours = our_bank(source, method, head, stacked, torch.float64).logits(batch)
+    theirs = model.double()(**padded(rows, source.shape.pad_token_id)).logits[torch.as_tensor(batch.rows)]
+    assert (ours - theirs).abs().max() <= 1e-10
 
 
 def test_every_method_with_a_form_there_is_compared():
