@@ -67,11 +67,9 @@ def _counts(entry: Alternative) -> tuple[str, str]:
 
 def _print_methods(budget: Budget, plans: list[MethodPlan]) -> None:
     table = Table(box=None, pad_edge=False)
-    for title, justify in (
-        ("method", "left"), ("size", "left"), ("trainable", "right"), ("file, MB", "right"),
-        ("the largest that fits", "left"), ("trainable", "right"), ("file, MB", "right"),
-    ):  # fmt: skip
-        table.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for title, width in (("method", 11), ("size", 12), ("trainable", None), ("MB", None), ("the largest that fits", 12), ("trainable", None), ("MB", None)):
+        # Numbers are never cut or broken; what is said beside them may go on in the next line.
+        table.add_column(title, justify="left" if width else "right", min_width=width, no_wrap=width is None, overflow="fold")
     for plan in plans:
         if plan.setting is None:
             table.add_row(plan.method, "nothing fits")
@@ -79,7 +77,7 @@ def _print_methods(budget: Budget, plans: list[MethodPlan]) -> None:
         larger = ("—",) if plan.largest is None else (plan.largest.size_flags(), *_counts(plan.largest))
         table.add_row(plan.method, plan.setting.size_flags() or "its own", *_counts(plan.setting), *larger)
     out.print(table)
-    out.print(f"Budget {budget.limit:,}, head included. Full fine-tuning is a baseline and has no budget.", style="dim")
+    out.print(f"Budget {budget.limit:,}, head included. Full fine-tuning is a baseline and has no budget. MB: of the adapter's file.", style="dim")
 
 
 def _print(result: PlanResult) -> None:
