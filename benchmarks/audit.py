@@ -7,7 +7,7 @@ A million rows: sentences of AG News rows put together anew, through `run_audit`
 
     python benchmarks/audit.py [--rows 20000] [--planted 1000] [--sample 10000] [--data FOLDER]      # about half a minute
     python benchmarks/audit.py --million [--data FOLDER]                                            # adds the million rows
-    python benchmarks/audit.py --rows 600 --planted 50 --sample 300 --results /tmp/audit            # a try, in seconds; the results are left alone
+    python benchmarks/audit.py --rows 600 --planted 50 --sample 300 --results tried                 # a try, in seconds; the results are left alone
 """
 
 import argparse
