@@ -38,8 +38,8 @@ def train_bank(work: Path, data: dict, settings: dict, members: list[dict]) -> l
     return [(member, layout.member(member.number)) for member in found.members]
 
 
-def tested_seeds(work: Path, data: dict, settings: dict, seeds: list[int]) -> list[dict]:
-    """Train seeds of one setting side by side, read the test split once for each; one cell per seed, with what `paired` comparisons need. The work folder is removed after."""
+def tested_seeds(work: Path, data: dict, settings: dict, seeds: list[int], split: SplitName) -> list[dict]:
+    """Train seeds of one setting side by side, read a split once for each; one cell per seed, with what `paired` comparisons need. The work folder is removed after."""
     from lorabel.artifacts.records import read_record
     from lorabel.data.load import load_data
 
@@ -47,7 +47,7 @@ def tested_seeds(work: Path, data: dict, settings: dict, seeds: list[int]) -> li
     cells, loaded = [], load_data(DataConfig(**data))
     for member, run in found:
         assert member.has_scores, member.reason
-        cells.append({**score_adapter(run.adapter, loaded), **facts_of(read_record(run.record)), "bank": len(seeds)})
+        cells.append({**score_adapter(run.adapter, loaded, split), **facts_of(read_record(run.record)), "bank": len(seeds)})
     shutil.rmtree(work)
     return cells
 

@@ -118,7 +118,7 @@ def run_cells(arguments: argparse.Namespace, method: str, name: str) -> None:
     seeds = [seed for seed in range(arguments.seeds) if not cell_path(name, method, seed).exists()]
     settings = {"method": {"name": method}, "optimizer": {"learning_rate": rate}, "training": {"threads": arguments.threads}}
     work = Path(arguments.work) / "-".join(["cells", method, name, *map(str, seeds)])
-    for seed, cell in zip(seeds, tested_seeds(work, data, settings, seeds), strict=True):
+    for seed, cell in zip(seeds, tested_seeds(work, data, settings, seeds, "test"), strict=True):
         save_json(cell_path(name, method, seed), cell)
 
 
@@ -153,7 +153,12 @@ def write_table() -> None:
         [name, method, str(seeds), f"{100 * mean:+.2f}", f"{100 * low:+.2f} … {100 * high:+.2f}", f"{p:.3f}"]
         for (name, method, seeds, mean, low, high, _), p in zip(tests, corrected, strict=True)
     ]
-    of_inputs = [over_head(name, method, cells[name, method], cells[name, "head_only"]) for method in INPUT_METHODS for name in SETS if cells[name, method]]
+    of_inputs = [
+        over_head(name, method, cells[name, method], cells[name, "head_only"])
+        for method in INPUT_METHODS
+        for name in SETS
+        if cells[name, method] and cells[name, "head_only"]
+    ]
     trials = [[name, ", ".join(f"{rate:g}: {100 * mean:.2f}" for rate, mean in tried(name).items())] for name in (*method_names(), *FORMS) if tried(name)]
     missing = [f"{name}/{method} ({len(of_set)} of {wanted(method)})" for (name, method), of_set in cells.items() if len(of_set) < wanted(method)]
     untouched = [name for name in SETS if not any(of_set for (one, _), of_set in cells.items() if one == name)]

@@ -7,17 +7,16 @@ seeds of a table and pooling fill one bank; each (table, pooling, seed) is a cel
 """
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 
-from cells import facts_of, parser_of_banks, score_adapter, train_bank
+from cells import parser_of_banks, tested_seeds
 from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_json
 from lorabel.config import DataConfig
 from quality import paired
 
-# Name -> data set, training rows (None: all), classes, validation rows where the data set has no split of its own.
+# Name -> data set, training rows (None: all).
 TABLES = {
     "banking77-all": ("banking77", None),
     "trec6-1200": ("trec6", 1200),
@@ -45,17 +44,13 @@ def cell_path(table: str, pooling: str, seed: int) -> Path:
 
 def run_bank(work: Path, folder: Path, table: str, pooling: str, seeds: list[int], threads: int | None) -> None:
     """Train the seeds that are missing of one pooling on one table."""
-    from lorabel.artifacts.records import read_record
     from lorabel.data.load import load_data
 
     data, settings = data_of(table, folder), {"head": POOLINGS[pooling], "training": {"threads": threads}}
-    found = train_bank(work, data, settings, [{"training.seed": seed} for seed in seeds])
     loaded = load_data(DataConfig(**data))
-    for seed, (member, run) in zip(seeds, found, strict=True):
-        assert member.has_scores, member.reason
-        rows = {"rows": len(loaded.splits["train"]), "classes": len(loaded.labels)}
-        save_json(cell_path(table, pooling, seed), {**rows, **facts_of(read_record(run.record)), **score_adapter(run.adapter, loaded, "validation")})
-    shutil.rmtree(work)
+    sizes = {"rows": len(loaded.splits["train"]), "classes": len(loaded.labels)}
+    for seed, cell in zip(seeds, tested_seeds(work, data, settings, seeds, "validation"), strict=True):
+        save_json(cell_path(table, pooling, seed), {**sizes, **cell})
 
 
 def write_table() -> None:

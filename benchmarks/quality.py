@@ -29,7 +29,7 @@ RIVALS = ("dora", "prefix", "bitfit")
 METHODS = ("lora", "full", *RIVALS, "head_only", "tfidf")
 CELLS = RESULTS / "quality"
 # Of cells that do not say it.
-EARLIER_RATES = {"full": 1e-4, "head_only": 5e-3}
+EARLIER_RATES = {"full": 1e-4}
 
 
 def cell_path(name: str, method: str, seed: int) -> Path:
@@ -51,7 +51,7 @@ def run_bank(arguments: argparse.Namespace, name: str, method: str, seeds: list[
         return
     settings = {"training": {"threads": arguments.threads}, **({} if method == "lora" else {"method": {"name": method}})}
     work = Path(arguments.work) / "-".join([name, method, *map(str, seeds)])
-    for seed, cell in zip(seeds, tested_seeds(work, data, settings, seeds), strict=True):
+    for seed, cell in zip(seeds, tested_seeds(work, data, settings, seeds, "test"), strict=True):
         save_json(cell_path(name, method, seed), cell)
 
 
@@ -101,19 +101,16 @@ def load_cells(name: str, method: str) -> list[dict]:
 def is_of_todays_default(cell: dict) -> bool:
     """Whether a cell was run with what the default recipe says now, or at its method's rate and with its pooling of now; cells of baselines always were."""
     from lorabel.config import load_config
-    from lorabel.families import KNOWN_ENCODERS
-    from lorabel.methods.base import make_method
-    from lorabel.registry import METHODS
-    from lorabel.solver import AskedHead
+    from lorabel.methods.base import make_method, method_class
+    from lorabel.workflows.methods import run_methods
 
     default, name = load_config().method, cell.get("method", {}).get("name")
     if name is None:
         return True
     if name != default["name"]:
-        kind, encoder = METHODS.get(name), KNOWN_ENCODERS["minilm"]
-        head = AskedHead("auto", "auto", 4, encoder.trained_pooling).possible(encoder.shape, kind)[0]
-        is_pooled_so = kind.trains_layers or cell.get("head", {}).get("pooling") == head.pooling
-        return is_pooled_so and (cell.get("learning_rate") or EARLIER_RATES[name]) == kind().learning_rate_for(head)
+        (facts,) = run_methods(name)
+        is_pooled_so = method_class({"name": name}).trains_layers or cell.get("head", {}).get("pooling") == "mean"
+        return is_pooled_so and (cell.get("learning_rate") or EARLIER_RATES[name]) == facts.learning_rate
     settled = {option: cell["method"][option] for option in ("rank", "alpha", "targets")}
     now, then = (make_method({**options, **settled}) for options in (default, cell["method"]))
     return now == then

@@ -16,7 +16,7 @@ from typing import Any
 from lorabel.errors import BudgetError, ConfigError
 from lorabel.families import EncoderShape
 from lorabel.heads import HEAD_KINDS, HeadKind, HeadSpec, Pooling, make_head
-from lorabel.methods.base import Method, make_method
+from lorabel.methods.base import Method, make_method, method_class
 from lorabel.methods.base_sited import named_targets
 
 DEFAULT_LIMIT = 999_999
@@ -183,7 +183,7 @@ def settle(method: Mapping[str, Any], shape: EncoderShape, limit: int) -> dict[s
     Raises:
         ConfigError: Unknown method, or options that are wrong.
     """
-    settled = type(make_method({"name": method.get("name", "lora")})).settle(method, shape, limit)
+    settled = method_class(method).settle(method, shape, limit)
     make_method(settled)
     return settled
 

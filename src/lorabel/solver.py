@@ -19,7 +19,7 @@ from lorabel.budget import Alternative, Budget, Parameters, alternative, base_si
 from lorabel.errors import ConfigError
 from lorabel.families import EncoderShape
 from lorabel.heads import HeadChoice, HeadKind, HeadSpec, Pooling, PoolingChoice, make_head
-from lorabel.methods.base import Method, make_method
+from lorabel.methods.base import Method, make_method, method_class
 from lorabel.methods.base_sited import named_targets
 
 AUTO_HEADS: tuple[HeadKind, ...] = ("native", "linear")
@@ -131,7 +131,7 @@ def solve(method: Mapping[str, Any], shape: EncoderShape, asked: AskedHead, budg
     Raises:
         ConfigError: Unknown method, options that are wrong, or a head that the encoder cannot have.
     """
-    kind = type(make_method({"name": method.get("name", "lora")}))
+    kind = method_class(method)
     heads = asked.possible(shape, kind)
     settled = [_with_head(method, shape, head, budget) for head in heads]
     chosen = next((one for one in settled if one.fits or make_method(one.method).trains_encoder), None)

@@ -119,6 +119,18 @@ def our_bank(source, method, head, tensors, dtype):
     return Bank(encoder, (method,), head, trained, constants={name: tensors[name] for name in constants})
 
 
+def assert_logits_equal_and_go_back(model, source, method, head, tensors):
+    """Both answer the same rows; then both have the gradients of the same loss."""
+    rows, labels = sequences(LENGTHS), [0, 2, 1, 1]
+    batch = packed(rows, source.shape.first_position, labels)
+    logits = our_bank(source, method, head, tensors, torch.float64).logits(batch)
+    reference = model(**padded(rows, source.shape.pad_token_id)).logits
+    assert (logits - reference[torch.as_tensor(batch.rows)]).abs().max() <= 1e-10
+
+    torch.nn.functional.cross_entropy(logits, batch.labels).backward()
+    torch.nn.functional.cross_entropy(reference, torch.tensor(labels)).backward()
+
+
 @pytest.mark.parametrize(("family", "options"), CASES)
 def test_counts_names_logits_and_gradients_equal(family, options, tiny_encoder):
     source, method, head = prepared(family, options, tiny_encoder)
@@ -132,14 +144,7 @@ def test_counts_names_logits_and_gradients_equal(family, options, tiny_encoder):
     assert {name: tuple(values[theirs].shape) for name, theirs in names.items()} == expected_tensors(method, head, source.shape)
     assert set(values) == set(names.values())
     tensors = {name: values[theirs].double()[None].requires_grad_() for name, theirs in names.items()}
-    rows, labels = sequences(LENGTHS), [0, 2, 1, 1]
-    batch = packed(rows, source.shape.first_position, labels)
-    logits = our_bank(source, method, head, tensors, torch.float64).logits(batch)
-    reference = model(**padded(rows, source.shape.pad_token_id)).logits
-    assert (logits - reference[torch.as_tensor(batch.rows)]).abs().max() <= 1e-10
-
-    torch.nn.functional.cross_entropy(logits, batch.labels).backward()
-    torch.nn.functional.cross_entropy(reference, torch.tensor(labels)).backward()
+    assert_logits_equal_and_go_back(model, source, method, head, tensors)
     constants, trained = {spec.name for spec in method.constants(source.shape)}, their_trained(model)
     pairs = {name: theirs for name, theirs in names.items() if name not in constants}
     assert set(trained) == set(pairs.values())
@@ -160,14 +165,7 @@ def test_a_prefix_that_layers_give_equals_theirs_in_training_and_in_the_file(fam
     theirs |= {name: trained[key] for name, key in of_head.items() if name.startswith("head.")}
     assert len(theirs) == len(trained)
     tensors = {name: parameter.detach().clone()[None].requires_grad_() for name, parameter in theirs.items()}
-    rows, labels = sequences(LENGTHS), [0, 2, 1, 1]
-    batch = packed(rows, source.shape.first_position, labels)
-    logits = our_bank(source, method, head, tensors, torch.float64).logits(batch)
-    reference = model(**padded(rows, source.shape.pad_token_id)).logits
-    assert (logits - reference[torch.as_tensor(batch.rows)]).abs().max() <= 1e-10
-
-    torch.nn.functional.cross_entropy(logits, batch.labels).backward()
-    torch.nn.functional.cross_entropy(reference, torch.tensor(labels)).backward()
+    assert_logits_equal_and_go_back(model, source, method, head, tensors)
     assert_gradients_equal(tensors, theirs)
     _, stored = method.folded({name: tensor.detach()[0] for name, tensor in tensors.items()}, source.shape)
     assert (stored["prefix"] - their_values(model)["prompt_embeddings"]).abs().max() <= 1e-12

@@ -82,12 +82,24 @@ def gram_table(normal: Sequence[str]) -> GramTable:
         Their grams; equal grams have equal hashes, in any call.
     """
     # Some tens of bytes are needed for each character for a while, which long texts have many of.
-    ends = np.cumsum([len(text) for text in normal])
-    cuts = [0, *(np.flatnonzero(np.diff(ends // _CHARACTERS_AT_ONCE)) + 1).tolist(), len(normal)]
+    cuts = [0, *cuts_of([len(text) for text in normal], _CHARACTERS_AT_ONCE), len(normal)]
     parts = [_gram_table(normal[start:stop]) for start, stop in zip(cuts, cuts[1:], strict=False)]
     sizes = np.concatenate([np.diff(part.offsets) for part in parts])
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     return GramTable(np.concatenate([part.hashes for part in parts]), offsets, np.concatenate([part.words for part in parts]))
+
+
+def cuts_of(sizes: Sequence[int] | NDArray[np.int64], at_once: int) -> list[int]:
+    """Where to cut a sequence so that its parts are of about equal size; one that is larger by itself stays whole.
+
+    Args:
+        sizes: Of each element.
+        at_once: About how much of it a part may have.
+
+    Returns:
+        First elements of all parts but the first, ascending.
+    """
+    return [int(cut) for cut in np.flatnonzero(np.diff(np.cumsum(sizes) // at_once)) + 1]
 
 
 def _gram_table(normal: Sequence[str]) -> GramTable:

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lorabel.data.grams import GramTable, gram_table, jaccard, mix
+from lorabel.data.grams import GramTable, cuts_of, gram_table, jaccard, mix
 from lorabel.data.text_column import give_back, storing_texts
 
 LEAST_JACCARD = 0.8
@@ -226,8 +226,7 @@ def _are_near(pairs: NDArray[np.int64], normal_forms: Callable[[NDArray[np.int64
     places = places.reshape(pairs.shape)
     table = gram_table(normal_forms(rows))
     # Long texts have many grams: a few pairs of them go at once.
-    ends = np.cumsum(np.diff(table.offsets)[places].sum(axis=1))
-    parts = np.split(places, np.flatnonzero(np.diff(ends // _GRAMS_AT_ONCE)) + 1)
+    parts = np.split(places, cuts_of(np.diff(table.offsets)[places].sum(axis=1), _GRAMS_AT_ONCE))
     return np.concatenate([jaccard(table, part[:, 0], part[:, 1]) for part in parts]) >= LEAST_JACCARD
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -370,6 +370,18 @@ def largest(size_of: Callable[[int], int], limit: int) -> int:
     return max(0, (limit - one) // (two - one) + 1)
 
 
+def method_class(options: Mapping[str, Any]) -> type[Method]:
+    """The class of a method whose options may still be open, such as `rank: auto`.
+
+    Args:
+        options: As for `make_method`; the name alone is read.
+
+    Raises:
+        ConfigError: Unknown method.
+    """
+    return cast(type[Method], METHODS.get(str(options.get("name", "lora"))))
+
+
 def make_method(options: Mapping[str, Any]) -> Method:
     """Build a method from its name and raw options.
 
@@ -382,15 +394,11 @@ def make_method(options: Mapping[str, Any]) -> Method:
     Raises:
         ConfigError: Unknown method, unknown option, or a value out of range; all faults are reported together.
     """
-    rest = dict(options)
-    name = str(rest.pop("name", "lora"))
-    kind = METHODS.get(name)
+    kind = method_class(options)
     try:
-        method = kind(**rest)
+        return kind(**{option: value for option, value in options.items() if option != "name"})
     except ValidationError as error:
-        raise ConfigError(_explain(error, name, list(kind.model_fields))) from error  # type: ignore[attr-defined]
-    assert isinstance(method, Method)
-    return method
+        raise ConfigError(_explain(error, kind.name, list(kind.model_fields))) from error
 
 
 def _explain(error: ValidationError, name: str, known: list[str]) -> str:

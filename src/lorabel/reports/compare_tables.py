@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import compress
+from typing import Any
 
 from lorabel.artifacts.compares import Compared, CompareRecord, CompareRow, Gap, Interval, SplitScores
 from lorabel.data.types import TaskKind
@@ -124,13 +125,19 @@ def score_cells(scores: SplitScores, task: TaskKind, compared_by: Compared, time
     return cells
 
 
-def below_scores(columns: Sequence[str], cells: Sequence[str]) -> list[list[str]]:
-    """Cells as lists of lines, an interval below its score: with columns of their own for intervals, a page's table is wider than most screens.
+def below_scores(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> dict[str, Any]:
+    """A page's `columns` and `rows`, cells as lists of lines, an interval below its score.
+
+    With columns of their own for intervals, the table is wider than most screens.
 
     Args:
         columns: Headings.
-        cells: Of a row, or the headings themselves.
+        rows: Cells of each row.
     """
+    return {"columns": _below_scores(columns, columns), "rows": [_below_scores(columns, cells) for cells in rows]}
+
+
+def _below_scores(columns: Sequence[str], cells: Sequence[str]) -> list[list[str]]:
     found: list[list[str]] = []
     for name, cell in zip(columns, cells, strict=True):
         if name != _INTERVAL:

@@ -28,13 +28,11 @@ def write_compare_report(layout: CompareLayout, record: CompareRecord, figures: 
     for kind, text in (("csv", as_csv(record)), ("md", as_markdown(record)), ("tex", as_latex(record))):
         write_text(layout.table(kind), text)
     drawn = write_figures(layout.figures, figures)
-    columns = compare_columns(record)
     page = template("compare.html.j2").render(
         name=layout.root.resolve().name,
         verb=layout.verb,
         record=record,
-        columns=below_scores(columns, columns),
-        rows=[below_scores(columns, cells) for cells in compare_rows(record)],
+        **below_scores(compare_columns(record), compare_rows(record)),
         caption=caption(record),
         choices=choices(record),
         notes=row_notes(record),

@@ -211,12 +211,10 @@ def write_sizes_report(layout: SizesLayout, record: SizesRecord) -> None:
     for kind, text in (("csv", sizes_csv(record)), ("md", sizes_markdown(record)), ("tex", sizes_latex(record))):
         write_text(layout.table(kind), text)
     drawn = write_figures(layout.figures, draw_sizes_figures(record))
-    columns = size_columns(record)
     page = template("sizes.html.j2").render(
         name=layout.root.resolve().name,
         record=record,
-        columns=below_scores(columns, columns),
-        rows=[below_scores(columns, cells) for cells in size_rows(record)],
+        **below_scores(size_columns(record), size_rows(record)),
         caption=sizes_caption(record),
         notes=size_notes(record),
         figures=pictures(drawn),
