@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from budget_solver import SETS
+from budget_solver import HEADS, SETS
 from cells import facts_of, paired_accuracy, parser_of_banks, score_adapter, train_bank
 from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_json
 from lorabel.config import DataConfig
@@ -51,7 +51,7 @@ def run_bank(work: Path, folder: Path, name: str, threads: int | None, missing: 
     from lorabel.artifacts.records import read_record
     from lorabel.data.load import load_data
 
-    data, settings = {"source": str(folder / name), **SETS[name]}, {"training": {"threads": threads}}
+    data, settings = {"source": str(folder / name), **SETS[name]}, {"head": HEADS[name], "training": {"threads": threads}}
     members = [{"method": method_of(choice), "training.seed": seed} for choice, seed in missing]
     found = train_bank(work, data, settings, members)
     loaded = load_data(DataConfig(**data))

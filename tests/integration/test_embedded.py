@@ -1,4 +1,6 @@
-"""One real training on the embedded encoder, and its adapter in the PEFT library."""
+"""Real trainings on the embedded encoder: with what its head reads by default on few rows, and with the head that the PEFT library can load."""
+
+from functools import cache
 
 import pytest
 import torch
@@ -11,17 +13,27 @@ from lorabel.workflows.train import run_train
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    config = load_config({"data": {"source": "sample"}, "training": {"num_epochs": 2, "threads": 2}, "optimizer": {"learning_rate": 2e-3}, "final": True})
-    return run_train(config, tmp_path_factory.mktemp("runs") / "sample")
+    """Trains on the sample with one head or the other."""
+
+    @cache
+    def trained(head):
+        settings = {"head": {"kind": head}, "training": {"num_epochs": 2, "threads": 2}, "optimizer": {"learning_rate": 2e-3}, "final": True}
+        return run_train(load_config({"data": {"source": "sample"}}, settings), tmp_path_factory.mktemp("runs") / head)
+
+    return trained
 
 
-def test_it_learns_the_sample(run):
-    assert run.record.metrics.test.accuracy > 0.75
-    assert run.record.parameters.trainable < 1_000_000
-    assert run.record.test_openings == 1
+@pytest.mark.parametrize(("head", "kind", "pooling"), [("auto", "linear", "mean"), ("native", "native", "cls")])
+def test_it_learns_the_sample(run, head, kind, pooling):
+    record = run(head).record
+    assert (record.plan["head"]["kind"], record.plan["head"]["pooling"]) == (kind, pooling)
+    assert record.metrics.test.accuracy > 0.75
+    assert record.parameters.trainable < 1_000_000
+    assert record.test_openings == 1
 
 
 def test_its_adapter_gives_the_same_logits_in_the_common_library(run):
+    run = run("native")
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

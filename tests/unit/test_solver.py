@@ -236,14 +236,14 @@ def test_every_alternative_fits_and_differs_from_what_was_chosen(name, shape, bu
 @pytest.mark.parametrize(
     ("kind", "pooling", "trained", "rows", "head"),
     [
-        ("auto", "auto", "mean", 400, ("linear", "mean")),
-        ("auto", "auto", "mean", 401, ("native", "cls")),
+        ("auto", "auto", "mean", 1999, ("linear", "mean")),
+        ("auto", "auto", "mean", 2000, ("native", "cls")),
         ("auto", "auto", "mean", None, ("native", "cls")),
         ("auto", "auto", "cls", 8, ("native", "cls")),
         ("auto", "auto", None, 8, ("native", "cls")),
         ("auto", "cls", "mean", 8, ("native", "cls")),
         ("linear", "auto", "mean", 8, ("linear", "mean")),
-        ("linear", "auto", "mean", 401, ("linear", "cls")),
+        ("linear", "auto", "mean", 2000, ("linear", "cls")),
         ("linear", "cls", "mean", 8, ("linear", "cls")),
         ("native", "auto", "mean", 8, ("native", "cls")),
     ],
