@@ -207,6 +207,7 @@ def test_a_collapsed_member_is_named_in_record_page_table_and_json(base, run_cli
     grid.write_text("rank: [1, 2]\n")
     shown = run_cli(*words, "--grid", grid, "-o", tmp_path / "shown", "--quiet")
     assert shown.code == 0, shown.err
+    assert shown.err.startswith("warning: Member 0: the classifier has collapsed: 'sport' [1].\n")
     assert shown.out.count("collapsed") == 1
     assert "warning: Member 0: the classifier has collapsed: 'sport' [1].\n" in shown.out
     page = (tmp_path / "shown" / "report.html").read_text()

@@ -3,6 +3,8 @@
 Exit codes: 0 done, 1 our fault, 2 the user's input, 3 refused by a gate, 74 disk, 75 run folder busy, 130 / 143 stopped after saving.
 """
 
+import codecs
+import io
 import os
 import signal
 import sys
@@ -53,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: Words of the command line; those of the process if None.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        _take_any_text(stream)
     is_debugging = "--debug" in words
     words = [word for word in words if word != "--debug"]
     is_main = threading.current_thread() is threading.main_thread()
@@ -63,6 +67,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if is_main:
             signal.signal(signal.SIGTERM, before)
     sys.exit(code)
+
+
+def _take_any_text(stream: object) -> None:
+    """Let a stream of an older encoding take every character: a file or pipe becomes UTF-8, as every file we write is; a terminal shows `?` for what it does not know."""
+    if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name != "utf-8":
+        if stream.isatty():
+            stream.reconfigure(errors="replace")
+        else:
+            stream.reconfigure(encoding="utf-8")
 
 
 class _Terminated(BaseException):

@@ -37,6 +37,17 @@ class MemberLog:
         self._on_event(event)
 
 
+def named(on_event: EventSink, number: int) -> EventSink:
+    """A sink for what one member does alone: its warnings say whose they are."""
+
+    def pass_on(event: Event) -> None:
+        if isinstance(event, Note) and event.is_warning:
+            event = replace(event, text=f"Member {number}: {event.text[0].lower()}{event.text[1:]}")
+        on_event(event)
+
+    return pass_on
+
+
 def only_notes(on_event: EventSink) -> EventSink:
     """What a member's trackers tell: the rest reaches the caller anyway."""
     return lambda event: on_event(event) if isinstance(event, Note) else None

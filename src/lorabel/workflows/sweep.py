@@ -40,7 +40,7 @@ from lorabel.workflows.building import Trainee
 from lorabel.workflows.circumstances import check_inputs, inputs_of
 from lorabel.workflows.finishing import Ending, finish, forget_peak_memory
 from lorabel.workflows.held_out import write_held_out
-from lorabel.workflows.member_log import MemberLog, only_notes
+from lorabel.workflows.member_log import MemberLog, named, only_notes
 from lorabel.workflows.out_folder import check_out_folder, clear_folder
 from lorabel.workflows.preparation import Prepared, prepare, prepare_like
 from lorabel.workflows.stopping import StopRequest, stop_on_signals
@@ -350,7 +350,7 @@ class _Sweep:
         try:
             ending = replace(self.options.ending, ledger=self.options.ending.ledger or self.layout.root.parent)
             logits = trained.validation_logits(k)
-            record = finish(layout, prepared, trainee, trained.plans[k], position, logits, self.weights, self.on_event, ending)
+            record = finish(layout, prepared, trainee, trained.plans[k], position, logits, self.weights, named(self.on_event, member.number), ending)
         except DataError as error:
             return member.model_copy(update={"status": "failed", "reason": str(error), "steps": position.step})
         tracking.finished(record)

@@ -67,7 +67,7 @@ def open_writer(output: Path | None, kind: str, types: dict[str, Any]) -> Iterat
             yield parquet
             parquet.close()
         else:
-            with storage_errors(output), _open_text(temporary, output.suffix.lower() == ".gz") as file:
+            with _StoredText(temporary, output) as file:
                 yield _JsonlWriter(file) if kind == "jsonl" else _CsvWriter(file, "\t" if kind == "tsv" else ",")
         with storage_errors(output):
             os.replace(temporary, output)
@@ -118,10 +118,36 @@ def _open_text(path: Path, is_packed: bool) -> IO[str]:
     return path.open("w", encoding="utf-8", newline="")
 
 
+class _Text(Protocol):
+    """What takes text."""
+
+    def write(self, text: str, /) -> Any: ...
+
+
+class _StoredText:
+    """A text file, packed where its name says so, whose refusals are told as the disk's; those of what else is done while it is open are not."""
+
+    def __init__(self, path: Path, named: Path) -> None:
+        self._named = named
+        with storage_errors(named):
+            self._file = _open_text(path, named.suffix.lower() == ".gz")
+
+    def __enter__(self) -> _StoredText:
+        return self
+
+    def write(self, text: str) -> None:
+        with storage_errors(self._named):
+            self._file.write(text)
+
+    def __exit__(self, *_: object) -> None:
+        with storage_errors(self._named):
+            self._file.close()
+
+
 class _LineFeeds:
     """Rows with a line feed at their end. Some versions of the csv module quote no other line ends than their own: they are given both, and one is taken off again."""
 
-    def __init__(self, file: IO[str]) -> None:
+    def __init__(self, file: _Text) -> None:
         self._file = file
 
     def write(self, row: str) -> None:
@@ -129,7 +155,7 @@ class _LineFeeds:
 
 
 class _CsvWriter:
-    def __init__(self, file: IO[str], delimiter: str) -> None:
+    def __init__(self, file: _Text, delimiter: str) -> None:
         self._writer = csv.writer(_LineFeeds(file), delimiter=delimiter, lineterminator="\r\n")
         self._has_header = False
 
@@ -141,7 +167,7 @@ class _CsvWriter:
 
 
 class _JsonlWriter:
-    def __init__(self, file: IO[str]) -> None:
+    def __init__(self, file: _Text) -> None:
         self._file = file
 
     def write(self, columns: dict[str, list[Any]]) -> None:

@@ -1,5 +1,8 @@
 """Exit codes and messages: one clear error for each kind, a traceback only when asked for."""
 
+import io
+import json
+
 import pytest
 
 from lorabel import errors
@@ -104,3 +107,20 @@ def test_compare_says_first_that_one_rate_trial_is_no_search(run_cli):
     said = " ".join(run_cli("compare", "--help").out.replace("│", " ").split())
     assert "each method at its own default rate unless --rate-trials searches" in said.partition("Parameters")[0]
     assert "1 means no search" in said
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_streams_of_older_encodings_take_every_character(run_cli, monkeypatch, encoding, is_terminal):
+    """A file or pipe gets UTF-8; a terminal that does not know a character shows `?`."""
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding)
+    monkeypatch.setattr(stream, "isatty", lambda: is_terminal, raising=False)
+    monkeypatch.setattr("sys.stdout", stream)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["methods", "lora", "--json"])
+    assert not caught.value.code
+    stream.flush()
+    said = raw.getvalue().decode("utf-8" if not is_terminal else encoding)
+    assert ("W₀" in said) == (encoding == "utf-8" or not is_terminal)
+    assert json.loads(said)["methods"][0]["name"] == "lora"

@@ -17,7 +17,7 @@ from lorabel.data.readers.base import ROWS_PER_BLOCK
 from lorabel.errors import ConfigError, DataError, StorageError
 from lorabel.events import Note
 from lorabel.inference.answers import AnswerRule
-from lorabel.workflows import predict
+from lorabel.workflows import predict, table_writing
 
 
 @pytest.fixture(autouse=True)
@@ -199,6 +199,44 @@ def test_what_no_parquet_column_can_hold_is_refused_before_anything_is_classifie
     with pytest.raises(DataError, match=r"one type in each column\. Write \.jsonl"):
         predict.run_predict(tmp_path, write(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet", threads=1)
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv.gz", "jsonl"])
+@pytest.mark.parametrize("refusing", ["open", "write", "close"])
+def test_a_disk_that_refuses_text_is_said(ending, refusing, tmp_path, monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            if refusing == "write":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(text)
+
+        def close(self):
+            super().close()
+            if refusing == "close":
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    def opened(_path, _is_packed):
+        if refusing == "open":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return Full()
+
+    monkeypatch.setattr(table_writing, "_open_text", opened)
+    with pytest.raises(StorageError, match=rf"out\.{ending}: cannot be written, got ENOSPC"):
+        predict.run_predict(tmp_path, write(tmp_path / "in.jsonl", [{"text": "a"}]), tmp_path / f"out.{ending}", threads=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+def test_what_fails_while_a_table_is_open_is_not_blamed_on_its_disk(kind, tmp_path):
+    def fill():
+        with table_writing.open_writer(tmp_path / f"out.{kind}", kind, {}) as writer:
+            writer.write({"text": ["a"]})
+            raise OSError(errno.EIO, "Input/output error", "in.csv")
+
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        fill()
+    assert not isinstance(caught.value, StorageError)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pyarrow tries to close again when the writer goes away.
