@@ -1,6 +1,6 @@
 """How many steps few rows need: LoRA, default recipe, 8 and 32 rows per class of three data sets, on 500 validation rows; the test splits are never read.
 
-Six passes were the most that the recipe made of small tables at first; the others are passes for about so many optimiser steps, with the default head, which reads the first
+Six passes were the most that the recipe made of small tables at first; the others are passes for about so many optimiser steps, with the family's own head, which reads the first
 token, with a linear head on the mean of all tokens, and with the supervised contrastive loss beside it. Each (data set, rows per class, form, draw) is a bank whose members
 differ in passes, each member a cell kept in benchmarks/results/few_shots/; a stopped run goes on.
 

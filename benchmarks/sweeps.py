@@ -1,7 +1,7 @@
 """Sweeps on the bundled sample: the paper's grid timed, and 64 configurations killed twice and resumed against the same sweep left alone.
 
-The second adapts the top layer alone, so that the frozen ones below are computed once and the whole takes minutes. Kills are SIGKILL at a third and two thirds of the time that
-the sweep took when it was left alone. Asked for: the paper's grid in minutes; the same table after a kill.
+The head is the family's own. The second adapts the top layer alone, so that the frozen ones below are computed once and the whole takes minutes. Kills are SIGKILL at a third and
+two thirds of the time that the sweep took when it was left alone. Asked for: the paper's grid in minutes; the same table after a kill.
 
     python benchmarks/sweeps.py [--threads 2] [--skip-paper]     # about 15 minutes on two cores
 """
@@ -25,7 +25,7 @@ SMALL = ("--layers", "5", "--epochs", "1", "--targets", "all-linear")
 
 def command(out: Path, threads: int, *words: str) -> list[str]:
     """A sweep on the sample."""
-    return [sys.executable, "-m", "lorabel", "sweep", "sample", "--out", str(out), "--threads", str(threads), "--quiet", *words]
+    return [sys.executable, "-m", "lorabel", "sweep", "sample", "--head", "native", "--out", str(out), "--threads", str(threads), "--quiet", *words]
 
 
 def table(out: Path) -> list[dict[str, Any]]:

@@ -106,11 +106,11 @@ class HeadConfig(Section):
 
     kind: Literal["auto", "native", "linear", "native-pooler"] = Field(
         default="auto",
-        description="native: the family's own head; linear: one layer; native-pooler: train the pooler too; auto: native where the budget allows it, else linear.",
+        description="native: the family's own head; linear: one layer; native-pooler: train the pooler too; auto: linear before the mean, else native where the budget allows it.",
     )
     pooling: Literal["auto", "cls", "mean"] = Field(
         default="auto",
-        description="cls: state of the first token; mean: over all tokens; auto: cls; before a linear head mean where the encoder was trained so and rows are few or no layer is trained.",
+        description="cls: state of the first token; mean: over all tokens; auto: mean where the encoder was trained so and no layer is trained or rows are below 500 per class, else cls.",
     )
     dropout: float | None = Field(default=None, ge=0, lt=1, description="Dropout in the head (default: 0; with the encoder's dropout on, the family's own).")
 

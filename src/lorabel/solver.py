@@ -193,9 +193,9 @@ def _listed(options: Mapping[str, Any]) -> str:
 
 def _reasons_of_head(asked: AskedHead, chosen: Solution, tried: list[Solution], shape: EncoderShape) -> list[str]:
     head, method = chosen.head, make_method(chosen.method)
+    has_peft_form = method.stored_form().peft_config(shape) is not None
     if why := asked.why_as_trained(type(method)):
-        has_form = method.stored_form().peft_config(shape) is not None
-        of_peft = "; the PEFT library cannot load this one (--head native is the one that it can)" if has_form else ""
+        of_peft = "; the PEFT library cannot load this one (--head native is the one that it can)" if has_peft_form else ""
         return [f"Head: linear on the mean of all tokens, because this encoder was trained with mean pooling and {why}{of_peft}."]
     if asked.kind != "auto":
         return []
@@ -203,7 +203,7 @@ def _reasons_of_head(asked: AskedHead, chosen: Solution, tried: list[Solution], 
         if asked.trained_pooling != "mean" or asked.pooling != "auto" or asked.rows is not None:
             return []
         return [
-            "Head: the family's own, which the PEFT library can load. This encoder was trained with mean pooling: "
+            f"Head: the family's own{', which the PEFT library can load' if has_peft_form else ''}. This encoder was trained with mean pooling: "
             f"below {FEW_ROWS_PER_CLASS} training rows per class, `train` takes a linear one on the mean of all tokens."
         ]
     native = next((one for one in tried if one.head.kind == AUTO_HEADS[0]), None)

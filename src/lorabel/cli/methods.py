@@ -53,7 +53,7 @@ def _print_all(found: Sequence[MethodFacts]) -> None:
     out.print(table)
     out.print(
         "rate: default learning rate; * with its defaults, on the embedded encoder with 4 classes, head included; "
-        "merges: into the encoder's own weights; PEFT: with its defaults, the adapter is one of the PEFT library too; lorabel methods NAME says more",
+        "merges: into the encoder's own weights; PEFT: with --head native, the adapter is one of the PEFT library too; lorabel methods NAME says more",
         style="dim",
     )
 

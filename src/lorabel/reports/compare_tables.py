@@ -185,9 +185,9 @@ def caption(record: CompareRecord, *, is_printed: bool = False) -> str:
             "Texts have several labels. Exact: the share of texts whose labels are all found and no other (subset accuracy); LRAP: label ranking average precision; "
             f"{record.metric.replace('_f1', '-F1')} chose rates and checkpoints."
         )
-    heads = {row.method: row.settings["head"]["kind"] for row in record.rows if "head" in row.settings}
+    heads = {row.method: head_in_words(row) for row in record.rows if "head" in row.settings}
     if len(set(heads.values())) > 1:
-        parts.append("Heads differ, as the budget allows: " + ", ".join(f"{method} {kind}" for method, kind in heads.items()) + ".")
+        parts.append("Heads differ: " + ", ".join(f"{method} {head}" for method, head in heads.items()) + ".")
     parts.append(about_rates(record.rows))
     at_an_end = [row.method for row in record.rows if row.stopped_at_an_end]
     if at_an_end:
@@ -197,6 +197,12 @@ def caption(record: CompareRecord, *, is_printed: bool = False) -> str:
     else:
         parts.append(f"This test split was opened {record.test_openings:,} times so far.")
     return " ".join(parts)
+
+
+def head_in_words(row: CompareRow) -> str:
+    """What a trained row's head is and reads, as captions say it."""
+    head = row.settings["head"]
+    return f"{head['kind']} on {'all tokens' if head['pooling'] == 'mean' else 'the first token'}"
 
 
 def about_rates(rows: Sequence[CompareRow]) -> str:

@@ -10,6 +10,7 @@ from lorabel.reports.compare_tables import (
     SCORE_NAMES,
     TESTED_NAMES,
     about_rates,
+    head_in_words,
     notes_of,
     p_value,
     score_cells,
@@ -79,16 +80,16 @@ def sizes_caption(record: SizesRecord) -> str:
 
 def _about_heads(record: SizesRecord) -> str:
     """Which heads stand at which sizes, where they are not all one: what is left open may be settled by the number of rows."""
-    rows: dict[tuple[str, str], list[int]] = {}
+    rows: dict[str, list[int]] = {}
     for row in record.rows:
         if "head" in row.settings:
-            rows.setdefault((row.settings["head"]["kind"], row.settings["head"]["pooling"]), []).append(row.train_rows)
+            rows.setdefault(head_in_words(row), []).append(row.train_rows)
     if len(rows) < 2:
         return ""
     said = []
-    for (kind, pooling), of in rows.items():
+    for head, of in rows.items():
         span = f"{min(of):,}" if min(of) == max(of) else f"{min(of):,} to {max(of):,}"
-        said.append(f"{kind} on {'all tokens' if pooling == 'mean' else 'the first token'} with {span} rows")
+        said.append(f"{head} with {span} rows")
     return f" Heads differ: {', '.join(said)}."
 
 

@@ -116,6 +116,18 @@ def test_intervals_stand_beside_accuracy_and_macro_f1_whichever_is_compared(reco
     assert [float(lora[f"test_macro_f1_{end}"]) for end in ("low", "high")] == pytest.approx([0.865, 0.905])
 
 
+def test_heads_are_told_apart_where_they_differ(record):
+    def with_heads(*heads):
+        read = [row.model_copy(update={"settings": {"head": head} if head else {}}) for row, head in zip(record.rows, heads, strict=False)]
+        return caption(record.model_copy(update={"rows": read}))
+
+    native, mean = {"kind": "native", "pooling": "cls"}, {"kind": "linear", "pooling": "mean"}
+    first, second = (row.method for row in record.rows[:2])
+    assert f"Heads differ: {first} native on the first token, {second} linear on all tokens." in with_heads(native, mean)
+    assert "Heads differ" not in with_heads(mean, mean)
+    assert "Heads differ" not in with_heads(mean, None)
+
+
 def test_the_caption_says_what_was_done(record):
     assert "test split (1,234 rows)" in caption(record)
     assert "best of 2 on the validation split" in caption(record)
