@@ -253,6 +253,40 @@ def test_settings_that_cannot_be_used_exit_2(run_cli, with_encoder, table, tmp_p
     assert not (tmp_path / "run").exists()
 
 
+EARLIER = {"sweep": "sweep.json", "seeds": "sweep.json", "compare": "compare.json", "ablate": "ablate.json", "train": "config.yaml"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [("--set", "loss.name=focol"), ("--class-weights", "1,2"), ("--budget", "10", "--method", "lora"), ("--text-column", "nope"), ("--encoder", "./nothing")],
+    ids=lambda words: words[0],
+)
+@pytest.mark.parametrize("verb", EARLIER)
+def test_what_is_refused_costs_neither_earlier_results_nor_an_opening_of_the_test_split(run_cli, with_encoder, table, tmp_path, verb, wrong):
+    (tmp_path / "grid.yaml").write_text("seed: [0, 1]\n")
+    words = {
+        "sweep": ("sweep", table, "--grid", tmp_path / "grid.yaml"),
+        "seeds": ("train", table, "--seeds", 2, "--final"),
+        "compare": ("compare", table, "--methods", "lora", "--final"),
+        "ablate": ("ablate", table, "--final"),
+        "train": ("train", table, "--final"),
+    }[verb]
+    there = {EARLIER[verb]: "{}", "members/0000/adapter/lorabel.json": "kept"}
+    for name, content in there.items():
+        file = tmp_path / "out" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+    encoder = () if wrong[0] == "--encoder" else with_encoder
+    told = fail(run_cli(*words, "--out", tmp_path / "out", "--overwrite", "--quiet", *encoder, *wrong), 2, "expected")
+    # Not once for each of the seeds.
+    assert told.err.count("expected") == 1
+    for name, content in there.items():
+        assert (tmp_path / "out" / name).read_text() == content
+    fail(run_cli(*words, "--out", tmp_path / "new", "--quiet", *encoder, *wrong), 2, "expected")
+    assert [path.name for path in (tmp_path / "new").rglob("*") if path.is_file() and path.name != ".lock"] == []
+    assert not (tmp_path / "test_openings.jsonl").exists()
+
+
 def test_data_and_encoders_that_are_not_there_exit_2(run_cli, with_encoder, table, tmp_path):
     fail(run_cli("train", tmp_path / "nothing.csv", "--out", tmp_path / "run", *with_encoder), 2, "nothing.csv")
     fail(run_cli("train", table, "--out", tmp_path / "run", "--encoder", tmp_path), 2, "config.json")

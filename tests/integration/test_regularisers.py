@@ -12,7 +12,7 @@ from lorabel.config import load_config
 from lorabel.events import ignore
 from lorabel.workflows import loss_choice
 from lorabel.workflows.ablate import TECHNIQUES
-from lorabel.workflows.bank import make_loss, make_plans
+from lorabel.workflows.bank import make_plans
 from lorabel.workflows.preparation import prepare
 
 SETTINGS = {
@@ -107,7 +107,7 @@ def test_left_out_words_move_no_row_and_depend_on_seed_epoch_and_row_alone(tiny_
     def tables(seed):
         given = {"source": str(news_table), "augmentation": "word_dropout", "augmentation_probability": 0.8}
         prepared = prepare(load_config({"encoder": {"name": str(tiny_encoder("bert"))}, "data": given, "training": {"seed": seed}}), ignore)
-        (plan,) = make_plans([prepared], [make_loss(prepared)], ignore)
+        (plan,) = make_plans([prepared], ignore)
         return prepared.tables["train"], [plan.table_of_epoch(epoch) for epoch in (0, 1, 0)]
 
     def rows(table):
@@ -145,7 +145,7 @@ def test_few_rows_are_contrasted_unless_it_is_said(layer, alpha, tiny_encoder, n
     base = {"encoder": {"name": str(tiny_encoder("bert"))}, "data": {"source": str(news_table)}, "head": {"kind": "linear", "pooling": "mean"}}
     prepared = prepare(load_config(base, layer), ignore)
     assert prepared.loss.contrastive_alpha == alpha
-    (plan,) = make_plans([prepared], [make_loss(prepared)], ignore)
+    (plan,) = make_plans([prepared], ignore)
     assert len(plan.regularisers) == (alpha > 0)
     assert any("a contrastive term beside it, because 48 training rows are few" in reason for reason in prepared.reasons) == (alpha == 1)
 

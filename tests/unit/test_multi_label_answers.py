@@ -18,7 +18,7 @@ from lorabel.losses.weightings.balanced import positive_weights
 from lorabel.metrics.multi_label import ranking_precisions
 from lorabel.stats import row_intervals
 from lorabel.thresholds import best_threshold, fit_thresholds
-from lorabel.workflows.building import build_loss
+from lorabel.workflows.loss_choice import build_loss
 
 NAMES = LabelMap(("a", "b", "c", "d"))
 

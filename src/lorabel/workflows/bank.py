@@ -26,7 +26,7 @@ from lorabel.evaluation import accuracy_and_macro_f1, mean_loss
 from lorabel.events import EventSink, Note, Progress
 from lorabel.inference.predictor import table_logits
 from lorabel.inference.states import StateKey, frozen_states, states_size
-from lorabel.losses.base import Loss, make_regularisers
+from lorabel.losses.base import make_regularisers
 from lorabel.models.bank import first_adapted_layer
 from lorabel.models.checkpoint import weights_digest
 from lorabel.models.encoder import PackedEncoder
@@ -37,7 +37,7 @@ from lorabel.training.randomness import numpy_generator
 from lorabel.training.schedules import default_evaluation_steps, default_num_epochs, warmup_steps
 from lorabel.training.state import LoopSettings, MemberPlan, Position, Scores
 from lorabel.workflows.answering import answer_rule, best_metric
-from lorabel.workflows.building import Trainee, build_loss, build_trainee, learning_rate_of
+from lorabel.workflows.building import Trainee, build_trainee, learning_rate_of
 from lorabel.workflows.circumstances import check_circumstances, circumstances
 from lorabel.workflows.preparation import Prepared, cache_dir
 from lorabel.workflows.stopping import StopRequest
@@ -64,15 +64,14 @@ class TrainedBank:
     validation_logits: Callable[[int], NDArray[np.float64]]
 
 
-def make_plans(members: Sequence[Prepared], losses: Sequence[Loss], on_event: EventSink) -> tuple[MemberPlan, ...]:
+def make_plans(members: Sequence[Prepared], on_event: EventSink) -> tuple[MemberPlan, ...]:
     """Settle how each member is trained.
 
     Args:
         members: The runs.
-        losses: One per member.
         on_event: Receives progress where texts are augmented, and a warning where a learning rate never reaches its peak.
     """
-    plans = tuple(_plan(member, loss, on_event) for member, loss in zip(members, losses, strict=True))
+    plans = tuple(_plan(member, on_event) for member in members)
     for warmup, total in sorted({(warmup_steps(plan.schedule, plan.total_steps), plan.total_steps) for plan in plans}):
         if warmup >= total:
             text = f"The warm-up of {warmup} steps is as long as the run of {total} or longer: the learning rate never reaches its peak. Lower schedule.warmup_steps."
@@ -80,16 +79,7 @@ def make_plans(members: Sequence[Prepared], losses: Sequence[Loss], on_event: Ev
     return plans
 
 
-def make_loss(prepared: Prepared) -> Loss:
-    """A member's loss, from the class counts of its training rows.
-
-    Raises:
-        ConfigError: Not one positive weight per class.
-    """
-    return build_loss(prepared.config, prepared.data.splits["train"].labels[prepared.train_rows], len(prepared.data.labels))
-
-
-def _plan(prepared: Prepared, loss: Loss, on_event: EventSink) -> MemberPlan:
+def _plan(prepared: Prepared, on_event: EventSink) -> MemberPlan:
     config = prepared.config.training
     rows = prepared.train_rows
     steps_per_epoch = -(-len(rows) // (config.batch_size * config.gradient_accumulation_steps))
@@ -104,7 +94,7 @@ def _plan(prepared: Prepared, loss: Loss, on_event: EventSink) -> MemberPlan:
         schedule=prepared.config.schedule,
         evaluate_every_steps=config.evaluate_every_steps or between,
         early_stopping_patience=config.early_stopping_patience,
-        loss=loss,
+        loss=prepared.criterion,
         regularisers=make_regularisers(prepared.loss),
         rows=rows,
         table_of_epoch=_tables(prepared, on_event),

@@ -14,22 +14,19 @@ from torch import Tensor
 
 from lorabel.artifacts.adapter import AdapterBundle, AdapterManifest, load_adapter
 from lorabel.artifacts.canary import CANARY_SENTENCES
-from lorabel.config import EncoderConfig, Precision, RunConfig
+from lorabel.config import EncoderConfig, Precision
 from lorabel.data.packing import tokenise
-from lorabel.data.types import LabelArray, LabelMap, TokenTable, class_counts
-from lorabel.errors import ArtifactError, ConfigError
+from lorabel.data.types import LabelMap, TokenTable, class_counts
+from lorabel.errors import ArtifactError
 from lorabel.families import EncoderShape
 from lorabel.heads import HeadSpec, make_head
 from lorabel.inference.predictor import Predictor, table_logits
-from lorabel.losses.base import Loss
-from lorabel.losses.weightings.base import ClassRows
 from lorabel.methods.base import Method, ParameterSpec, make_method
 from lorabel.models.bank import ENCODER_PREFIX, Bank, corner, stacked_constants, stacked_parameters
 from lorabel.models.checkpoint import EncoderSource, load_tokenizer, load_weights, made_once, resolve_encoder, weights_digest
 from lorabel.models.encoder import PackedEncoder
 from lorabel.models.heads import INITIAL_STD, head_shapes
 from lorabel.models.joint_sites import split_queries_keys_values
-from lorabel.registry import LOSSES, WEIGHTINGS
 from lorabel.slots import Start
 from lorabel.training.optim import Arena, Block
 from lorabel.training.precision import choose_compute
@@ -150,33 +147,6 @@ def _log_odds(prepared: Prepared) -> Tensor:
     labels = prepared.data.splits["train"].labels[prepared.train_rows]
     counts = torch.from_numpy(class_counts(labels, len(prepared.data.labels))).float()
     return torch.log((counts + 1) / (len(labels) - counts + 1))
-
-
-def build_loss(config: RunConfig, labels: LabelArray, classes: int) -> Loss:
-    """The training loss with its class weights settled.
-
-    Args:
-        config: The settings.
-        labels: Of the training rows: class ids (N,) or indicators (N, C).
-        classes: C.
-
-    Raises:
-        ConfigError: Not one positive weight per class.
-    """
-    weights = config.loss.class_weights
-    values: tuple[float, ...] | None = None
-    if weights != "none":
-        if isinstance(weights, str):
-            rows = ClassRows(class_counts(labels, classes), len(labels), labels.ndim == 2)
-            weights = WEIGHTINGS.get(weights)(rows, config.loss)
-        values = tuple(float(weight) for weight in weights)
-        if len(values) != classes:
-            raise ConfigError(f"loss.class_weights: one weight per class, got {len(values)}; expected {classes}. List them in label order.")
-        bad = [weight for weight in values if not 0 < weight < math.inf]
-        if bad:
-            raise ConfigError(f"loss.class_weights: not a weight, got {bad[0]:g}; expected positive numbers. Drop the rows of a class that should not count.")
-    loss: Loss = LOSSES.get(config.loss.name).from_settings(config.loss, values)
-    return loss
 
 
 def member_tensors(bank: Bank, member: int = 0) -> dict[str, Tensor]:

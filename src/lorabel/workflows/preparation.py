@@ -26,12 +26,13 @@ from lorabel.errors import ConfigError
 from lorabel.events import EventSink, Note, ignore
 from lorabel.families import EncoderShape
 from lorabel.heads import HeadSpec
+from lorabel.losses.base import Loss
 from lorabel.methods.base import Method, make_method
 from lorabel.models.checkpoint import EncoderSource, load_tokenizer, resolve_encoder
 from lorabel.solver import AskedHead, Solution, solve
 from lorabel.training.precision import Compute, choose_compute
 from lorabel.workflows.dropout import check_passes
-from lorabel.workflows.loss_choice import choose_loss
+from lorabel.workflows.loss_choice import build_loss, choose_loss
 
 DEFAULT_MAX_LENGTH = 512
 _WINDOW_SETTINGS = ("window_stride_tokens", "max_windows", "window_pooling")
@@ -50,6 +51,7 @@ class Prepared:
         parameters: Counts, within the budget.
         budget: The limit.
         loss: The section `loss` of the settings, nothing left open.
+        criterion: The training loss, its class weights settled.
         reasons: Why each setting that was left open was settled as it was, a sentence each.
         compute: Device and precision.
         threads: CPU threads in use.
@@ -69,6 +71,7 @@ class Prepared:
     parameters: Parameters
     budget: Budget
     loss: LossConfig
+    criterion: Loss
     reasons: tuple[str, ...]
     compute: Compute
     threads: int
@@ -102,6 +105,8 @@ def prepare(config: RunConfig, on_event: EventSink) -> Prepared:
     choice = _choose(config, data, source)
     method = make_method(choice.method)
     loss, reasons = _choose_loss(config, data, choice, method)
+    train_rows = _train_rows(config, data)
+    criterion = _criterion(config, data, train_rows)
     for reason in reasons:
         on_event(Note(reason))
     threads = set_threads(config.training.threads)
@@ -118,6 +123,7 @@ def prepare(config: RunConfig, on_event: EventSink) -> Prepared:
         parameters=choice.parameters,
         budget=choice.budget,
         loss=loss,
+        criterion=criterion,
         reasons=reasons,
         compute=compute,
         threads=threads,
@@ -126,7 +132,7 @@ def prepare(config: RunConfig, on_event: EventSink) -> Prepared:
         max_length_tokens=max_length,
         windows=windows,
         tables=tables,
-        train_rows=_train_rows(config, data),
+        train_rows=train_rows,
     )
 
 
@@ -238,6 +244,11 @@ def _choose_loss(config: RunConfig, data: LabelledData, choice: Solution, method
     return loss, (*choice.reasons, *reasons)
 
 
+def _criterion(config: RunConfig, data: LabelledData, train_rows: NDArray[np.int64]) -> Loss:
+    """The training loss, from the class counts of the rows that are trained on."""
+    return build_loss(config, data.splits["train"].labels[train_rows], len(data.labels))
+
+
 # What the runs of one sweep share.
 SHARED = ("data", "encoder", "training.device", "training.precision", "training.threads")
 
@@ -267,7 +278,8 @@ def prepare_like(prepared: Prepared, config: RunConfig) -> Prepared:
     rows = prepared.train_rows if config.data == prepared.config.data else _train_rows(config, prepared.data)
     method = make_method(choice.method)
     loss, reasons = _choose_loss(config, prepared.data, choice, method)
-    like = replace(prepared, config=config, train_rows=rows, method=method, loss=loss, reasons=reasons)
+    criterion = _criterion(config, prepared.data, rows)
+    like = replace(prepared, config=config, train_rows=rows, method=method, loss=loss, criterion=criterion, reasons=reasons)
     length = _max_length(config, prepared.source, like.method)
     if length != prepared.max_length_tokens:
         # A method that takes up positions leaves fewer to the texts; the cache holds the other length's table.

@@ -11,7 +11,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,14 @@ from lorabel.artifacts.records import RunRecord
 from lorabel.artifacts.store import write_text
 from lorabel.artifacts.sweeps import SweepLayout, SweepMember, SweepRecord, read_sweep, write_sweep
 from lorabel.config import RunConfig, load_config
-from lorabel.errors import ConfigError, DataError, StoppedError, first_of
+from lorabel.errors import BudgetError, ConfigError, DataError, StoppedError, first_of
 from lorabel.events import EventSink, Note, ignore
-from lorabel.losses.base import Loss
 from lorabel.models.checkpoint import load_weights
 from lorabel.search.space import Assignment, Distribution, describe, nested
-from lorabel.search.study import FIRST_NAME, SamplerName, Study, TrialResult
+from lorabel.search.study import FIRST_NAME, SamplerName, Study, TrialResult, optuna_library
 from lorabel.training.state import Position
 from lorabel.workflows.answering import best_metric
-from lorabel.workflows.bank import TrainedBank, make_loss, make_plans, train_bank
+from lorabel.workflows.bank import TrainedBank, make_plans, train_bank
 from lorabel.workflows.bank_planning import bank_key, halving, is_out_of_memory, members_that_fit, nobody
 from lorabel.workflows.building import Trainee
 from lorabel.workflows.circumstances import check_inputs, inputs_of
@@ -140,7 +139,12 @@ def run_sweep(
     _check_folder(layout, resume=resume, overwrite=overwrite)
     with RunLock(layout.lock), stop_on_signals() as stop:
         record = _open(layout, config, _plain_source(source, options), resume=resume)
-        return _Sweep(layout, record, base, source, options, stop, on_event).run()
+        sweep = _Sweep(layout, record, base, source, options, stop, on_event)
+        if not resume:
+            # What is wrong with settings, data or encoder costs no earlier sweep.
+            sweep.check()
+            clear_folder(layout.root, layout.lock, layout.record)
+        return sweep.run()
 
 
 def _plain_source(source: Sequence[Assignment] | Search, options: SweepOptions) -> dict[str, Any]:
@@ -163,7 +167,7 @@ def _check_folder(layout: SweepLayout, *, resume: bool, overwrite: bool) -> None
 
 
 def _open(layout: SweepLayout, config: RunConfig, source: dict[str, Any], *, resume: bool) -> SweepRecord:
-    """The record to go on with, or a new one in a cleared folder."""
+    """The record to go on with, or a new one."""
     base = config.model_dump(mode="json")
     if resume:
         before = read_sweep(layout.record)
@@ -171,7 +175,6 @@ def _open(layout: SweepLayout, config: RunConfig, source: dict[str, Any], *, res
         if unlike:
             raise ConfigError(f"--resume: the {' and '.join(unlike)} differ from the sweep's, got others; expected the same command. Repeat it, or start anew.")
         return before
-    clear_folder(layout.root, layout.lock, layout.record)
     return SweepRecord(source=source, base=base, metric=config.training.best_metric, study=f"lorabel-{uuid.uuid4().hex[:12]}" if "space" in source else None)
 
 
@@ -190,12 +193,27 @@ class _Sweep:
     ) -> None:
         self.layout, self.record, self.base, self.source = layout, record, base, source
         self.options, self.stop, self.on_event = options, stop, on_event
-        self.study = self._open_study(source) if isinstance(source, Search) else None
+        self.study: Study | None = None
         self.shared: Prepared | None = None
         self.weights: Mapping[str, Tensor] | None = None
 
+    def check(self) -> None:
+        """Refuse what cannot be tried.
+
+        Raises:
+            LorabelError: What is wrong with the settings of a search or of members of a grid, with data or encoder, or a search's library is missing.
+        """
+        if not isinstance(self.source, Search):
+            self._grouped(0, self.source)
+            return
+        optuna_library()
+        with suppress(BudgetError):  # What is drawn may fit where the settings below it do not.
+            self._prepared({})
+
     def run(self) -> SweepResult:
         """Draw and train until nothing is left."""
+        if isinstance(self.source, Search):
+            self.study = self._open_study(self.source)
         while True:
             for bank in sorted({member.bank for member in self.record.members if member.status == "planned" and member.bank is not None}):
                 self._train_or_halve(bank)
@@ -245,20 +263,29 @@ class _Sweep:
             return False
         else:
             assignments = list(self.source)
-        members, faults = [], []
+        members, groups = self._grouped(first, assignments)
+        banks = self._banks(groups)
+        self._write([*self.record.members, *(member.model_copy(update={"bank": banks.get(member.number)}) for member in members)])
+        return True
+
+    def _grouped(self, first: int, assignments: Sequence[Assignment]) -> tuple[list[SweepMember], list[list[int]]]:
+        """Members without a bank yet, and the numbers of those that can share one; what a search draws may be refused, a grid is refused whole."""
+        members: list[SweepMember] = []
         groups: dict[str, list[int]] = {}
         for number, assignment in enumerate(assignments, first):
             try:
                 groups.setdefault(bank_key(self._prepared(assignment), number), []).append(number)
                 members.append(SweepMember(number=number, assignment=assignment, bank=None))
             except ConfigError as error:
-                faults.append(f"member {number} ({describe(assignment)}): {error}")
                 members.append(SweepMember(number=number, assignment=assignment, bank=None, status="refused", reason=str(error)))
-        if faults and not isinstance(self.source, Search):
+        faulty = [member for member in members if member.status == "refused"]
+        if faulty and not isinstance(self.source, Search):
+            reasons = {member.reason for member in faulty}
+            if len(reasons) == 1 and len(faulty) == len(members):
+                raise ConfigError(str(faulty[0].reason))
+            faults = [f"member {member.number} ({describe(member.assignment)}): {member.reason}" for member in faulty]
             raise ConfigError("\n".join(faults[:5] + ([f"… {len(faults)} members in all."] if len(faults) > 5 else [])))
-        banks = self._banks(list(groups.values()))
-        self._write([*self.record.members, *(member.model_copy(update={"bank": banks.get(member.number)}) for member in members)])
-        return True
+        return members, list(groups.values())
 
     def _bank_size(self) -> int:
         """Most members of a bank: as asked, or by the free memory when the sweep began, so that a search that goes on draws as it did."""
@@ -309,8 +336,7 @@ class _Sweep:
         members = [member for member in self.record.members if member.bank == bank]
         prepared = [self._prepared(member.assignment) for member in members]
         assert self.weights is not None
-        losses: list[Loss] = [make_loss(one) for one in prepared]
-        plans = make_plans(prepared, losses, self.on_event)
+        plans = make_plans(prepared, self.on_event)
         store = CheckpointStore(self.layout.bank(bank) / "checkpoints")
         checkpoint = store.newest(lambda text: self.on_event(Note(text, is_warning=True)))
         started = time.perf_counter()

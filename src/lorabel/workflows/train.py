@@ -23,11 +23,10 @@ from lorabel.artifacts.store import write_text
 from lorabel.config import RunConfig
 from lorabel.errors import ConfigError, DataError, StoppedError
 from lorabel.events import Evaluated, Event, EventSink, Note, StepDone, ignore
-from lorabel.losses.base import Loss
 from lorabel.models.checkpoint import load_weights
 from lorabel.training.estimate import estimate_seconds
 from lorabel.training.state import MemberPlan, Position
-from lorabel.workflows.bank import make_loss, make_plans, train_bank
+from lorabel.workflows.bank import make_plans, train_bank
 from lorabel.workflows.finishing import finish
 from lorabel.workflows.out_folder import check_out_folder
 from lorabel.workflows.preparation import Prepared, prepare
@@ -86,12 +85,12 @@ def run_train(
     check_trackers(config)
     _check_folder(layout, resume=resume, overwrite=overwrite)
     prepared = prepare(config, on_event)
+    # The last that can be wrong with settings or encoder, before the run folder is made or cleared.
     weights = load_weights(prepared.source)
-    loss = make_loss(prepared)
     with RunLock(layout.lock), stop_on_signals() if heeds_signals else nullcontext(StopRequest()) as stop:
         checkpoint = _open_run(layout, config, resume=resume, overwrite=overwrite, on_event=on_event)
         with Tracking(config, layout.root, on_event) as tracking:
-            result = _train_in(layout, prepared, _Parts(weights, loss), checkpoint, stop, tracking)
+            result = _train_in(layout, prepared, weights, checkpoint, stop, tracking)
             if has_report:
                 write_run_report(layout)
             CheckpointStore(layout.checkpoints).clear()
@@ -139,16 +138,10 @@ def _remove_tree(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """What can still be wrong with settings or encoder is made before the run folder is."""
-
-    weights: Mapping[str, Tensor]
-    loss: Loss
-
-
-def _train_in(layout: RunLayout, prepared: Prepared, parts: _Parts, checkpoint: Checkpoint | None, stop: StopRequest, on_event: EventSink) -> TrainResult:
-    (plan,) = make_plans([prepared], [parts.loss], on_event)
+def _train_in(
+    layout: RunLayout, prepared: Prepared, weights: Mapping[str, Tensor], checkpoint: Checkpoint | None, stop: StopRequest, on_event: EventSink
+) -> TrainResult:
+    (plan,) = make_plans([prepared], on_event)
     _announce(prepared, plan, on_event)
     store = CheckpointStore(layout.checkpoints)
     with ExitStack() as stack:
@@ -157,7 +150,7 @@ def _train_in(layout: RunLayout, prepared: Prepared, parts: _Parts, checkpoint: 
         def open_history(positions: Sequence[Position]) -> None:
             sinks.history = stack.enter_context(closing(History(layout.history, positions[0].step)))
 
-        trained = train_bank([prepared], [plan], parts.weights, store, checkpoint, stop, sinks, open_history)
+        trained = train_bank([prepared], [plan], weights, store, checkpoint, stop, sinks, open_history)
     (position,) = trained.positions
     if stop.signal_number is not None:
         raise StoppedError(
@@ -165,7 +158,7 @@ def _train_in(layout: RunLayout, prepared: Prepared, parts: _Parts, checkpoint: 
         )
     if position.failure is not None:
         raise DataError(position.failure)
-    record = finish(layout, prepared, trained.trainee, plan, position, trained.validation_logits(0), parts.weights, on_event)
+    record = finish(layout, prepared, trained.trainee, plan, position, trained.validation_logits(0), weights, on_event)
     on_event(Note("The adapter is also one of the PEFT library." if record.peft_compatible else f"The PEFT library cannot load it: {record.peft_reason}."))
     return TrainResult(layout.root, record)
 

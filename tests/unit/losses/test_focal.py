@@ -9,7 +9,7 @@ import torch
 from lorabel.config import load_config
 from lorabel.losses.focal import Focal
 from lorabel.losses.weightings.effective import effective_weights
-from lorabel.workflows.building import build_loss
+from lorabel.workflows.loss_choice import build_loss
 
 
 def test_a_row_worked_by_hand():

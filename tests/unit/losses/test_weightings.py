@@ -8,7 +8,7 @@ from lorabel.cli.options import TrainFlags
 from lorabel.config import load_config
 from lorabel.errors import ConfigError
 from lorabel.registry import WEIGHTINGS
-from lorabel.workflows.building import build_loss
+from lorabel.workflows.loss_choice import build_loss
 
 LABELS = np.array([0, 0, 0, 1, 2, 2])
 

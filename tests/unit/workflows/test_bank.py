@@ -24,8 +24,8 @@ def test_the_best_values_of_a_checkpoint_go_to_the_device(count):
 
 def test_a_warm_up_that_is_never_over_is_said_once(monkeypatch):
     plans = [SimpleNamespace(schedule=ScheduleConfig(warmup_steps=warmup), total_steps=20) for warmup in (19, 20, 20, 30)]
-    monkeypatch.setattr(module, "_plan", lambda member, _loss, _on_event: plans[member])
+    monkeypatch.setattr(module, "_plan", lambda member, _on_event: plans[member])
     notes = []
-    assert make_plans(range(4), [None] * 4, notes.append) == tuple(plans)
+    assert make_plans(range(4), notes.append) == tuple(plans)
     assert all(note.is_warning for note in notes)
     assert [note.text.split(":")[0] for note in notes] == [f"The warm-up of {warmup} steps is as long as the run of 20 or longer" for warmup in (20, 30)]

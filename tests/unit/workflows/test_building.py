@@ -12,8 +12,9 @@ from lorabel.config import load_config
 from lorabel.errors import ArtifactError, ConfigError
 from lorabel.models.checkpoint import load_weights
 from lorabel.workflows import building
-from lorabel.workflows.building import build_loss, build_trainee, load_predictor
+from lorabel.workflows.building import build_trainee, load_predictor
 from lorabel.workflows.dropout import head_dropout
+from lorabel.workflows.loss_choice import build_loss
 from lorabel.workflows.preparation import prepare
 from lorabel.workflows.train import run_train
 
