@@ -111,7 +111,7 @@ def why_not_peft(head: HeadSpec, method_has_peft_form: bool, *, has_windows: boo
         A reason to print, or None.
     """
     if not method_has_peft_form:
-        return "the method has no form in the PEFT library"
+        return "with these settings the method has no form in the PEFT library (lorabel methods says more)"
     if head.kind == "linear":
         return f"the {head.kind} head differs from the one its sequence-classification model builds"
     if head.pooling != "cls":

@@ -124,7 +124,7 @@ def test_a_claim_stands_beside_the_paper_s_own_value_alone(base, tmp_path):
     assert [row.claim for row in record.rows] == [None] * 4
 
 
-def test_the_command_prints_one_json_object_and_its_errors_leave_with_two(run_cli, tiny_encoder, news_table, tmp_path):
+def test_the_command_prints_one_json_object_and_its_errors_leave_with_two(run_cli, tiny_encoder, news_table, tmp_path, monkeypatch):
     words = ("ablate", news_table, "--encoder", tiny_encoder("bert"), "--precision", "fp32", "--threads", 1, "--epochs", 1)
     done = run_cli(*words, "--seeds", 1, "--techniques", "smoothing", "-o", tmp_path / "ablation", "--json")
     assert done.code == 0, done.err
@@ -134,7 +134,10 @@ def test_the_command_prints_one_json_object_and_its_errors_leave_with_two(run_cl
     assert set(printed["rows"][1]["gain"]) == {"mean", "low", "high"}
     assert printed["rows"][1]["verdict"] in {"helps", "hurts", "noise"}
     assert printed["rows"][1]["claim"] == 0.015
-    shown = run_cli(*words, "--seeds", 1, "--techniques", "smoothing", "-o", tmp_path / "ablation", "--resume")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "ablation").rename(tmp_path / "runs" / "news-ablate")
+    shown = run_cli(*words, "--seeds", 1, "--techniques", "smoothing", "--resume")
     assert "whole recipe over no smoothing: " in shown.out
     for extra, words_of_error in (
         (("--techniques", "smothing"), "--techniques: unknown name, got 'smothing'"),

@@ -100,6 +100,9 @@ def test_a_clean_table_passes_any(run_cli, tiny_encoder):
         (("--fail-on", ""), "--fail-on"),
         (("--resume",), "--resume: only --label-errors"),
         (("--encoder", "./nowhere"), "nowhere"),
+        (("--limit-rows", "5"), "--limit-rows: only --label-errors trains and reads it"),
+        (("--folds", "5"), "--folds: only --label-errors trains and reads it"),
+        (("--learning-rate", "1"), "--learning-rate: only --label-errors"),
     ],
 )
 def test_what_is_refused(planted, run_cli, tiny_encoder, words, message):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from lorabel.artifacts.compares import read_compare
+from lorabel.artifacts.compares import CompareLayout, read_compare
 from lorabel.artifacts.probabilities import read_probabilities
 from lorabel.config import load_config
 from lorabel.errors import BudgetError, ConfigError, DataError
@@ -216,7 +216,7 @@ def test_resume_refuses_another_comparison_and_other_rows(base, news_table, tmp_
     assert (stranger / "mine.txt").read_text() == "mine"
 
 
-def test_the_command_prints_one_json_object_and_its_errors_leave_with_two(run_cli, tiny_encoder, news_table, tmp_path):
+def test_the_command_prints_one_json_object_and_its_errors_leave_with_two(run_cli, tiny_encoder, news_table, tmp_path, monkeypatch):
     words = ("compare", news_table, "--encoder", tiny_encoder("bert"), "--precision", "fp32", "--threads", 1, "--epochs", 1, "--batch-size", 16)
     done = run_cli(*words, "--methods", "head_only,lora", "--seeds", 2, "-o", tmp_path / "cmp", "--json", "--final", "--reference", "lora")
     assert done.code == 0, done.err
@@ -231,7 +231,9 @@ def test_the_command_prints_one_json_object_and_its_errors_leave_with_two(run_cl
             assert row[split].pop("micro_f1") is row[split].pop("lrap") is None
             assert set(row[split]) == {"accuracy", "macro_f1"}
             assert all({"mean", "low", "high"} <= set(score) for score in row[split].values())
-    shown = run_cli(*words, "--methods", "head_only,lora", "-o", tmp_path / "again")
+    monkeypatch.chdir(tmp_path)
+    shown = run_cli(*words, "--methods", "head_only,lora")
+    assert read_compare(CompareLayout(tmp_path / "runs" / "news-compare").record).status == "finished"
     assert [line.split()[0] for line in shown.out.splitlines()[:4]] == ["row", "head_only", "lora", "tfidf"]
     assert "Scores on the validation split (12 rows)" in shown.out
     (tmp_path / "texts.yaml").write_text("- one\n")

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from lorabel.errors import MissingExtraError
-from lorabel.workflows import label_errors
+from lorabel.errors import DataError, MissingExtraError
+from lorabel.workflows import label_errors, sweep
 from lorabel.workflows.label_errors import judge
 
 
@@ -64,6 +64,26 @@ def test_the_command_finds_flipped_labels(flipped_table, run_cli, tiny_encoder, 
     shown = run_cli(*words[:-6], "--encoder", tiny_encoder("bert"), "--overwrite", "--epochs", 1, "--test-rows", 0)
     assert shown.code == 0, shown.err
     assert "training rows probably carry the wrong label" in shown.out
+
+
+def test_a_fold_that_cannot_be_trained_is_said(flipped_table, run_cli, tiny_encoder, tmp_path, monkeypatch):
+    finish = sweep.finish
+
+    def fails_once(layout, *rest):
+        if layout.root.name == "0001":
+            raise DataError("the weights are not finite")
+        return finish(layout, *rest)
+
+    monkeypatch.setattr(sweep, "finish", fails_once)
+    words = ("--folds", 3, "--encoder", tiny_encoder("bert"), "--precision", "fp32", "--threads", 1, "--epochs", 1, "--test-rows", 0, "--quiet")
+    audited = run_cli("audit", flipped_table[0], "--label-errors", "-o", tmp_path / "audit", *words)
+    assert (audited.code, audited.out) == (2, "")
+    assert "error: --label-errors: a fold could not be trained, got fold 1: the weights are not finite; expected all" in audited.err
+    assert not (tmp_path / "audit" / "label_errors.csv").exists()
+    trained = run_cli("train", flipped_table[0], "-o", tmp_path / "folds", *words)
+    assert trained.code == 0
+    assert "warning: Fold 1 could not be trained, so that no score out of fold holds its rows: the weights are not finite" in trained.err
+    assert "144 rows, each judged by the member that did not see it" in trained.out
 
 
 def test_what_is_missing_is_said(run_cli, tmp_path, monkeypatch):

@@ -267,7 +267,7 @@ def test_resume_refuses_another_sweep_and_a_full_folder_is_left_alone(base, tmp_
     assert (stranger / "mine.txt").read_text() == "mine"
 
 
-def test_the_command_prints_one_json_object_and_its_errors_leave_with_two(run_cli, tiny_encoder, news_table, tmp_path):
+def test_the_command_prints_one_json_object_and_its_errors_leave_with_two(run_cli, tiny_encoder, news_table, tmp_path, monkeypatch):
     grid = tmp_path / "grid.yaml"
     grid.write_text("rank: [1, 2]\nlearning_rate: [1e-3, 1e-2]\n")
     words = ("sweep", news_table, "--encoder", tiny_encoder("bert"), "--precision", "fp32", "--threads", 1, "--epochs", 2, "--batch-size", 16)
@@ -277,7 +277,9 @@ def test_the_command_prints_one_json_object_and_its_errors_leave_with_two(run_cl
     assert set(printed) == {"members", "best", "banks", "seconds", "config", "report"}
     assert [member["settings"] for member in printed["members"]][0] == {"method.rank": 1, "optimizer.learning_rate": 1e-3}
     assert all(set(member) >= {"settings", "validation", "parameters", "adapter"} for member in printed["members"])
-    shown = run_cli(*words, "--grid", grid, "-o", tmp_path / "again")
+    monkeypatch.chdir(tmp_path)
+    shown = run_cli(*words, "--grid", grid)
+    assert (tmp_path / "runs" / "news-sweep" / "best.yaml").exists()
     assert "learning_rate" in shown.out
     assert "best.yaml" in shown.err
     for extra, words_of_error in (

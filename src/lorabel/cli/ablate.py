@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 from lorabel.cli.flags import OUTPUT, JsonFlag, QuietFlag
-from lorabel.cli.options import TrainFlags
+from lorabel.cli.options import TrainFlags, folder_for
 from lorabel.cli.output import err, print_json
 
 ABLATION = Group("Ablation", sort_key=0)
@@ -15,7 +15,7 @@ ABLATION = Group("Ablation", sort_key=0)
 def ablate(
     data: Annotated[str | None, Parameter(help="As for train: a file, a folder of splits, `sample`, or a data set name on the hub.")] = None,
     *,
-    out: Annotated[Path, Parameter(name=["--out", "-o"], help="Folder to make.", group=OUTPUT)],
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"], help="Folder to make (default: runs/DATA-ablate).", group=OUTPUT)] = None,
     seeds: Annotated[int, Parameter(help="Train each row with this many seeds.", group=ABLATION)] = 3,
     techniques: Annotated[
         str | None,
@@ -35,6 +35,7 @@ def ablate(
 ) -> None:
     """Train the paper's recipe with and without each of its techniques; a gain inside the noise is called noise. Settings given here win over the recipe's."""
     layers = flags.layers_with(data, final=final)
+    out = out or folder_for(layers, "ablate")
     from lorabel.cli.compare import compare_json, print_comparison
     from lorabel.cli.sweep_progress import SweepPrinter
     from lorabel.reports.ablation import gain, sentences, verdict

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from lorabel.workflows.audit import AuditResult
 
 AUDIT = Group("Audit", sort_key=0)
+# Flags that an audit without --label-errors reads; a settings file may be that of a run, and say more.
+_READ = {"config", "set", "text_column", "label_column", "label_separator", "encoder", "revision", "max_length"}
 _EXAMPLES = 10
 _WIDTH = 90
 
@@ -38,7 +40,7 @@ def audit(
             show_default=False,
         ),
     ] = False,
-    folds: Annotated[int, Parameter(help="Of the cross-validation of --label-errors.", group=AUDIT)] = 5,
+    folds: Annotated[int | None, Parameter(help="Of the cross-validation of --label-errors (default: 5).", group=AUDIT)] = None,
     flags: TrainFlags = TrainFlags(),  # noqa: B008
     resume: Annotated[bool, Parameter(help="--label-errors: go on with what is in the folder.", group=OUTPUT, negative=(), show_default=False)] = False,
     overwrite: Annotated[bool, Parameter(help="Replace an earlier audit in the folder.", group=OUTPUT, negative=(), show_default=False)] = False,
@@ -52,10 +54,15 @@ def audit(
             raise ConfigError("--label-errors: no folder to work in, got no --out; expected one. Add --out FOLDER.")
         if fail_on is not None:
             raise ConfigError(f"--fail-on: not for --label-errors, got {fail_on!r}; expected one of the two. Leave one out.")
-        _label_errors(layers, out_folder, folds=folds, resume=resume, overwrite=overwrite, json=json, quiet=quiet)
+        _label_errors(layers, out_folder, folds=5 if folds is None else folds, resume=resume, overwrite=overwrite, json=json, quiet=quiet)
         return
     if resume:
         raise ConfigError("--resume: only --label-errors can go on, got it without; expected a new audit. Leave it out, or use --overwrite.")
+    unread = [flag for name, flag in flags.given().items() if name not in _READ] + ["--folds"] * (folds is not None)
+    if unread:
+        raise ConfigError(
+            f"{unread[0]}: only --label-errors trains and reads it, got it without; expected what says which rows are looked at. Leave it out, or add --label-errors."
+        )
     from lorabel.cli.progress import ProgressPrinter
     from lorabel.workflows.audit import as_json, run_audit
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from cyclopts import Group, Parameter
 
 from lorabel.cli.flags import OUTPUT, JsonFlag, QuietFlag
-from lorabel.cli.options import TrainFlags
+from lorabel.cli.options import TrainFlags, folder_for
 from lorabel.cli.output import err, print_json
 from lorabel.errors import ConfigError
 
@@ -33,7 +33,7 @@ def compare(
             group=COMPARE,
         ),
     ],
-    out: Annotated[Path, Parameter(name=["--out", "-o"], help="Folder to make.", group=OUTPUT)],
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"], help="Folder to make (default: runs/DATA-compare).", group=OUTPUT)] = None,
     seeds: Annotated[int, Parameter(help="Train each method with this many seeds.", group=COMPARE)] = 1,
     rate_trials: Annotated[
         int,
@@ -65,6 +65,7 @@ def compare(
     Options such as --rank are for every compared method that has them.
     """
     layers = flags.layers_with(data, final=final)
+    out = out or folder_for(layers, "compare")
     from lorabel.cli.sweep_progress import SweepPrinter
     from lorabel.workflows.compare import CompareRequest, run_compare
     from lorabel.workflows.compare_baselines import read_descriptions

@@ -102,6 +102,10 @@ class SettingFlags:
         named = [{"data": {"source": data}}] if data is not None else []
         return [*self.layers_of_settings(), *named, *([{"final": True}] if final else [])]
 
+    def given(self) -> dict[str, str]:
+        """Fields that were set, each with its flag as one types it."""
+        return {name: f"--{name.replace('_', '-')}" for name, value in self._given().items() if value != ()}
+
     def _given(self) -> dict[str, Any]:
         return {item.name: value for item in fields(self) if (value := getattr(self, item.name)) is not None}
 
@@ -145,6 +149,12 @@ class TrainFlags(SettingFlags):
     evaluate_every: Annotated[int | None, flag("evaluate_every", TRAINING)] = None
     patience: Annotated[int | None, flag("patience", TRAINING)] = None
     best_metric: Annotated[Literal["auto", "accuracy", "macro_f1", "loss"] | None, flag("best_metric", TRAINING)] = None
+
+
+def folder_for(layers: list[dict[str, Any]], verb: str) -> Path:
+    """Where a verb that was told no folder works: `runs/my_texts-compare` for `my_texts.csv`."""
+    source = Path(str(merge(*layers).get("data", {}).get("source", "")))
+    return Path("runs") / f"{source.name.partition('.')[0] or 'data'}-{verb}"
 
 
 def _plain(name: str, value: Any) -> Any:

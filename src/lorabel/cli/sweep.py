@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from lorabel.cli.flags import OUTPUT, JsonFlag, QuietFlag
-from lorabel.cli.options import TrainFlags
+from lorabel.cli.options import TrainFlags, folder_for
 from lorabel.cli.output import err, print_json
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ SWEEP = Group("Sweep", sort_key=0)
 def sweep(
     data: Annotated[str | None, Parameter(help="As for train: a file, a folder of splits, `sample`, or a data set name on the hub.")] = None,
     *,
-    out: Annotated[Path, Parameter(name=["--out", "-o"], help="Sweep folder to make.", group=OUTPUT)],
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"], help="Sweep folder to make (default: runs/DATA-sweep).", group=OUTPUT)] = None,
     grid: Annotated[
         str | None, Parameter(help="Every combination of a grid file (YAML: settings with lists of values), or of a shipped grid: paper.", group=SWEEP)
     ] = None,
@@ -55,6 +55,7 @@ def sweep(
         if value is not None and value < least:
             raise ConfigError(f"{name}: too small, got {value}; expected at least {least}. Leave it out for the default.")
     layers = flags.layers_with(data)
+    out = out or folder_for(layers, "sweep")
     source: Any = parse_search(search) if search is not None else read_grid(_grid_path(str(grid)))
     from lorabel.cli.sweep_progress import SweepPrinter
     from lorabel.workflows.sweep import Search, SweepOptions, run_sweep

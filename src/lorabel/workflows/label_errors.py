@@ -23,7 +23,7 @@ from lorabel.artifacts.sweeps import SweepLayout
 from lorabel.config import load_config
 from lorabel.data.load import load_data
 from lorabel.data.types import class_ids
-from lorabel.errors import ConfigError, MissingExtraError
+from lorabel.errors import ConfigError, DataError, MissingExtraError, first_of
 from lorabel.evaluation import EvalResult
 from lorabel.events import EventSink, ignore
 from lorabel.reports.html import template
@@ -93,6 +93,7 @@ def run_label_errors(
     Raises:
         MissingExtraError: cleanlab is not installed.
         ConfigError: What `run_repeats` refuses, or texts with several labels.
+        DataError: A fold could not be trained.
     """
     _cleanlab()
     data = load_data(load_config(*base).data)
@@ -102,6 +103,11 @@ def run_label_errors(
         )
     result = run_repeats(base, out, folds=folds, resume=resume, overwrite=overwrite, on_event=on_event)
     assert result.out_of_fold is not None
+    failed = [f"fold {member.number}: {member.reason}" for member in result.record.members if not member.has_scores]
+    if failed:
+        raise DataError(
+            f"--label-errors: a fold could not be trained, got {first_of(failed, 3)}; expected all, because each judges rows that no other can. Lower the learning rate."
+        )
     layout = SweepLayout(out)
     train, names = data.splits["train"], data.labels.names
     table = parquet.read_table(layout.out_of_fold)

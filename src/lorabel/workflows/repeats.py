@@ -15,7 +15,7 @@ from lorabel.artifacts.sweeps import SweepLayout, SweepRecord
 from lorabel.config import load_config
 from lorabel.errors import ConfigError
 from lorabel.evaluation import EvalResult
-from lorabel.events import EventSink, ignore
+from lorabel.events import EventSink, Note, ignore
 from lorabel.stats import mean_and_spread
 from lorabel.workflows.held_out import join_held_out
 from lorabel.workflows.sweep import run_sweep
@@ -95,6 +95,10 @@ def run_repeats(
         assert seeds is not None
         grid = [{"training.seed": config.training.seed + turn} for turn in range(seeds)]
     result = run_sweep(base, grid, out, resume=resume, overwrite=overwrite, may_open_test=True, on_event=on_event)
+    if folds is not None:
+        for member in result.record.members:
+            if not member.has_scores:
+                on_event(Note(f"Fold {member.number} could not be trained, so that no score out of fold holds its rows: {member.reason}", is_warning=True))
     return _summary(SweepLayout(out), result.record, is_cross_validation=folds is not None)
 
 
