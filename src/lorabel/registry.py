@@ -46,7 +46,7 @@ class Registry(Generic[T]):
 
         def decorate(entry: T) -> T:
             taken = self._entries.get(name)
-            if taken is not None and getattr(taken, "__qualname__", taken) != getattr(entry, "__qualname__", entry):
+            if taken is not None and _origin(taken) != _origin(entry):
                 raise ConfigError(f"registry.{self.kind}: the name is taken, got {name!r}; expected a new name. Choose another one.")
             self._entries[name] = entry
             return entry
@@ -93,6 +93,11 @@ class Registry(Generic[T]):
             importlib.import_module(f"{self._folder}.{module.name}")
         for entry in entry_points(group=f"lorabel.{self.kind}"):
             self.register(entry.name)(entry.load())
+
+
+def _origin(entry: object) -> object:
+    """Where a thing was defined: a module that is loaded again registers what it did before."""
+    return (entry.__module__, entry.__qualname__) if hasattr(entry, "__qualname__") else entry
 
 
 def unknown_name(where: str, name: str, known: list[str]) -> str:

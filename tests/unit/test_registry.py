@@ -50,6 +50,9 @@ def test_a_name_is_not_replaced_by_another_thing():
     registry.register("x")(int)
     with pytest.raises(ConfigError, match="the name is taken, got 'x'"):
         registry.register("x")(str)
+    # Of the same name, but of another module.
+    with pytest.raises(ConfigError, match="the name is taken, got 'x'"):
+        registry.register("x")(type("int", (), {"__module__": "elsewhere"}))
 
 
 def test_no_close_name_gives_no_guess():
