@@ -106,7 +106,7 @@ class HeadConfig(Section):
 
     kind: Literal["auto", "native", "linear", "native-pooler"] = Field(
         default="auto",
-        description="native: the family's own head; linear: one layer; native-pooler: train the pooler too; auto: linear before the mean, else native where the budget allows it.",
+        description="native: the family's own head; linear: one layer; native-pooler: train the pooler too; auto: linear to read the mean, else native where the budget allows it.",
     )
     pooling: Literal["auto", "cls", "mean"] = Field(
         default="auto",

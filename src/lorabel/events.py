@@ -11,10 +11,12 @@ class Note:
     Attributes:
         text: The sentence.
         is_warning: True where something may be wrong.
+        member: Of the bank, from 0, where it is about one of several.
     """
 
     text: str
     is_warning: bool = False
+    member: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,11 @@ class Evaluated:
 
 Event = Note | Progress | StepDone | Evaluated
 EventSink = Callable[[Event], None]
+
+
+def under(name: str, sentence: str) -> str:
+    """A sentence about one of several: `Member 3: the classifier has collapsed`."""
+    return f"{name}: {sentence[0].lower()}{sentence[1:]}"
 
 
 def ignore(_event: Event) -> None:

@@ -23,8 +23,8 @@ from lorabel.methods.base import Method, make_method, method_class
 from lorabel.methods.base_sited import named_targets
 
 AUTO_HEADS: tuple[HeadKind, ...] = ("native", "linear")
-# Rows per class below which it is taken. It gains at 8, 32 and 100 (benchmarks/few_shots.py, choose_recipe.py --few), and from 117 to 417 it was ahead on all four tables (pooling.py);
-# above, the two are level, and the family's own head is one that the PEFT library can load.
+# Rows per class below which a head on the mean is taken. It gains at 8, 32 and 100 (benchmarks/few_shots.py, choose_recipe.py --few), and from 117 to 417 it was ahead on all four
+# tables (pooling.py); above, the two are level, and the family's own head is one that the PEFT library can load.
 FEW_ROWS_PER_CLASS = 500
 
 

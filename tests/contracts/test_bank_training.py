@@ -203,9 +203,9 @@ def test_a_member_that_cannot_go_on_leaves_and_the_others_train_on(tiny_encoder)
     assert (ends[0][[0, 2, 3]] - ends[1][[0, 2, 3]]).abs().max() <= 1e-9
     assert (positions[1].step, positions[1].is_finished) == (SETTINGS.max_nonfinite_steps, True)
     assert positions[1].failure.startswith("training: 3 steps in a row were not finite")
-    warnings = [event.text for event in events if isinstance(event, Note)]
-    assert len(warnings) == 3
-    assert warnings[0].startswith("member 1, step 1: loss nan")
+    warnings = [event for event in events if isinstance(event, Note)]
+    assert [warning.member for warning in warnings] == [1, 1, 1]
+    assert warnings[0].text.startswith("Step 1: loss nan")
 
 
 class StopsEarly(Hooks):

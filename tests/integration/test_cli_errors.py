@@ -4,6 +4,7 @@ import csv
 import errno
 import gzip
 import io
+import itertools
 import json
 import os
 import re
@@ -253,25 +254,28 @@ def test_settings_that_cannot_be_used_exit_2(run_cli, with_encoder, table, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-EARLIER = {"sweep": "sweep.json", "seeds": "sweep.json", "compare": "compare.json", "ablate": "ablate.json", "train": "config.yaml"}
+EARLIER = {"sweep": "sweep.json", "search": "sweep.json", "seeds": "sweep.json", "compare": "compare.json", "ablate": "ablate.json", "train": "config.yaml"}
+WRONG = [
+    ("--set", "loss.name=focol"),
+    ("--class-weights", "1,2"),
+    ("--budget", "10", "--method", "lora"),
+    ("--text-column", "nope"),
+    ("--encoder", "./nothing"),
+]
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [("--set", "loss.name=focol"), ("--class-weights", "1,2"), ("--budget", "10", "--method", "lora"), ("--text-column", "nope"), ("--encoder", "./nothing")],
-    ids=lambda words: words[0],
-)
-@pytest.mark.parametrize("verb", EARLIER)
+@pytest.mark.parametrize(("verb", "wrong"), [*itertools.product(EARLIER, WRONG), ("search", ("--storage", "nothing://"))], ids=str)
 def test_what_is_refused_costs_neither_earlier_results_nor_an_opening_of_the_test_split(run_cli, with_encoder, table, tmp_path, verb, wrong):
     (tmp_path / "grid.yaml").write_text("seed: [0, 1]\n")
     words = {
         "sweep": ("sweep", table, "--grid", tmp_path / "grid.yaml"),
+        "search": ("sweep", table, "--search", "seed=int(0,9)", "--trials", 2),
         "seeds": ("train", table, "--seeds", 2, "--final"),
         "compare": ("compare", table, "--methods", "lora", "--final"),
         "ablate": ("ablate", table, "--final"),
         "train": ("train", table, "--final"),
     }[verb]
-    there = {EARLIER[verb]: "{}", "members/0000/adapter/lorabel.json": "kept"}
+    there = {EARLIER[verb]: "{}", "adapter/lorabel.json" if verb == "train" else "members/0000/adapter/lorabel.json": "kept"}
     for name, content in there.items():
         file = tmp_path / "out" / name
         file.parent.mkdir(parents=True, exist_ok=True)

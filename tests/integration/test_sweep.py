@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from safetensors.numpy import load_file, save
 
 from lorabel.artifacts.sweeps import SweepLayout, read_sweep
 from lorabel.config import load_config
-from lorabel.errors import ConfigError, DataError
+from lorabel.errors import ConfigError, DataError, StoppedError
 from lorabel.events import Note
 from lorabel.search.space import expand_grid, nested, parse_search
 from lorabel.training import loop
@@ -222,6 +223,22 @@ def test_a_collapsed_member_is_named_in_record_page_table_and_json(base, run_cli
     # As an earlier version wrote it.
     layout.record.write_text(json.dumps(facts))
     assert read_sweep(layout.record).alarms() == []
+
+
+def test_a_stop_before_anything_is_trained_costs_no_earlier_sweep(base, tmp_path, monkeypatch):
+    run_sweep(base, GRID[:1], tmp_path / "sweep")
+    before = (tmp_path / "sweep" / "sweep.json").read_text()
+    check = module._Sweep.check
+
+    def interrupted(sweep):
+        signal.raise_signal(signal.SIGINT)
+        check(sweep)
+
+    monkeypatch.setattr(module._Sweep, "check", interrupted)
+    with pytest.raises(StoppedError, match=r"Stopped before anything was changed\."):
+        run_sweep(base, GRID[1:3], tmp_path / "sweep", overwrite=True)
+    assert (tmp_path / "sweep" / "sweep.json").read_text() == before
+    assert (tmp_path / "sweep" / "members" / "0000" / "adapter").is_dir()
 
 
 def test_what_must_be_shared_is_named(base, tmp_path):

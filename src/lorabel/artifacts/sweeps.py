@@ -8,6 +8,7 @@ from lorabel.artifacts.layout import RunLayout
 from lorabel.artifacts.records import Plain, read_versioned
 from lorabel.artifacts.store import write_json
 from lorabel.data.types import TaskKind, accuracy_name
+from lorabel.events import under
 from lorabel.training.state import Scores
 
 SWEEP_VERSION = 1
@@ -95,7 +96,7 @@ class SweepRecord(Plain):
 
     def alarms(self) -> list[str]:
         """The alarms of all members, each under the number of its member."""
-        return [f"Member {member.number}: {alarm[0].lower()}{alarm[1:]}" for member in self.members for alarm in member.alarms]
+        return [under(f"Member {member.number}", alarm) for member in self.members for alarm in member.alarms]
 
     @property
     def accuracy_name(self) -> str:

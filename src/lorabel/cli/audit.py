@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lorabel.workflows.audit import AuditResult
 
 AUDIT = Group("Audit", sort_key=0)
-# Flags that an audit without --label-errors reads; a settings file may be that of a run, and say more.
+# Flags that an audit without --label-errors reads. Settings given by --config and --set may be those of a run, and say more.
 _READ = {"config", "set", "text_column", "label_column", "label_separator", "encoder", "revision", "max_length"}
 _EXAMPLES = 10
 _WIDTH = 90
@@ -61,7 +61,7 @@ def audit(
     unread = [flag for name, flag in flags.given().items() if name not in _READ] + ["--folds"] * (folds is not None)
     if unread:
         raise ConfigError(
-            f"{unread[0]}: only --label-errors trains and reads it, got it without; expected what says which rows are looked at. Leave it out, or add --label-errors."
+            f"{unread[0]}: only --label-errors trains and reads it, got it without; expected flags of columns and of the encoder. Leave it out, or add --label-errors."
         )
     from lorabel.cli.progress import ProgressPrinter
     from lorabel.workflows.audit import as_json, run_audit

@@ -75,7 +75,7 @@ def _take_any_text(stream: object) -> None:
         if stream.isatty():
             stream.reconfigure(errors="replace")
         else:
-            stream.reconfigure(encoding="utf-8")
+            stream.reconfigure(encoding="utf-8", errors=stream.errors)
 
 
 class _Terminated(BaseException):

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from lorabel.cli.flags import OUTPUT
-from lorabel.config import SHORT_NAMES, Device, Precision, RunConfig, flatten, merge, parse_assignment, read_config_file, read_recipe
+from lorabel.config import SHORT_NAMES, Device, Precision, RunConfig, flatten, load_config, merge, parse_assignment, read_config_file, read_recipe
 from lorabel.errors import ConfigError
 from lorabel.registry import AUGMENTATIONS, METHODS, WEIGHTINGS
 
@@ -152,9 +152,14 @@ class TrainFlags(SettingFlags):
 
 
 def folder_for(layers: list[dict[str, Any]], verb: str) -> Path:
-    """Where a verb that was told no folder works: `runs/my_texts-compare` for `my_texts.csv`."""
-    source = Path(str(merge(*layers).get("data", {}).get("source", "")))
-    return Path("runs") / f"{source.name.partition('.')[0] or 'data'}-{verb}"
+    """Where a verb that was told no folder works: `runs/my_texts-compare` for `my_texts.csv`.
+
+    Raises:
+        ConfigError: The section `data` cannot be used.
+    """
+    from lorabel.data.files import name_of_table
+
+    return Path("runs") / f"{name_of_table(load_config({'data': merge(*layers).get('data') or {}}).data.source)}-{verb}"
 
 
 def _plain(name: str, value: Any) -> Any:

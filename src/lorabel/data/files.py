@@ -79,6 +79,19 @@ def _kind(path: Path) -> str:
     return suffixes[-1] if suffixes else ""
 
 
+def name_of_table(source: str) -> str:
+    """What to call a table: its file's name without the endings, its folder's name, or its name on the hub without the owner.
+
+    Args:
+        source: File, folder, `sample`, or hub name.
+    """
+    path = Path(os.path.expanduser(source))
+    name = path.resolve().name if path.name in ("", "..") else path.name
+    if _kind(path) in READERS:
+        name = Path(name.removesuffix(".gz")).stem
+    return name or "data"
+
+
 def read_blocks(path: Path, columns: Sequence[str] | None = None) -> Iterator[Block]:
     """Rows of a file in blocks, by the reader its name asks for.
 

@@ -285,12 +285,11 @@ class _Run:
     def _skipped(self, k: int, step: int, position: Position, outcome: _Outcome) -> Position:
         moved = replace(position, skipped_steps=position.skipped_steps + 1, skipped_in_a_row=position.skipped_in_a_row + 1)
         shown = ", ".join(str(row) for row in outcome.rows[:5])
-        of_member = f"member {k}, " if len(self.positions) > 1 else ""
         self.on_event(
             Note(
-                f"{of_member}step {step}: loss {outcome.loss} or gradient norm {outcome.grad_norm} is not finite; the step was skipped "
-                f"(training rows {shown}, …).",
+                f"Step {step}: loss {outcome.loss} or gradient norm {outcome.grad_norm} is not finite; the step was skipped (training rows {shown}, …).",
                 is_warning=True,
+                member=k if len(self.positions) > 1 else None,
             )
         )
         if moved.skipped_in_a_row < self.settings.max_nonfinite_steps:

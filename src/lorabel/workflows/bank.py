@@ -329,7 +329,7 @@ class _BankHooks:
         """Take values, optimiser state and best values from a checkpoint; returns its positions.
 
         Raises:
-            DataError: The rows or the encoder are not those the run began with.
+            DataError: The rows, the encoder or the head are not those the run began with.
         """
         check_circumstances(checkpoint.meta, self._circumstances, self._on_event)
         self._trainee.updater.restore({name.removeprefix("now."): tensor for name, tensor in checkpoint.tensors.items() if name.startswith("now.")})
@@ -345,7 +345,8 @@ class _BankHooks:
         """Put the best values back; a member without one that is finite keeps its last values, and it is said."""
         for k, position in enumerate(positions):
             if k not in self._has_best and position.failure is None:
-                self._on_event(Note("No evaluation gave a finite score; the last values are kept.", is_warning=True))
+                member = k if len(positions) > 1 else None
+                self._on_event(Note("No evaluation gave a finite score; the last values are kept.", is_warning=True, member=member))
         if self._has_best:
             kept = self._trainee.updater.state()
             for name, tensor in self._best.items():

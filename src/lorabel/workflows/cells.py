@@ -19,7 +19,7 @@ from lorabel.artifacts.layout import RunLayout
 from lorabel.artifacts.sweeps import SweepLayout, SweepMember, SweepRecord, read_sweep
 from lorabel.config import load_config
 from lorabel.errors import ConfigError, StoppedError
-from lorabel.events import Evaluated, Event, EventSink, Note, StepDone
+from lorabel.events import Event, EventSink, Note, Progress
 from lorabel.search.space import Assignment, nested
 from lorabel.workflows.preparation import SHARED
 from lorabel.workflows.stopping import StopRequest
@@ -154,6 +154,6 @@ def _sweep(
 
 def _numbered_from(first: int, on_event: EventSink) -> EventSink:
     def send(event: Event) -> None:
-        on_event(replace(event, member=first + event.member) if isinstance(event, StepDone | Evaluated) else event)
+        on_event(event if isinstance(event, Progress) or event.member is None else replace(event, member=first + event.member))
 
     return send

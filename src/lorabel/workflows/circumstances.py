@@ -33,7 +33,7 @@ def circumstances(prepared: Prepared, weights: Mapping[str, Tensor]) -> dict[str
         weights: The encoder's canonical tensors.
     """
     compute = {"precision": prepared.compute.precision, "device": prepared.compute.device.type, "threads": prepared.threads, "torch": torch.__version__}
-    return {"inputs": inputs_of(prepared, weights), "compute": compute}
+    return {"inputs": inputs_of(prepared, weights), "head": [prepared.head.kind, prepared.head.pooling], "compute": compute}
 
 
 def check_inputs(before: Mapping[str, str], now: Mapping[str, str], since: str) -> None:
@@ -66,9 +66,16 @@ def check_circumstances(saved: Mapping[str, Any], now: Mapping[str, Any], on_eve
         on_event: Told, as a warning, that the machine is another.
 
     Raises:
-        DataError: Other inputs.
+        DataError: Other inputs, or another head.
     """
     check_inputs(saved.get("inputs", now["inputs"]), now["inputs"], "the run stopped")
+    head = saved.get("head", now["head"])
+    if head != now["head"]:
+        # What is left open may be settled otherwise by another version: values of the same sizes would go on under a head they were not trained for.
+        raise DataError(
+            f"--resume: the head is another, got {' on '.join(now['head'])}; expected {' on '.join(head)}, with which the run began. "
+            "Take the version that began it, or start again with --overwrite."
+        )
     before = {**now["compute"], **saved.get("compute", {})}
     other = [f"{name} {value} (before: {before[name]})" for name, value in now["compute"].items() if before[name] != value]
     if other:

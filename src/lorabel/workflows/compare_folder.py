@@ -97,13 +97,13 @@ def each_once(on_event: EventSink) -> EventSink:
     Args:
         on_event: Receives what is passed on.
     """
-    said: set[str] = set()
+    said: set[tuple[str, int | None]] = set()
 
     def send(event: Event) -> None:
         if isinstance(event, Note):
-            if event.text in said:
+            if (event.text, event.member) in said:
                 return
-            said.add(event.text)
+            said.add((event.text, event.member))
         on_event(event)
 
     return send

@@ -16,6 +16,7 @@ from lorabel.artifacts.probabilities import read_probabilities
 from lorabel.artifacts.records import read_record
 from lorabel.artifacts.store import read_json
 from lorabel.evaluation import calibration_error, reliability
+from lorabel.events import under
 from lorabel.stats import holm, mean_and_spread
 from lorabel.workflows.cells import Cell
 from lorabel.workflows.compare_baselines import FACTS
@@ -62,7 +63,7 @@ def source_of_cells(name: str, cells: Sequence[Cell], trials: Sequence[RateTrial
         seconds=_mean([record.training.seconds for record in records]),
         samples_per_second=_mean([record.training.samples_per_second for record in records]),
         peak_memory_bytes=max(record.training.peak_memory_bytes for record in records),
-        alarms=[f"seed {record.seed}: {alarm[0].lower()}{alarm[1:]}" for record in records for alarm in record.alarms],
+        alarms=[under(f"seed {record.seed}", alarm) for record in records for alarm in record.alarms],
         trials=list(trials),
         curves=[_curve(cell.run) for cell in cells],
     )

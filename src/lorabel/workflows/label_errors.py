@@ -106,7 +106,7 @@ def run_label_errors(
     failed = [f"fold {member.number}: {member.reason}" for member in result.record.members if not member.has_scores]
     if failed:
         raise DataError(
-            f"--label-errors: a fold could not be trained, got {first_of(failed, 3)}; expected all, because each judges rows that no other can. Lower the learning rate."
+            f"--label-errors: a fold could not be trained, got {first_of(failed, 3)}; expected all: each judges rows of its own. Lower the learning rate, and start again with --overwrite."
         )
     layout = SweepLayout(out)
     train, names = data.splits["train"], data.labels.names

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lorabel.artifacts.history import History
-from lorabel.events import Evaluated, Event, EventSink, Note, StepDone
+from lorabel.events import Evaluated, Event, EventSink, Note, Progress, StepDone
 from lorabel.workflows.tracking import Tracking
 
 
@@ -33,19 +33,14 @@ class MemberLog:
         if isinstance(event, StepDone | Evaluated):
             self.histories[event.member].append(replace(event, member=0))
             self.trackings[event.member](event)
+        if not isinstance(event, Progress) and event.member is not None:
             event = replace(event, member=self._numbers[event.member])
         self._on_event(event)
 
 
-def named(on_event: EventSink, number: int) -> EventSink:
+def warning_of(number: int, on_event: EventSink) -> EventSink:
     """A sink for what one member does alone: its warnings say whose they are."""
-
-    def pass_on(event: Event) -> None:
-        if isinstance(event, Note) and event.is_warning:
-            event = replace(event, text=f"Member {number}: {event.text[0].lower()}{event.text[1:]}")
-        on_event(event)
-
-    return pass_on
+    return lambda event: on_event(replace(event, member=number) if isinstance(event, Note) and event.is_warning else event)
 
 
 def only_notes(on_event: EventSink) -> EventSink:

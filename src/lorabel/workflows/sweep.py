@@ -11,7 +11,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from lorabel.workflows.building import Trainee
 from lorabel.workflows.circumstances import check_inputs, inputs_of
 from lorabel.workflows.finishing import Ending, finish, forget_peak_memory
 from lorabel.workflows.held_out import write_held_out
-from lorabel.workflows.member_log import MemberLog, named, only_notes
+from lorabel.workflows.member_log import MemberLog, only_notes, warning_of
 from lorabel.workflows.out_folder import check_out_folder, clear_folder
 from lorabel.workflows.preparation import Prepared, prepare, prepare_like
 from lorabel.workflows.stopping import StopRequest, stop_on_signals
@@ -143,6 +143,8 @@ def run_sweep(
         if not resume:
             # What is wrong with settings, data or encoder costs no earlier sweep.
             sweep.check()
+            if stop.signal_number is not None:
+                raise StoppedError("Stopped before anything was changed.", stop.signal_number)
             clear_folder(layout.root, layout.lock, layout.record)
         return sweep.run()
 
@@ -206,13 +208,20 @@ class _Sweep:
         if not isinstance(self.source, Search):
             self._grouped(0, self.source)
             return
-        optuna_library()
-        with suppress(BudgetError):  # What is drawn may fit where the settings below it do not.
+        if self.source.storage is not None:
+            self.study = self._open_study(self.source)
+        else:
+            optuna_library()
+        try:
             self._prepared({})
+        except BudgetError:
+            # What is drawn may fit where the settings below it do not; but they say how many are drawn at a time.
+            if self.options.bank_size is None:
+                raise
 
     def run(self) -> SweepResult:
         """Draw and train until nothing is left."""
-        if isinstance(self.source, Search):
+        if isinstance(self.source, Search) and self.study is None:
             self.study = self._open_study(self.source)
         while True:
             for bank in sorted({member.bank for member in self.record.members if member.status == "planned" and member.bank is not None}):
@@ -376,7 +385,7 @@ class _Sweep:
         try:
             ending = replace(self.options.ending, ledger=self.options.ending.ledger or self.layout.root.parent)
             logits = trained.validation_logits(k)
-            record = finish(layout, prepared, trainee, trained.plans[k], position, logits, self.weights, named(self.on_event, member.number), ending)
+            record = finish(layout, prepared, trainee, trained.plans[k], position, logits, self.weights, warning_of(member.number, self.on_event), ending)
         except DataError as error:
             return member.model_copy(update={"status": "failed", "reason": str(error), "steps": position.step})
         tracking.finished(record)

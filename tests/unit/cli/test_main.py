@@ -124,3 +124,13 @@ def test_streams_of_older_encodings_take_every_character(run_cli, monkeypatch, e
     said = raw.getvalue().decode("utf-8" if not is_terminal else encoding)
     assert ("W₀" in said) == (encoding == "utf-8" or not is_terminal)
     assert json.loads(said)["methods"][0]["name"] == "lora"
+
+
+def test_a_name_that_is_no_text_can_be_told_on_such_a_stream():
+    """Half characters stand for bytes of file names that are not UTF-8."""
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii", errors="backslashreplace")
+    cli._take_any_text(stream)
+    stream.write("— \udcff")
+    stream.flush()
+    assert raw.getvalue() == "— \\udcff".encode()

@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
 from lorabel.budget import settle
-from lorabel.cli.options import TrainFlags
+from lorabel.cli.options import TrainFlags, folder_for
 from lorabel.config import SHORT_NAMES, RunConfig, load_config
 from lorabel.errors import ConfigError
 from lorabel.families import KNOWN_ENCODERS
@@ -141,3 +142,28 @@ def test_options_in_a_file_are_for_the_method_that_a_flag_names(tmp_path, run_cl
 def test_a_list_that_cannot_be_read_is_said_of_its_flag(flag, name):
     with pytest.raises(ConfigError, match=rf"^{name}: not a list, got '0,\[1'; expected numbers"):
         TrainFlags(**{flag: "0,[1"}).layers_of_settings()
+
+
+@pytest.mark.parametrize(
+    ("source", "folder"),
+    [
+        ("my_texts.csv", "my_texts-compare"),
+        ("a/b/news.v1.jsonl.gz", "news.v1-compare"),
+        ("a/b.v2/", "b.v2-compare"),
+        ("SetFit/20_newsgroups", "20_newsgroups-compare"),
+        ("sample", "sample-compare"),
+        (None, "sample-compare"),
+        (".", "here-compare"),
+        ("..", "above-compare"),
+        ("/", "data-compare"),
+    ],
+)
+def test_a_folder_that_nobody_named_is_called_after_the_data(source, folder, tmp_path, monkeypatch):
+    (tmp_path / "above" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "above" / "here")
+    assert folder_for(TrainFlags().layers_with(source), "compare") == Path("runs") / folder
+
+
+def test_data_that_is_no_section_is_refused_before_a_folder_is_named():
+    with pytest.raises(ConfigError, match="data"):
+        folder_for(TrainFlags(set=("data=5",)).layers_with(None), "sweep")

@@ -5,7 +5,7 @@ import pytest
 from lorabel.errors import DataError
 from lorabel.workflows.circumstances import check_circumstances
 
-NOW = {"inputs": {"tokenizer": "t", "encoder": "e", "train": "a"}, "compute": {"device": "cpu", "torch": "2.9"}}
+NOW = {"inputs": {"tokenizer": "t", "encoder": "e", "train": "a"}, "head": ["linear", "mean"], "compute": {"device": "cpu", "torch": "2.9"}}
 
 
 def said(saved):
@@ -31,6 +31,11 @@ def test_what_was_not_kept_counts_as_the_same(saved):
 def test_other_inputs_are_refused(changed, message):
     with pytest.raises(DataError, match=message):
         said({**NOW, "inputs": {**NOW["inputs"], **changed}})
+
+
+def test_another_head_is_refused():
+    with pytest.raises(DataError, match="the head is another, got linear on mean; expected native on cls, with which the run began"):
+        said({**NOW, "head": ["native", "cls"]})
 
 
 def test_another_torch_is_said():
