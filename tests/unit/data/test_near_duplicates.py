@@ -90,6 +90,9 @@ class Planned:
     def candidates(self, _rows):
         return (np.array(band) for band in self._bands)
 
+    def may_be_near(self, pairs):
+        return np.ones(len(pairs), dtype=bool)
+
 
 def test_a_partner_of_an_earlier_split_comes_first_though_found_later():
     text = " ".join(f"word{i}" for i in range(40))
@@ -152,12 +155,28 @@ def test_the_room_for_refusals_is_bounded_and_changes_no_answer(monkeypatch):
     assert compared.pairs > 3 * pairs  # What was forgotten is compared again.
 
 
+def test_texts_that_share_a_half_are_told_apart_by_their_signatures_alone(monkeypatch):
+    source = random.Random(5)
+    halves = [sentence(source, 30) for _ in range(3)]
+    texts = [" ".join([*source.choice(halves), *sentence(source, 30)]) for _ in range(400)]
+    texts += [f"{text} and more" for text in texts[:20]]
+    compared = Compared(monkeypatch)
+    found = find(texts)
+    looked_at = compared.pairs
+    monkeypatch.setattr(near_duplicates, "_LEAST_EQUAL", 0)
+    compared.pairs = 0
+    assert find(texts) == found
+    assert [partner for partner in found if partner >= 0] == list(range(20))
+    assert 10 * looked_at < compared.pairs
+
+
 def test_the_answer_does_not_depend_on_how_many_are_compared_at_once(monkeypatch):
     texts, splits = fillings(300)
     whole = find(texts, splits)
     monkeypatch.setattr(near_duplicates, "_PAIRS_AT_ONCE", 5)
     monkeypatch.setattr(near_duplicates, "_TEXTS_AT_ONCE", 7)
     monkeypatch.setattr(near_duplicates, "_GRAMS_AT_ONCE", 100)
+    monkeypatch.setattr(near_duplicates, "_SKETCHES_AT_ONCE", 3)
     assert find(texts, splits) == whole
 
 
