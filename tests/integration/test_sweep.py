@@ -257,6 +257,14 @@ def test_a_grid_over_the_budget_is_refused_whole_and_a_search_goes_on_without(ba
     assert all(("budget" in (member.reason or "").lower()) == (member.status == "refused") for member in record.members)
 
 
+def test_a_storage_may_lie_in_the_folder_that_is_cleared(base, tmp_path):
+    search = Search(parse_search("rank=int(1,2)"), trials=1, sampler="random", storage=f"sqlite:///{tmp_path / 'sweep' / 'own.db'}")
+    for overwrite in (False, True):
+        record = run_sweep(base, search, tmp_path / "sweep", overwrite=overwrite).record
+        assert [member.status for member in record.members] == ["finished"]
+        assert (tmp_path / "sweep" / "own.db").exists()
+
+
 def test_two_searches_may_share_a_storage(base, tmp_path):
     storage = f"sqlite:///{tmp_path / 'shared.db'}"
     for name, space in (("first", "rank=choice(1,2)"), ("second", "rank=int(2,4)")):

@@ -208,10 +208,11 @@ class _Sweep:
         if not isinstance(self.source, Search):
             self._grouped(0, self.source)
             return
-        if self.source.storage is not None:
-            self.study = self._open_study(self.source)
-        else:
+        if self.source.storage is None:
             optuna_library()
+        else:
+            # Opened again after the folder was cleared: the storage may lie in it.
+            self._open_study(self.source)
         try:
             self._prepared({})
         except BudgetError:
@@ -221,7 +222,7 @@ class _Sweep:
 
     def run(self) -> SweepResult:
         """Draw and train until nothing is left."""
-        if isinstance(self.source, Search) and self.study is None:
+        if isinstance(self.source, Search):
             self.study = self._open_study(self.source)
         while True:
             for bank in sorted({member.bank for member in self.record.members if member.status == "planned" and member.bank is not None}):
