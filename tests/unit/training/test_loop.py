@@ -190,7 +190,7 @@ def test_one_step_that_is_not_finite_is_skipped_whole_and_said(tiny_encoder):
     (position,) = train(task, settings, [Position()], Hooks(), lambda event: seen.append((event, arena.values.clone())))
     (at,) = [index for index, (event, _) in enumerate(seen) if isinstance(event, Note)]
     assert seen[at][0].is_warning
-    assert seen[at][0].text.startswith("step 3: loss nan")
+    assert seen[at][0].text.startswith("Step 3: loss nan")
     assert torch.equal(seen[at][1], seen[at - 1][1])
     assert not torch.equal(seen[at + 2][1], seen[at][1])
     assert (position.step, position.skipped_steps, position.skipped_in_a_row) == (20, 1, 0)
@@ -207,5 +207,5 @@ def test_a_loss_that_is_not_finite_leaves_the_scale_of_float16_alone(tiny_encode
     assert scales[0] == scales[1]
     assert position.skipped_steps == 1
     (note,) = [event for event in events if isinstance(event, Note)]
-    assert note.text.startswith("step 5: loss nan")
+    assert note.text.startswith("Step 5: loss nan")
     assert "training rows" in note.text
