@@ -31,18 +31,8 @@ def main() -> None:
     arguments = parser.parse_args()
     out = Path(arguments.work)
     words = ["ablate", str(data_folder(arguments.data) / "ag_news"), "--limit-rows", str(arguments.rows), "--validation-rows", str(arguments.validation_rows)]
-    words += ["--epochs", str(arguments.epochs), "--evaluate-every", str(10**6)]
-    words += [
-        "--head",
-        "native",
-        "--seeds",
-        str(arguments.seeds),
-        "--threads",
-        str(arguments.threads),
-        "--out",
-        str(out),
-        *(["--resume"] if out.exists() else []),
-    ]
+    words += ["--head", "native", "--epochs", str(arguments.epochs), "--evaluate-every", str(10**6)]
+    words += ["--seeds", str(arguments.seeds), "--threads", str(arguments.threads), "--out", str(out), *(["--resume"] if out.exists() else [])]
     subprocess.run([sys.executable, "-m", "lorabel", *words], check=True)
     record = read_compare(CompareLayout(out, "ablate").record)
     rows = [row.model_dump(mode="json", exclude={"probabilities"}) for row in record.rows]

@@ -11,7 +11,7 @@ class Note:
     Attributes:
         text: The sentence.
         is_warning: True where something may be wrong.
-        member: Of the bank, from 0, where it is about one of several.
+        member: Of the bank, from 0, where it is about one member; of a run by itself, which has no other, doors need not say it.
     """
 
     text: str

@@ -54,7 +54,7 @@ def audit(
             raise ConfigError("--label-errors: no folder to work in, got no --out; expected one. Add --out FOLDER.")
         if fail_on is not None:
             raise ConfigError(f"--fail-on: not for --label-errors, got {fail_on!r}; expected one of the two. Leave one out.")
-        _label_errors(layers, out_folder, folds=5 if folds is None else folds, resume=resume, overwrite=overwrite, json=json, quiet=quiet)
+        _label_errors(layers, out_folder, folds=folds, resume=resume, overwrite=overwrite, json=json, quiet=quiet)
         return
     if resume:
         raise ConfigError("--resume: only --label-errors can go on, got it without; expected a new audit. Leave it out, or use --overwrite.")
@@ -97,12 +97,12 @@ def _print(result: "AuditResult") -> None:
         out.print(f"{finding.kind:<{width}}  {finding.message}", markup=False)
 
 
-def _label_errors(layers: list[dict[str, Any]], out_folder: Path, *, folds: int, resume: bool, overwrite: bool, json: bool, quiet: bool) -> None:
+def _label_errors(layers: list[dict[str, Any]], out_folder: Path, *, folds: int | None, resume: bool, overwrite: bool, json: bool, quiet: bool) -> None:
     from lorabel.cli.sweep_progress import SweepPrinter
-    from lorabel.workflows.label_errors import run_label_errors
+    from lorabel.workflows.label_errors import FOLDS, run_label_errors
 
     with SweepPrinter(is_quiet=quiet) as show:
-        found = run_label_errors(layers, out_folder, folds=folds, resume=resume, overwrite=overwrite, on_event=show)
+        found = run_label_errors(layers, out_folder, folds=FOLDS if folds is None else folds, resume=resume, overwrite=overwrite, on_event=show)
     if json:
         print_json(
             {

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from rich.console import Console
 
-from lorabel.events import Note, under
+from lorabel.events import Note
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False, soft_wrap=True)
@@ -24,7 +24,7 @@ def print_json(value: Any) -> None:
 
 def print_note(note: Note, *, is_quiet: bool) -> None:
     """A sentence for the user; quiet leaves warnings alone."""
-    text = (note.text if note.member is None else under(f"Member {note.member}", note.text)).replace("[", "\\[")
+    text = note.text.replace("[", "\\[")
     if note.is_warning:
         err.print(f"[yellow]warning:[/yellow] {text}")
     elif not is_quiet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from math import isfinite
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from lorabel.artifacts.sweeps import SweepRecord
 from lorabel.cli.output import err, out, print_note
-from lorabel.events import Evaluated, Event, Note, Progress, StepDone
+from lorabel.events import Evaluated, Event, Note, Progress, StepDone, under
 from lorabel.reports.tables import percent
 from lorabel.search.space import shown, varied
 
@@ -51,6 +52,8 @@ class SweepPrinter:
     def __call__(self, event: Event) -> None:
         """Show one event."""
         if isinstance(event, Note):
+            if event.member is not None:
+                event = replace(event, text=under(f"Member {event.member}", event.text))
             print_note(event, is_quiet=self._is_quiet)
             return
         if isinstance(event, StepDone):

@@ -32,7 +32,8 @@ from lorabel.data.text_column import give_back, storing_texts
 
 LEAST_JACCARD = 0.8
 _BANDS, _ROWS_PER_BAND = 16, 5
-# Bytes of two signatures that must be the same, of `_BANDS * _ROWS_PER_BAND`.
+_PERMUTATIONS = _BANDS * _ROWS_PER_BAND
+# Bytes of two signatures that must be the same, of as many as there are permutations.
 _LEAST_EQUAL = 48
 _NEIGHBOURS = 8
 _TEXTS_AT_ONCE = 1 << 15
@@ -58,12 +59,12 @@ class BandKeys:
             self._folder = tempfile.TemporaryDirectory(prefix="lorabel-audit-")
             try:
                 self._pages = _mapped_file(Path(self._folder.name) / "keys", _BANDS * max(texts, 1) * np.dtype(np.uint64).itemsize)
-                self._sketch_pages = _mapped_file(Path(self._folder.name) / "sketches", _BANDS * _ROWS_PER_BAND * max(texts, 1))
+                self._sketch_pages = _mapped_file(Path(self._folder.name) / "sketches", _PERMUTATIONS * max(texts, 1))
             except OSError:
                 self._folder.cleanup()
                 raise
         self._keys = np.frombuffer(self._pages, dtype=np.uint64).reshape(_BANDS, -1)
-        self._sketches = np.frombuffer(self._sketch_pages, dtype=np.uint8).reshape(-1, _BANDS * _ROWS_PER_BAND)
+        self._sketches = np.frombuffer(self._sketch_pages, dtype=np.uint8).reshape(-1, _PERMUTATIONS)
         self._has_words = np.zeros(texts, dtype=bool)
         self._added = 0
 
@@ -214,12 +215,12 @@ def nearest_earlier(
 def _signatures(grams: GramTable, filled: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
     """The least hashes of texts with words under several permutations: hashed together by band (bands, texts), and the last byte of each (texts, permutations)."""
     keys = np.zeros((_BANDS, len(filled)), dtype=np.uint64)
-    sketches = np.zeros((len(filled), _BANDS * _ROWS_PER_BAND), dtype=np.uint8)
+    sketches = np.zeros((len(filled), _PERMUTATIONS), dtype=np.uint8)
     if not len(filled):
         return keys, sketches
     random = np.random.default_rng(_SEED)
-    factors = random.integers(0, 1 << 32, _BANDS * _ROWS_PER_BAND, dtype=np.uint32) | np.uint32(1)
-    shifts = random.integers(0, 1 << 32, _BANDS * _ROWS_PER_BAND, dtype=np.uint32)
+    factors = random.integers(0, 1 << 32, _PERMUTATIONS, dtype=np.uint32) | np.uint32(1)
+    shifts = random.integers(0, 1 << 32, _PERMUTATIONS, dtype=np.uint32)
     starts, halves = grams.offsets[filled], (grams.hashes >> np.uint64(32)).astype(np.uint32)
     permuted = np.empty_like(halves)
     for index, (factor, shift) in enumerate(zip(factors, shifts, strict=True)):

@@ -289,7 +289,7 @@ class _Run:
             Note(
                 f"Step {step}: loss {outcome.loss} or gradient norm {outcome.grad_norm} is not finite; the step was skipped (training rows {shown}, …).",
                 is_warning=True,
-                member=k if len(self.positions) > 1 else None,
+                member=k,
             )
         )
         if moved.skipped_in_a_row < self.settings.max_nonfinite_steps:

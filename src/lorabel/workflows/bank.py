@@ -345,8 +345,7 @@ class _BankHooks:
         """Put the best values back; a member without one that is finite keeps its last values, and it is said."""
         for k, position in enumerate(positions):
             if k not in self._has_best and position.failure is None:
-                member = k if len(positions) > 1 else None
-                self._on_event(Note("No evaluation gave a finite score; the last values are kept.", is_warning=True, member=member))
+                self._on_event(Note("No evaluation gave a finite score; the last values are kept.", is_warning=True, member=k))
         if self._has_best:
             kept = self._trainee.updater.state()
             for name, tensor in self._best.items():

@@ -30,6 +30,7 @@ from lorabel.reports.html import template
 from lorabel.reports.tables import percent, with_interval
 from lorabel.workflows.repeats import run_repeats
 
+FOLDS = 5
 _SHOWN = 200
 
 
@@ -78,7 +79,7 @@ class LabelErrors:
 
 
 def run_label_errors(
-    base: Sequence[Mapping[str, Any]], out: Path, *, folds: int = 5, resume: bool = False, overwrite: bool = False, on_event: EventSink = ignore
+    base: Sequence[Mapping[str, Any]], out: Path, *, folds: int = FOLDS, resume: bool = False, overwrite: bool = False, on_event: EventSink = ignore
 ) -> LabelErrors:
     """Look for wrong labels in the training split.
 

@@ -190,6 +190,8 @@ def test_one_step_that_is_not_finite_is_skipped_whole_and_said(tiny_encoder):
     (position,) = train(task, settings, [Position()], Hooks(), lambda event: seen.append((event, arena.values.clone())))
     (at,) = [index for index, (event, _) in enumerate(seen) if isinstance(event, Note)]
     assert seen[at][0].is_warning
+    # Of the only member: in a bank of a sweep it has a number.
+    assert seen[at][0].member == 0
     assert seen[at][0].text.startswith("Step 3: loss nan")
     assert torch.equal(seen[at][1], seen[at - 1][1])
     assert not torch.equal(seen[at + 2][1], seen[at][1])
