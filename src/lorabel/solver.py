@@ -201,7 +201,7 @@ def _reasons_of_head(asked: AskedHead, chosen: Solution, tried: list[Solution], 
         return []
     if head.kind == AUTO_HEADS[0]:
         if asked.trained_pooling != "mean" or asked.pooling != "auto" or asked.rows is not None:
-            return []
+            return _reason_of_own_head(head, tried, has_peft_form)
         return [
             f"Head: the family's own{', which the PEFT library can load' if has_peft_form else ''}. This encoder was trained with mean pooling: "
             f"below {FEW_ROWS_PER_CLASS} training rows per class, `train` takes a linear one on the mean of all tokens."
@@ -229,3 +229,12 @@ def _choices(chosen: Solution, head: HeadSpec, shape: EncoderShape, given: Mappi
         if told or head != chosen.head:
             found.append(alternative(setting, head, shape, told))
     return found
+
+
+def _reason_of_own_head(head: HeadSpec, tried: list[Solution], has_peft_form: bool) -> list[str]:
+    """Why the family's own head was kept, where another would leave the method more of the budget."""
+    linear = next((one.head for one in tried if one.head.kind != head.kind), None)
+    if linear is None or linear.parameter_count >= head.parameter_count:
+        return []
+    of_peft = ", which the PEFT library can load" if has_peft_form else ""
+    return [f"Head: the family's own with {head.parameter_count:,} parameters{of_peft}; a linear one has {linear.parameter_count:,} (--head linear)."]

@@ -1,12 +1,14 @@
 """`ablate` end to end on a tiny encoder: the rows, kills, the closed test split, refusals."""
 
 import json
+import os
+import signal
 
 import pytest
 
 from lorabel.config import load_config
-from lorabel.errors import ConfigError
-from lorabel.events import Note
+from lorabel.errors import ConfigError, StoppedError
+from lorabel.events import Note, StepDone
 from lorabel.training import loop
 from lorabel.workflows.ablate import run_ablate
 from lorabel.workflows.train import run_train
@@ -116,6 +118,25 @@ def test_an_ablation_that_was_killed_gives_the_same_table(base, tmp_path, monkey
     assert not (tmp_path / "test_openings.jsonl").exists()
     with pytest.raises(ConfigError, match="--resume: the rows asked for differ"):
         run_ablate(base, tmp_path / "killed", seeds=3, techniques=chosen, resume=True)
+
+
+def test_rows_in_processes_of_their_own_find_the_same_and_stop_when_asked(base, tmp_path):
+    """A signal reaches the row that is being trained, and what it saved is gone on with."""
+    chosen = ("smoothing", "encoder_dropout")
+    one = run_ablate(base, tmp_path / "one", seeds=2, techniques=chosen).record
+
+    def stops(event):
+        if isinstance(event, StepDone) and event.member == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(StoppedError, match="state is saved") as stopped:
+        run_ablate(base, tmp_path / "own", seeds=2, techniques=chosen, own_processes=True, on_event=stops)
+    assert stopped.value.exit_code == 128 + signal.SIGTERM
+    own = run_ablate(base, tmp_path / "own", seeds=2, techniques=chosen, own_processes=True, resume=True).record
+    unlike = {"own_processes": True, "rows": {"__all__": {"seconds", "samples_per_second", "peak_memory_bytes"}}}
+    assert own.model_dump(exclude=unlike) == one.model_dump(exclude=unlike)
+    assert (own.own_processes, one.own_processes) == (True, False)
+    assert "Memory is the largest of the row's own process" in (tmp_path / "own" / "table.md").read_text()
 
 
 def test_a_claim_stands_beside_the_paper_s_own_value_alone(base, tmp_path):

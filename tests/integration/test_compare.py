@@ -16,6 +16,7 @@ from lorabel.registry import METHODS
 from lorabel.stats import mcnemar_exact
 from lorabel.training import loop
 from lorabel.workflows.compare import CompareRequest, run_compare, spread_rates
+from lorabel.workflows.plan import run_plan_all
 from lorabel.workflows.train import run_train
 
 BASE = {"training": {"num_epochs": 2, "batch_size": 8, "precision": "fp32", "threads": 1, "seed": 3}}
@@ -287,12 +288,15 @@ def test_options_that_reach_no_row_are_refused(methods, settings, message, base,
     assert not (tmp_path / "cmp").exists()
 
 
-def test_every_method_is_made_as_large_as_one_budget_allows(base, tmp_path):
-    request = CompareRequest(("full", "lora", "dora", "adalora", "bottleneck", "prefix", "head_only"))
-    record = run_compare([*base, {"budget": "600", "head": {"kind": "linear"}, "training": {"num_epochs": 1}}], request, tmp_path / "cmp").record
-    sizes = {row.method: row.parameters.trainable for row in record.rows if row.kind == "method"}
-    assert len(sizes) == 7
-    assert all(size <= 600 for name, size in sizes.items() if name != "full")
+def test_under_one_budget_every_method_has_its_own_size_or_the_largest_that_fits(base, tmp_path):
+    layers = [*base, {"budget": "600", "head": {"kind": "linear"}, "training": {"num_epochs": 1}}]
+    adapters = ("lora", "dora", "adalora", "bottleneck", "prefix", "head_only")
+    record = run_compare(layers, CompareRequest(("full", *adapters)), tmp_path / "cmp").record
+    sizes = {row.method: row.parameters.trainable for row in record.rows if row.kind == "method" and row.method != "full"}
+    assert len(sizes) == len(adapters)
+    assert all(size <= 600 for size in sizes.values())
+    _, plans = run_plan_all(load_config(*layers), classes=3)
+    assert sizes == {plan.method: plan.setting.parameters.trainable for plan in plans if plan.method in adapters}
     assert "Size: " in (tmp_path / "cmp" / "report.html").read_text()
     with pytest.raises(BudgetError, match="dora:rank=8: budget: too many"):
         run_compare([*base, {"budget": "600"}], CompareRequest(("lora", "dora:rank=8")), tmp_path / "given")

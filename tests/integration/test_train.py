@@ -18,6 +18,7 @@ from lorabel.events import Evaluated, Note, Progress, StepDone
 from lorabel.training import loop
 from lorabel.workflows import preparation
 from lorabel.workflows.evaluate import run_evaluate
+from lorabel.workflows.plan import run_plan
 from lorabel.workflows.predict import load, run_predict
 from lorabel.workflows.report import run_report
 from lorabel.workflows.train import run_train
@@ -235,6 +236,19 @@ def test_over_budget_is_refused_before_anything_is_written(tiny_encoder, news_ta
     with pytest.raises(ConfigError, match="Nearest settings that fit"):
         run_train(config_for(tiny_encoder, news_table, {"budget": "300", "method": {"rank": 4}}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("budget", ["400", "700", "2k"])
+def test_what_a_budget_leaves_open_is_trained_as_it_was_planned(budget, tiny_encoder, news_table, tmp_path):
+    asked = {"budget": budget, "method": {"name": "lora", "rank": "auto", "targets": "auto"}, "training": {"num_epochs": 1}}
+    config = config_for(tiny_encoder, news_table, asked)
+    planned = run_plan(config, classes=3)
+    record = run_train(config, tmp_path / "run").record
+    trained = {name: record.plan["method"][name] for name in planned.chosen.method}
+    assert (trained, record.parameters.trainable) == (planned.chosen.method, planned.parameters.trainable)
+    assert planned.fits
+    assert any(reason.startswith("Adapted: ") for reason in planned.reasons)
+    assert set(planned.reasons) <= set(record.plan["reasons"])
 
 
 def test_early_stopping_and_the_best_checkpoint(tiny_encoder, news_table, tmp_path):

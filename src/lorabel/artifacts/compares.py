@@ -182,6 +182,7 @@ class CompareRecord(Plain):
         labels: Class names.
         encoder: Its name.
         encoder_parameters: Its size.
+        own_processes: Whether each row had a process of its own, so that its memory is its own.
         test_openings: How often the test split was opened so far.
         versions: Of the libraries.
         rows: In the order asked for.
@@ -200,6 +201,7 @@ class CompareRecord(Plain):
     labels: list[str]
     encoder: str
     encoder_parameters: int
+    own_processes: bool = False
     test_openings: int = 0
     versions: dict[str, str] = {}
     rows: list[CompareRow] = []

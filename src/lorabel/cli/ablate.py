@@ -43,7 +43,7 @@ def ablate(
 
     chosen = tuple(TECHNIQUES) if techniques is None else tuple(name.strip() for name in techniques.split(","))
     with SweepPrinter(is_quiet=quiet) as show:
-        record = run_ablate(layers, out, seeds=seeds, techniques=chosen, resume=resume, overwrite=overwrite, on_event=show).record
+        record = run_ablate(layers, out, seeds=seeds, techniques=chosen, own_processes=True, resume=resume, overwrite=overwrite, on_event=show).record
     if json:
         printed = compare_json(out, record, "ablate")
         for plain, row in zip(printed["rows"], record.rows, strict=True):

@@ -30,7 +30,6 @@ _TESTS = {
     "macro_f1": "paired bootstrap over the same rows and over seeds",
 }
 SPREAD_OVER_SEEDS = "Mean over seeds ± their standard deviation; 95 % bootstrap intervals over rows and seeds, over few seeds as wide as Student's."
-_ABOUT_COSTS = "Training time is of one seed. Memory is the largest of the process, with all seeds that were trained together and what it had loaded before."
 # Below this chance the difference is called one.
 LEVEL = 0.05
 
@@ -179,7 +178,7 @@ def caption(record: CompareRecord, *, is_printed: bool = False) -> str:
         f"Differences in {record.compared_name}, in points, and p-values are to {record.reference}: {_TESTS[record.compared_by]}, Holm's correction.",
     ]
     if not is_printed:
-        parts.append(_ABOUT_COSTS)
+        parts.append(_about_costs(record))
     if record.task == "multi_label":
         parts.append(
             "Texts have several labels. Exact: the share of texts whose labels are all found and no other (subset accuracy); LRAP: label ranking average precision; "
@@ -236,6 +235,15 @@ def notes_of(named: Sequence[tuple[str, CompareRow]]) -> list[str]:
     return failed + [f"{name}, {alarm}" for name, row in named for alarm in row.alarms]
 
 
+def _about_costs(record: CompareRecord) -> str:
+    its = (
+        "row's own process, with all seeds that were trained together"
+        if record.own_processes
+        else "process, with all seeds that were trained together and what it had loaded before"
+    )
+    return f"Training time is of one seed. Memory is the largest of the {its}."
+
+
 def choices(record: CompareRecord) -> list[str]:
     """Why settings that were left open are what they are, a sentence each, with the rows that it is said of."""
     rows: dict[str, list[str]] = {}
@@ -266,7 +274,10 @@ def as_latex(record: CompareRecord) -> str:
     tables = []
     for kept, text in (
         ([name not in _COSTS for name in names], " ".join([caption(record, is_printed=True), *row_notes(record)])),
-        ([name in _COSTS or name == "row" for name in names], f"Size of the file that is kept, number of seeds, and what training takes. {_ABOUT_COSTS}"),
+        (
+            [name in _COSTS or name == "row" for name in names],
+            f"Size of the file that is kept, number of seeds, and what training takes. {_about_costs(record)}",
+        ),
     ):
         columns, *rows = (list(compress(cells, kept)) for cells in (names, *compare_rows(record)))
         tables.append(latex_table(columns, rows, text))

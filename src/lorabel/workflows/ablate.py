@@ -148,6 +148,7 @@ def run_ablate(
     *,
     seeds: int = 3,
     techniques: Sequence[str] = tuple(TECHNIQUES),
+    own_processes: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     on_event: EventSink = ignore,
@@ -159,6 +160,8 @@ def run_ablate(
         out: The folder; it must not exist unless `resume` or `overwrite` is set.
         seeds: Of every row, from the settings' own on.
         techniques: Which ones, of `TECHNIQUES`.
+        own_processes: On a CPU, train each row in a process of its own, so that its memory is its own; a GPU's is counted from each row's start anyway. A script that asks for
+            it has to begin under `if __name__ == "__main__":`, as it is imported there.
         resume: Go on with the ablation in `out`.
         overwrite: Remove an earlier one in `out` first.
         on_event: Receives notes, progress, steps and evaluations; members are numbered through all cells.
@@ -185,6 +188,7 @@ def run_ablate(
     _check_rows(rows, base, prepared)
     with RunLock(layout.lock), stop_on_signals() as stop:
         fresh = new_record(config, {"seeds": seeds, "techniques": list(techniques)}, WHOLE, prepared)
+        fresh = fresh.model_copy(update={"own_processes": own_processes and prepared.compute.device.type == "cpu"})
         record = _train(layout, open_compare(layout, fresh, resume=resume), base, rows, prepared, stop, on_event)
     return AblateResult(out, record)
 
@@ -248,7 +252,7 @@ def _train(
     ending = Ending(verb="ablate", opened_by="ablate", ledger=ledger, keeps_probabilities=True)
     # A technique may cost or save time and memory: in one bank all rows would show the same.
     variants, options = [row.variant for row in rows], SweepOptions(ending=ending)
-    cells = train_cells(base, variants, layout.cells, options, stop, may_open_test=True, on_event=on_event, apart=True)
+    cells = train_cells(base, variants, layout.cells, options, stop, may_open_test=True, on_event=on_event, apart=True, own_process=record.own_processes)
     sources = [source_of_cells(row.variant.name, cells[row.variant.name], ()) for row in rows]
     if sources[0].row.status == "failed":
         raise DataError(f"ablate: the whole recipe could not be trained, got {sources[0].row.reason}; expected a finite loss. Lower --learning-rate.")

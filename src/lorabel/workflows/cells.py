@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from lorabel.config import load_config
 from lorabel.errors import ConfigError, StoppedError
 from lorabel.events import Event, EventSink, Note, Progress
 from lorabel.search.space import Assignment, nested
+from lorabel.workflows.own_process import in_own_process
 from lorabel.workflows.preparation import SHARED
 from lorabel.workflows.stopping import StopRequest
 from lorabel.workflows.sweep import SweepOptions, run_sweep
@@ -62,6 +63,7 @@ def train_cells(
     may_open_test: bool,
     on_event: EventSink,
     apart: bool = False,
+    own_process: bool = False,
 ) -> dict[str, list[Cell]]:
     """Train every cell that is not there yet.
 
@@ -73,7 +75,8 @@ def train_cells(
         stop: Whether a stop was asked for between two sweeps; within one, the sweep sees to it.
         may_open_test: `final` settings may open the test split.
         on_event: Receives notes, progress, steps and evaluations; members are numbered through all sweeps.
-        apart: Each variant has a sweep of its own even where it could share a bank, so that its time and memory are its own.
+        apart: Each variant has a sweep of its own even where it could share a bank, so that its time is its own.
+        own_process: Each sweep has a process of its own, so that its memory is, too.
 
     Returns:
         Variant's name -> its cells, in order; failed ones included.
@@ -95,7 +98,8 @@ def train_cells(
         assignments = [assignment for _, assignment in cells]
         # A sweep measures its base settings for memory, so they must be those of its members as far as these agree.
         own = [*base, nested(_agreed(assignments))]
-        record = _sweep(own, assignments, layout, options, may_open_test, _numbered_from(first, on_event))
+        work, numbered = partial(_sweep, own, assignments, layout, options, may_open_test), _numbered_from(first, on_event)
+        record = in_own_process(work, stop, numbered) if own_process else work(numbered)
         for (name, _), member in zip(cells, record.members, strict=True):
             found[name].append(Cell(member, layout.member(member.number)))
         first += len(cells)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import gc
 import platform
+import re
 import resource
 import sys
 import uuid
@@ -281,6 +282,11 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Largest memory since `forget_peak_memory`: allocated on the GPU, or resident in this process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    with contextlib.suppress(OSError):
+        # Not what the resource usage says: on Linux a new process begins there with the peak of the one that started it.
+        status = Path("/proc/self/status").read_text()
+        if found := re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE):
+            return int(found[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -1,0 +1,93 @@
+"""Work in a process of its own: events and results come back, errors keep their kind, a stop goes down, and memory is the work's own."""
+
+import os
+import signal
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from lorabel.errors import BudgetError, StoppedError
+from lorabel.events import Note
+from lorabel.workflows.finishing import peak_memory_bytes
+from lorabel.workflows.own_process import in_own_process
+from lorabel.workflows.stopping import StopRequest, stop_on_signals
+
+
+def counts(last, on_event):
+    for number in range(last):
+        on_event(Note(f"note {number}"))
+    return os.getpid(), last
+
+
+def raises(error, _on_event):
+    raise error
+
+
+def is_killed(_on_event):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def peaks(_on_event):
+    return peak_memory_bytes(torch.device("cpu"))
+
+
+def waits_for_a_stop(on_event):
+    with stop_on_signals() as stop:
+        on_event(Note("waits"))
+        deadline = time.monotonic() + 60
+        while not stop and time.monotonic() < deadline:
+            time.sleep(0.01)
+        raise StoppedError("It is saved.", stop.signal_number or 0)
+
+
+def test_events_and_the_result_come_back_in_order():
+    heard = []
+    process, last = in_own_process(partial(counts, 3), StopRequest(), heard.append)
+    assert (process == os.getpid(), last) == (False, 3)
+    assert [event.text for event in heard] == ["note 0", "note 1", "note 2"]
+
+
+def test_memory_is_the_work_s_own():
+    ballast = np.ones(100_000_000)  # 0.8 GB, every page of it written.
+    own, here = in_own_process(peaks, StopRequest(), print), peak_memory_bytes(torch.device("cpu"))
+    assert own + ballast.nbytes / 2 < here
+
+
+@pytest.mark.parametrize(
+    ("work", "kind", "message"),
+    [
+        (partial(raises, BudgetError("budget: too many")), BudgetError, "^budget: too many$"),
+        (partial(raises, ZeroDivisionError("a bug")), RuntimeError, r"(?s)Traceback.*in raises.*ZeroDivisionError: a bug"),
+        (is_killed, RuntimeError, "exit code -9 before its work was done"),
+    ],
+)
+def test_errors_keep_their_kind(work, kind, message):
+    with pytest.raises(kind, match=message) as caught:
+        in_own_process(work, StopRequest(), print)
+    assert caught.type is kind
+
+
+def test_a_stop_goes_down_once_and_comes_back_as_one():
+    stop = StopRequest()
+
+    def asks(_event):
+        stop.signal_number = signal.SIGTERM
+
+    with pytest.raises(StoppedError, match="It is saved") as caught:
+        in_own_process(waits_for_a_stop, stop, asks)
+    assert caught.value.exit_code == 128 + signal.SIGTERM
+
+
+def test_an_interruption_here_leaves_nothing_there():
+    started = []
+
+    def interrupts(_event):
+        started.append(time.monotonic())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        in_own_process(waits_for_a_stop, StopRequest(), interrupts)
+    assert time.monotonic() - started[0] < 30
