@@ -7,6 +7,7 @@ Decisions:
 - A recipe is a YAML file of settings below the user's own; `recipes/` ships some.
 """
 
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -314,7 +315,7 @@ def read_recipe(name: str) -> dict[str, Any]:
     """
     if name not in recipe_names():
         raise ConfigError(unknown_name("recipe", name, recipe_names()))
-    loaded: dict[str, Any] = yaml.safe_load(files("lorabel").joinpath("recipes", f"{name}.yaml").read_text("utf-8")) or {}
+    loaded: dict[str, Any] = read_settings(files("lorabel").joinpath("recipes", f"{name}.yaml").read_text("utf-8")) or {}
     return loaded
 
 
@@ -341,10 +342,29 @@ def read_yaml(path: Path, fault: str) -> Any:
         ConfigError: Unreadable or not YAML.
     """
     try:
-        return yaml.safe_load(path.read_text("utf-8"))
+        return read_settings(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         got = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         raise ConfigError(f"{fault}, got {got}; expected a YAML file. Check the path and the syntax.") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 2e-3 for text, and a person who types it means a number; a text in quotes stays one."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d{1,2}$"), list("-+.0123456789"))
+
+
+def read_settings(text: str) -> Any:
+    """A setting, or several, as a person wrote them.
+
+    Args:
+        text: YAML, of which numbers, words, lists and mappings may come.
+
+    Raises:
+        yaml.YAMLError: It is none.
+    """
+    return yaml.load(text, _Loader)
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -365,23 +385,13 @@ def parse_assignment(text: str) -> dict[str, Any]:
     if not equals or not all(name.split(".")):
         raise ConfigError(f"--set: not an assignment, got {text!r}; expected section.field=value. For example --set training.batch_size=16.")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = read_settings(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {name}: not a YAML value, got {value!r}; expected a number, word, or list. Quote it.") from error
-    nested: dict[str, Any] = {name.rpartition(".")[2]: as_number(parsed)}
+    nested: dict[str, Any] = {name.rpartition(".")[2]: parsed}
     for part in reversed(name.split(".")[:-1]):
         nested = {part: nested}
     return nested
-
-
-def as_number(value: Any) -> Any:
-    """A number where a text reads like one: YAML 1.1 takes 2e-3 for text, and a person who types it means a number."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return float(value)
-    except ValueError:
-        return value
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:

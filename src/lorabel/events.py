@@ -24,7 +24,7 @@ class Progress:
     """A phase moves on.
 
     Attributes:
-        phase: `reading`, `comparing`, `tokenising`, `evaluating`, `predicting`.
+        phase: What is done, such as `reading`, `tokenising` or `scoring test`; doors show it as it is.
         done: Items done.
         total: Items in all, or None where unknown.
     """

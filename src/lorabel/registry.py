@@ -87,12 +87,17 @@ class Registry(Generic[T]):
     def _discover(self) -> None:
         if self._is_discovered:
             return
-        self._is_discovered = True
-        package = importlib.import_module(self._folder)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{self._folder}.{module.name}")
-        for entry in entry_points(group=f"lorabel.{self.kind}"):
-            self.register(entry.name)(entry.load())
+        self._is_discovered = True  # While it goes on: what is imported may look something up.
+        try:
+            package = importlib.import_module(self._folder)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{self._folder}.{module.name}")
+            for entry in entry_points(group=f"lorabel.{self.kind}"):
+                self.register(entry.name)(entry.load())
+        except BaseException:
+            # Or whoever asks next would be told of those that came before the fault, as if they were all.
+            self._is_discovered = False
+            raise
 
 
 def _origin(entry: object) -> object:

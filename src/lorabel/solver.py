@@ -60,6 +60,14 @@ class AskedHead:
             return f"{self.rows:,} rows are few for {self.classes:,} classes"
         return None
 
+    def has_native(self, shape: EncoderShape) -> bool:
+        """Whether the encoder can have its family's own head; a checkpoint without a pooler may lack what it reads."""
+        try:
+            make_head(shape, "native", "cls", self.classes)
+        except ConfigError:
+            return False
+        return True
+
     def possible(self, shape: EncoderShape, method: type[Method]) -> list[HeadSpec]:
         """The heads to choose from, in order; a checkpoint without a pooler may lack the family's own.
 
@@ -195,13 +203,15 @@ def _reasons_of_head(asked: AskedHead, chosen: Solution, tried: list[Solution], 
     head, method = chosen.head, make_method(chosen.method)
     has_peft_form = method.stored_form().peft_config(shape) is not None
     if why := asked.why_as_trained(type(method)):
-        of_peft = "; the PEFT library cannot load this one (--head native is the one that it can)" if has_peft_form else ""
+        of_peft = (
+            "; the PEFT library cannot load this one" + (" (--head native is the one that it can)" if asked.has_native(shape) else "") if has_peft_form else ""
+        )
         return [f"Head: linear on the mean of all tokens, because this encoder was trained with mean pooling and {why}{of_peft}."]
     if asked.kind != "auto":
         return []
     if head.kind == AUTO_HEADS[0]:
         if asked.trained_pooling != "mean" or asked.pooling != "auto" or asked.rows is not None:
-            return _reason_of_own_head(head, tried, has_peft_form)
+            return [] if method.trains_encoder else _reason_of_own_head(head, tried, has_peft_form)
         return [
             f"Head: the family's own{', which the PEFT library can load' if has_peft_form else ''}. This encoder was trained with mean pooling: "
             f"below {FEW_ROWS_PER_CLASS} training rows per class, `train` takes a linear one on the mean of all tokens."

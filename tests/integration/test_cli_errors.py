@@ -437,3 +437,31 @@ def test_a_prediction_that_is_terminated_leaves_no_file(run, tiny_encoder, tmp_p
     assert process.returncode == 143, told
     assert "terminated; no file was left half written." in told
     assert [path.name for path in tmp_path.iterdir()] == ["many.csv"]
+
+
+def test_settings_and_names_of_the_wrong_kind_are_the_users_fault(run_cli, table, with_encoder, tmp_path):
+    settings = tmp_path / "settings.yaml"
+    for text in ("method: lora\n", "method: [lora]\n"):
+        settings.write_text(text)
+        words = ("compare", table, "--config", settings, "--methods", "lora,head_only", "-o", tmp_path / "out")
+        fail(run_cli(*words, *with_encoder), 2, "method: not a mapping, got", "expected options")
+    fail(run_cli("train", table, *with_encoder, "-o", tmp_path / ("x" * 300)), 2, "--out: cannot be looked at, got File name too long")
+    settings.write_text("data:\n")
+    words = ("train", "--config", settings, "--label-column", "nothing", "--quiet", *with_encoder, "-o", tmp_path / "run")
+    fail(run_cli(*words), 2, "unknown name, got 'nothing'")
+
+
+def test_a_report_without_the_history_names_it(run_cli, run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "metrics.jsonl").unlink()
+    fail(run_cli("report", copy), 2, "metrics.jsonl: cannot be read, got No such file")
+
+
+def test_a_run_that_was_killed_over_its_report_is_told_how_to_get_it(run_cli, run, table, with_encoder, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    words = ("train", table, *with_encoder, "-o", copy, "--resume")
+    fail(run_cli(*words), 2, "the run is finished", "Its report is report.html")
+    (copy / "report.html").unlink()
+    fail(run_cli(*words), 2, "the run is finished", f"`lorabel report {copy}` writes its report")

@@ -9,7 +9,7 @@ from lorabel.artifacts.compares import CompareLayout, read_compare
 from lorabel.artifacts.probabilities import read_probabilities
 from lorabel.config import load_config
 from lorabel.errors import BudgetError, ConfigError, DataError
-from lorabel.events import Note
+from lorabel.events import Note, StepDone
 from lorabel.methods.head_only import HeadOnly
 from lorabel.metrics.ece import ece
 from lorabel.registry import METHODS
@@ -17,6 +17,7 @@ from lorabel.stats import mcnemar_exact
 from lorabel.training import loop
 from lorabel.workflows.compare import CompareRequest, run_compare, spread_rates
 from lorabel.workflows.plan import run_plan_all
+from lorabel.workflows.sizes import SizesRequest, run_sizes
 from lorabel.workflows.train import run_train
 
 BASE = {"training": {"num_epochs": 2, "batch_size": 8, "precision": "fp32", "threads": 1, "seed": 3}}
@@ -93,6 +94,21 @@ def test_rates_are_tried_around_the_default_and_the_best_is_used(base, tmp_path)
     # Trials are there for their scores alone, and each method's fill one bank, as do its seeds.
     assert not list((tmp_path / "cmp" / "rates").glob("*/members/*/adapter"))
     assert json.loads((tmp_path / "cmp" / "rates" / "00" / "sweep.json").read_text())["members"][5]["bank"] == 1
+
+
+def test_trials_seeds_and_sizes_have_numbers_of_their_own(base, tmp_path):
+    """Or a note about one member would be taken for the same note about another, and left out."""
+    short = [*base, {"training": {"num_epochs": 1}}]
+    request = CompareRequest(("lora", "head_only"), seeds=2, rate_trials=2)
+    found = []
+    run_compare(short, request, tmp_path / "cmp", on_event=lambda event: found.append(event.member) if isinstance(event, StepDone) else None)
+    assert sorted(set(found)) == list(range(8))
+    announced = []
+    sizes = SizesRequest(fractions=(50, 100))
+    run_sizes(short, request, sizes, tmp_path / "sizes", on_event=lambda event: announced.append(event.text) if isinstance(event, Note) else None)
+    assert [text for text in announced if text.startswith("Members: ")] == [
+        f"Members: lora {first} to {first + 1}, head_only {first + 2} to {first + 3}." for first in (0, 4, 8, 12)
+    ]
 
 
 def test_spread_rates():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lorabel.config import load_config
+from lorabel.config import load_config, read_config_file
 from lorabel.training import loop
 from lorabel.workflows.train import run_train
 
@@ -90,6 +90,19 @@ def test_a_run_that_died_ends_at_the_same_bits(kind, tiny_encoder, sentences, wi
     for name in ("steps", "best_step", "best_score", "early_stopped", "skipped_steps"):
         assert getattr(resumed.training, name) == getattr(straight.training, name), name
     assert straight.training.early_stopped == (kind == "early stop")
+
+
+def test_a_run_that_is_told_to_open_the_test_split_when_it_goes_on_writes_that_down(tiny_encoder, sentences, tmp_path, monkeypatch):
+    """The settings in the folder are those that repeat the run."""
+    config = config_for(tiny_encoder, sentences, [])
+    real = loop._Run._optimise
+    monkeypatch.setattr(loop._Run, "_optimise", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        run_train(config, tmp_path / "run")
+    monkeypatch.setattr(loop._Run, "_optimise", real)
+    record = run_train(load_config(config.model_dump(), {"final": True}), tmp_path / "run", resume=True).record
+    assert record.config["final"] is True
+    assert load_config(read_config_file(tmp_path / "run" / "config.yaml")).final is True
 
 
 def test_shuffled_sentences_train_another_adapter_and_the_same_one_twice(tiny_encoder, sentences, tmp_path):

@@ -241,6 +241,52 @@ def test_a_stop_before_anything_is_trained_costs_no_earlier_sweep(base, tmp_path
     assert (tmp_path / "sweep" / "members" / "0000" / "adapter").is_dir()
 
 
+def test_banks_are_sized_by_their_members_and_not_by_the_settings_below(base, tmp_path):
+    """Neither the length nor the budget of the settings below has to fit what the members set."""
+    big = [*base, {"method": {"rank": 8}, "budget": "1k"}]
+    with pytest.raises(ConfigError):
+        run_train(load_config(*big), tmp_path / "alone")
+    grid = expand_grid({"rank": [1], "max_length": [16], "learning_rate": [1e-3, 5e-3]}, "grid")
+    for overwrite in (False, True):
+        record = run_sweep(big, grid, tmp_path / "sweep", overwrite=overwrite).record
+        assert [member.status for member in record.members] == ["finished", "finished"]
+        assert record.banks == 1
+
+
+@pytest.mark.parametrize(
+    ("assignment", "kind", "message"),
+    [
+        ({"final": True}, ConfigError, r"final: cannot be a member's own"),
+        ({"trackers": ["none_such"]}, ConfigError, r"none_such"),
+        ({"data.fold": 0}, ConfigError, r"data\.fold: one of none, got 0 without data\.folds"),
+    ],
+)
+def test_what_a_member_may_not_set_costs_no_earlier_sweep_and_opens_nothing(assignment, kind, message, base, tmp_path):
+    run_sweep(base, GRID[:1], tmp_path / "sweep")
+    before = (tmp_path / "sweep" / "sweep.json").read_text()
+    for grid in ([assignment], [GRID[0], assignment]):
+        with pytest.raises(kind, match=message):
+            run_sweep(base, grid, tmp_path / "sweep", overwrite=True)
+    assert (tmp_path / "sweep" / "sweep.json").read_text() == before
+    assert not (tmp_path / "test_openings.jsonl").exists()
+
+
+def test_a_search_that_dies_before_its_first_draw_can_be_gone_on_with_and_overwritten(base, tmp_path, monkeypatch):
+    search = Search(parse_search("rank=int(1,2)"), trials=1, sampler="random")
+    real = module.Study.ask
+
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    for number, how in enumerate(({"resume": True}, {"overwrite": True})):
+        folder = tmp_path / f"sweep-{number}"
+        monkeypatch.setattr(module.Study, "ask", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run_sweep(base, search, folder)
+        monkeypatch.setattr(module.Study, "ask", real)
+        assert [member.status for member in run_sweep(base, search, folder, **how).record.members] == ["finished"]
+
+
 def test_what_must_be_shared_is_named(base, tmp_path):
     with pytest.raises(ConfigError, match=r"sweep: data.limit_rows must be the same in all members"):
         run_sweep(base, expand_grid({"limit_rows": [10, 12]}, "grid"), tmp_path / "sweep")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -230,6 +231,18 @@ def test_config_yaml_passed_back_gives_the_same_run(tiny_encoder, news_table, tm
     first = run_train(config_for(tiny_encoder, news_table), tmp_path / "a")
     again = run_train(load_config(read_config_file(first.run / "config.yaml")), tmp_path / "b")
     assert equal(weights(first.run), weights(again.run))
+
+
+def test_a_run_in_the_folder_that_one_stands_in_counts_openings_where_all_others_do(tiny_encoder, news_table, tmp_path, monkeypatch):
+    (tmp_path / "runs" / "here").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "runs" / "here", target_is_directory=True)
+    monkeypatch.chdir(tmp_path / "runs" / "here")
+    short = config_for(tiny_encoder, news_table, {"final": True, "training": {"num_epochs": 1}})
+    run_train(short, Path("."))
+    assert ">here</h1>" in (tmp_path / "runs" / "here" / "report.html").read_text()
+    assert run_evaluate(Path("adapter"), None, split="test", encoder=str(tiny_encoder("bert")), threads=1).test_openings == 2
+    assert run_train(short, tmp_path / "link", overwrite=True).record.test_openings == 3
+    assert [path.parent.name for path in tmp_path.rglob("test_openings.jsonl")] == ["runs"]
 
 
 def test_over_budget_is_refused_before_anything_is_written(tiny_encoder, news_table, tmp_path):

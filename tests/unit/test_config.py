@@ -136,6 +136,12 @@ def test_a_bad_setting_is_refused(given, message):
         ("data.label_column=null", {"data": {"label_column": None}}),
         ("data.source=a=b.csv", {"data": {"source": "a=b.csv"}}),
         ("budget=1M", {"budget": "1M"}),
+        # What stands in quotes is a text, and so is what is no number that there is.
+        ('data.label_column="2024"', {"data": {"label_column": "2024"}}),
+        ("data.label_column='2e-3'", {"data": {"label_column": "2e-3"}}),
+        ("data.label_column=nan", {"data": {"label_column": "nan"}}),
+        ("encoder.revision=12e4567", {"encoder": {"revision": "12e4567"}}),
+        ("optimizer.learning_rate=[1E3, -.5e+2, 3]", {"optimizer": {"learning_rate": [1000.0, -50.0, 3]}}),
     ],
 )
 def test_assignments(text, expected):

@@ -67,3 +67,15 @@ def test_the_shipped_tables_are_filled_by_their_folders():
     assert {"balanced", "effective"} <= set(WEIGHTINGS.names())
     METRICS.names()
     EXPORTERS.names()
+
+
+def test_a_table_whose_folder_cannot_be_read_is_not_taken_for_a_shorter_one(folder, monkeypatch):
+    registry = Registry("thing", "things_for_a_test")
+    monkeypatch.setattr("tests.unit.test_registry.TABLE", registry, raising=False)
+    (folder / "a.py").write_text("from tests.unit.test_registry import TABLE\n\n@TABLE.register('a')\nclass A: pass\n")
+    (folder / "b.py").write_text("import a_library_that_nobody_has\n")
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError, match="a_library_that_nobody_has"):
+            registry.names()
+    (folder / "b.py").write_text("")
+    assert registry.names() == ["a"]

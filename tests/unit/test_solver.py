@@ -1,5 +1,7 @@
 """The solver: what is left open is settled within the budget, with its reason and with alternatives that fit; what is set is left alone."""
 
+from dataclasses import replace
+
 import pytest
 
 from lorabel.budget import count, nearest, parse_budget
@@ -133,6 +135,8 @@ def test_the_familys_own_head_where_the_method_fits_beside_it(budget, kind, rank
     if kind == "linear":
         assert "593,668 of the 593,000 allowed" in found.reasons[0]
         assert "cannot load this one" in found.reasons[0]
+    else:
+        assert "the family's own with 593,668 parameters, which the PEFT library can load; a linear one has 3,076 (--head linear)" in found.reasons[0]
 
 
 def test_what_is_set_is_left_alone_and_says_nothing():
@@ -276,6 +280,14 @@ def test_where_no_layer_is_trained_the_head_reads_what_the_encoder_was_trained_t
     said = [one for one in found.reasons if f"{options['name']} trains none of its layers" in one]
     assert len(said) == (head[1] == "mean")
     assert all(("PEFT" in one) == has_peft_form for one in said)
+
+
+@pytest.mark.parametrize("has_pooler", [True, False])
+def test_the_head_that_the_peft_library_can_load_is_named_where_there_is_one(has_pooler):
+    shape = replace(MINILM, has_pooler=has_pooler)
+    (reason,) = [one for one in solve(OPEN, shape, AskedHead("auto", "auto", 4, "mean", 8), "1M").reasons if one.startswith("Head: ")]
+    assert "the PEFT library cannot load this one" in reason
+    assert ("--head native is the one that it can" in reason) == has_pooler
 
 
 def test_where_the_encoder_says_how_it_was_trained(tmp_path):

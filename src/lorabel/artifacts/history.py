@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from lorabel.artifacts.store import write_text
+from lorabel.artifacts.store import storage_errors, write_text
 from lorabel.errors import ArtifactError
 from lorabel.events import Evaluated, StepDone
 
@@ -29,16 +29,28 @@ class History:
         kept = [row for row in read_history(path) if row["step"] <= keep_until_step] if path.exists() and keep_until_step else []
         # The lines that are kept replace the file at once: a process that dies here must not lose them.
         write_text(path, "".join(map(_line, kept)))
-        self._file: IO[str] = path.open("a", encoding="utf-8")
+        self._path = path
+        with storage_errors(path):
+            self._file: IO[str] = path.open("a", encoding="utf-8")
 
     def append(self, event: StepDone | Evaluated) -> None:
-        """Write one event; values that are not finite become null."""
-        self._file.write(_line({"kind": _KINDS[type(event)], **dataclasses.asdict(event)}))
-        self._file.flush()
+        """Write one event; values that are not finite become null.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        with storage_errors(self._path):
+            self._file.write(_line({"kind": _KINDS[type(event)], **dataclasses.asdict(event)}))
+            self._file.flush()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        with storage_errors(self._path):
+            self._file.close()
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -65,9 +77,12 @@ def read_history(path: Path) -> list[dict[str, Any]]:
         One mapping a line; a torn last line (the process died in the middle of it) is left out.
 
     Raises:
-        ArtifactError: A line before the last is not a JSON object with its step.
+        ArtifactError: The file cannot be read, or a line before the last is not a JSON object with its step.
     """
-    lines = path.read_bytes().split(b"\n")
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read, got {error.strerror}; expected the run's history. Restore it, or train again.") from error
     rows = []
     for number, line in enumerate(lines, 1):
         if not line:

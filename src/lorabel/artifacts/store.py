@@ -29,6 +29,8 @@ def storage_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except StorageError:
+        raise  # Said already, by the file that it is about.
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, "unknown")
         raise StorageError(

@@ -84,6 +84,8 @@ def _grid_path(given: str) -> Path:
 
 def sweep_json(root: Path, record: SweepRecord) -> dict[str, Any]:
     """What `--json` prints; `best` is a member's number."""
+    from lorabel.artifacts.sweeps import SweepLayout
+
     members = [
         {
             "number": member.number,
@@ -92,7 +94,7 @@ def sweep_json(root: Path, record: SweepRecord) -> dict[str, Any]:
             "reason": member.reason,
             "validation": {"accuracy": member.accuracy, "macro_f1": member.macro_f1, "loss": member.loss} if member.has_scores else None,
             "parameters": {"trainable": member.trainable} if member.has_scores else None,
-            "adapter": root / "members" / f"{member.number:04d}" / "adapter" if member.has_scores else None,
+            "adapter": SweepLayout(root).member(member.number).adapter if member.has_scores else None,
             "seconds": member.seconds,
             "alarms": member.alarms,
         }

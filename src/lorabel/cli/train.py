@@ -33,7 +33,7 @@ def train(
 
     layers = flags.layers_with(data, final=final)
     config = load_config(*layers)
-    if data is None and not any("source" in layer.get("data", {}) for layer in layers) and not quiet:
+    if data is None and not any("source" in (layer.get("data") or {}) for layer in layers) and not quiet:
         err.print("No data named: this trains on the bundled sample.")
     if seeds is not None or folds is not None:
         _repeat(layers, out, seeds=seeds, folds=folds, resume=resume, overwrite=overwrite, json=json, quiet=quiet)
@@ -48,7 +48,7 @@ def train(
     from lorabel.cli.tables import print_runs
     from lorabel.reports.tables import NamedRun
 
-    print_runs([NamedRun(out.name, result.record)])
+    print_runs([NamedRun(out.resolve().name, result.record)])
     if not quiet:
         err.print(f"Report   {out / 'report.html'}\nAdapter  {out / 'adapter'}")
 

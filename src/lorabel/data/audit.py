@@ -105,10 +105,11 @@ def examine(table: AuditTable, *, is_too_long: LengthCheck | None = None, on_eve
     Returns:
         Counts, findings, and the rows concerned.
     """
-    empty = table.has_fault(RowFault.EMPTY_TEXT, RowFault.TEXT_TYPE)
-    present = np.flatnonzero(~empty)
     with BandKeys(len(table)) as bands:
         scan = _scan(table, bands, on_event)
+        # A row's first fault may be another one, such as a label that is none.
+        empty = scan.words == 0
+        present = np.flatnonzero(~empty)
         partners = np.full(len(table), -1, dtype=np.int64)
         first = present[first_of_equal(scan.keys[present])]
         is_exact = first != present
@@ -128,7 +129,7 @@ def examine(table: AuditTable, *, is_too_long: LengthCheck | None = None, on_eve
         "imbalance": _imbalanced(table),
         "truncated": np.flatnonzero(is_too_long(table)) if is_too_long else np.zeros(0, dtype=np.int64),
         "odd_characters": np.flatnonzero(scan.odd),
-        "empty_texts": np.flatnonzero(table.has_fault(RowFault.EMPTY_TEXT)),
+        "empty_texts": np.flatnonzero(empty & ~table.has_fault(RowFault.TEXT_TYPE)),
         "missing_labels": np.flatnonzero(table.has_fault(RowFault.MISSING_LABEL)),
         "unusable_rows": np.flatnonzero(table.has_fault(RowFault.TEXT_TYPE, RowFault.LABEL_TYPE, RowFault.NUL)),
     }

@@ -14,6 +14,15 @@ from lorabel.errors import ArtifactError, StorageError
 FILE_NAME = "test_openings.jsonl"
 
 
+def folder_beside(folder: Path) -> Path:
+    """Where a run's ledger lies: the folder above it, whatever name it goes by, such as `.` or a link.
+
+    Args:
+        folder: Of a run, a sweep or a comparison.
+    """
+    return folder.resolve().parent
+
+
 class TestLedger:
     """The ledger in one folder.
 

@@ -5,6 +5,7 @@ Everything that was chosen or made is said in a note and kept as a fact for the 
 """
 
 import hashlib
+import os
 import re
 from array import array
 from collections.abc import Iterator, Sequence
@@ -96,7 +97,7 @@ def load_data(config: DataConfig, *, on_event: EventSink = ignore) -> LabelledDa
     splits, made = _make_splits(config, {name: table.texts for name, table in tables.items()}, ids, labels, notes)
     counts = {name: class_counts(split.labels, len(labels)) for name, split in splits.items()}
     facts: dict[str, object] = {
-        "files": {str(path.name): sha256_of(path) for paths in files.values() for path in paths},
+        "files": _digests([path for paths in files.values() for path in paths]),
         "revision": revision,
         "text_columns": list(columns.texts),
         "label_column": columns.label,
@@ -109,6 +110,12 @@ def load_data(config: DataConfig, *, on_event: EventSink = ignore) -> LabelledDa
         "split_digests": {name: split.digest for name, split in splits.items()},
     }
     return LabelledData(config.source, splits, labels, columns.task, made_splits=made, notes=tuple(notes), facts=facts)
+
+
+def _digests(paths: Sequence[Path]) -> dict[str, str]:
+    """SHA-256 of each file, by its path below the folder that all lie in: splits may have files of one name in folders of their own."""
+    above = Path(os.path.commonpath([path.parent for path in paths]))
+    return {path.relative_to(above).as_posix(): sha256_of(path) for path in paths}
 
 
 def load_split(path: Path, config: DataConfig, labels: LabelMap, task: TaskKind, name: SplitName, *, on_event: EventSink = ignore) -> Split:

@@ -114,18 +114,22 @@ def fold_of_rows(keys: NDArray[np.uint64], labels: LabelArray, folds: int, seed:
         Fold of each row (N,).
 
     Raises:
-        DataError: Fewer different texts than folds.
+        DataError: Fewer different texts than folds, or no class with as many rows.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
     _, group = np.unique(keys, return_inverse=True)
     if group.max() + 1 < folds:
         raise DataError(f"data.folds: more folds than different texts, got {folds} for {group.max() + 1}; expected at most that. Use fewer folds.")
+    kinds = strata(labels)
+    largest = int(np.bincount(kinds).max())
+    if largest < folds:
+        raise DataError(f"data.folds: more folds than rows of any class, got {folds} for {largest}; expected at most that. Use fewer folds.")
     found = np.zeros(len(labels), dtype=np.int64)
     with warnings.catch_warnings():
         # A class with fewer rows than folds cannot be in all of them; that is said by its scores.
         warnings.filterwarnings("ignore", message="The least populated class")
-        cut = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(np.zeros(len(labels)), strata(labels), group)
+        cut = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(np.zeros(len(labels)), kinds, group)
         for fold, (_, held_out) in enumerate(cut):
             found[held_out] = fold
     return found

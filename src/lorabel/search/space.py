@@ -19,7 +19,7 @@ from typing import Any, Literal, cast
 import yaml
 from pydantic import BaseModel
 
-from lorabel.config import SHORT_NAMES, RunConfig, as_number, read_yaml
+from lorabel.config import SHORT_NAMES, RunConfig, read_settings, read_yaml
 from lorabel.errors import ConfigError
 from lorabel.registry import METHODS, unknown_name
 
@@ -123,7 +123,7 @@ def expand_grid(grid: Any, where: str) -> list[Assignment]:
 def _values(name: object, values: Any, where: str) -> list[Any]:
     if not isinstance(values, list) or not values:
         raise ConfigError(f"{where}: {name} needs a list of values, got {values!r}; expected such as [1, 2]. A single value belongs on the command line.")
-    return [as_number(value) for value in values]
+    return values
 
 
 def parse_search(text: str) -> dict[str, Distribution]:
@@ -162,7 +162,7 @@ def _distribution(name: str, kind: str, inside: str) -> Distribution:
     if kind not in _KINDS:
         raise ConfigError(unknown_name(f"--search {name}", kind, list(_KINDS)))
     try:
-        values = [as_number(value) for value in yaml.safe_load(f"[{inside}]")]
+        values = read_settings(f"[{inside}]")
     except yaml.YAMLError as error:
         raise ConfigError(f"--search {name}: cannot be read, got {inside!r}; expected values separated by commas. Quote texts with odd characters.") from error
     least, most = _KINDS[kind]

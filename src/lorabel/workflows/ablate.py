@@ -14,7 +14,7 @@ from typing import Any
 from lorabel.artifacts.compares import CompareLayout, CompareRecord, write_compare
 from lorabel.artifacts.lock import RunLock
 from lorabel.config import RunConfig, flatten, load_config, read_recipe
-from lorabel.data.ledger import TestLedger
+from lorabel.data.ledger import TestLedger, folder_beside
 from lorabel.errors import ConfigError, DataError
 from lorabel.events import EventSink, Note, ignore
 from lorabel.registry import unknown_name
@@ -248,7 +248,7 @@ def _train(
     stop: StopRequest,
     on_event: EventSink,
 ) -> CompareRecord:
-    ledger = layout.root.parent
+    ledger = folder_beside(layout.root)
     ending = Ending(verb="ablate", opened_by="ablate", ledger=ledger, keeps_probabilities=True)
     # A technique may cost or save time and memory: in one bank all rows would show the same.
     variants, options = [row.variant for row in rows], SweepOptions(ending=ending)

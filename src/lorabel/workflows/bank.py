@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorabel.artifacts.checkpoints import Checkpoint, CheckpointStore
-from lorabel.config import RunConfig
 from lorabel.data.augmentations.base import make_augmentation
 from lorabel.data.packing import tokenise
 from lorabel.data.types import SplitName, TokenTable
@@ -309,7 +306,6 @@ class _BankHooks:
         tensors = {**{f"now.{name}": tensor for name, tensor in state.items()}, **{f"best.{name}": tensor for name, tensor in self._best.items()}}
         meta = {
             "positions": [dataclasses.asdict(position) for position in positions],
-            "config": _config_digest([member.config for member in self._members]),
             **self._circumstances,
         }
         self._store.save(sum(position.step for position in positions), tensors, meta)
@@ -355,7 +351,3 @@ class _BankHooks:
                     rows = sorted(self._has_best)
                     kept[name][rows] = tensor[rows]
             self._trainee.updater.restore(kept)
-
-
-def _config_digest(configs: Sequence[RunConfig]) -> str:
-    return hashlib.sha256(json.dumps([config.model_dump(mode="json") for config in configs], sort_keys=True).encode()).hexdigest()

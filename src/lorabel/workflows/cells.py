@@ -64,6 +64,7 @@ def train_cells(
     on_event: EventSink,
     apart: bool = False,
     own_process: bool = False,
+    first: int = 0,
 ) -> dict[str, list[Cell]]:
     """Train every cell that is not there yet.
 
@@ -77,6 +78,7 @@ def train_cells(
         on_event: Receives notes, progress, steps and evaluations; members are numbered through all sweeps.
         apart: Each variant has a sweep of its own even where it could share a bank, so that its time is its own.
         own_process: Each sweep has a process of its own, so that its memory is, too.
+        first: Number of the first member, where others came before.
 
     Returns:
         Variant's name -> its cells, in order; failed ones included.
@@ -90,15 +92,12 @@ def train_cells(
         for assignment in variant.assignments:
             groups.setdefault((variant.name if apart else "", _shared_key(base, assignment)), []).append((variant.name, assignment))
     found: dict[str, list[Cell]] = {variant.name: [] for variant in variants}
-    first = 0
     for number, cells in enumerate(groups.values()):
         check_stop(stop)
         layout = SweepLayout(root / f"{number:02d}")
         on_event(Note(_announcement(cells, first)))
         assignments = [assignment for _, assignment in cells]
-        # A sweep measures its base settings for memory, so they must be those of its members as far as these agree.
-        own = [*base, nested(_agreed(assignments))]
-        work, numbered = partial(_sweep, own, assignments, layout, options, may_open_test), _numbered_from(first, on_event)
+        work, numbered = partial(_sweep, base, assignments, layout, options, may_open_test), _numbered_from(first, on_event)
         record = in_own_process(work, stop, numbered) if own_process else work(numbered)
         for (name, _), member in zip(cells, record.members, strict=True):
             found[name].append(Cell(member, layout.member(member.number)))
@@ -120,11 +119,6 @@ def _shared_key(base: Sequence[Mapping[str, Any]], assignment: Assignment) -> st
     config = load_config(*base, nested(assignment))
     values = [reduce(getattr, path.split("."), cast(Any, config)) for path in SHARED]
     return json.dumps([value.model_dump(mode="json") if isinstance(value, BaseModel) else value for value in values], sort_keys=True)
-
-
-def _agreed(assignments: Sequence[Assignment]) -> Assignment:
-    """What all of them set, to the same value."""
-    return {name: value for name, value in assignments[0].items() if all(name in one and one[name] == value for one in assignments)}
 
 
 def _announcement(cells: Sequence[tuple[str, Assignment]], first: int) -> str:
@@ -151,7 +145,7 @@ def _sweep(
         if not layout.record.exists():
             raise
         record = read_sweep(layout.record)
-        if any(member.status != "failed" for member in record.members):
+        if not record.members or any(member.status != "failed" for member in record.members):
             raise
         return record
 

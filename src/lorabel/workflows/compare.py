@@ -17,7 +17,7 @@ from typing import Any
 from lorabel.artifacts.compares import CompareLayout, CompareRecord, CompareRow, RateTrial, write_compare
 from lorabel.artifacts.lock import RunLock
 from lorabel.config import load_config, merge
-from lorabel.data.ledger import TestLedger
+from lorabel.data.ledger import TestLedger, folder_beside
 from lorabel.errors import BudgetError, ConfigError, DataError
 from lorabel.events import EventSink, Note, ignore
 from lorabel.reports.compare_figures import draw_compare_figures
@@ -80,6 +80,7 @@ def run_compare(
     overwrite: bool = False,
     ledger: Path | None = None,
     keeps_failures: bool = False,
+    first_member: int = 0,
     on_event: EventSink = ignore,
 ) -> CompareResult:
     """Compare methods and baselines.
@@ -92,6 +93,7 @@ def run_compare(
         overwrite: Remove an earlier comparison in `out` first.
         ledger: Folder of the ledger of test openings; None for the one that `out` is in.
         keeps_failures: A comparison in which no method could be trained is one of several, and is finished like them.
+        first_member: Number of the first member, where other comparisons came before.
         on_event: Receives notes, progress, steps and evaluations; members are numbered through all cells.
 
     Returns:
@@ -112,7 +114,7 @@ def run_compare(
     base = without_method(base)
     with RunLock(layout.lock), stop_on_signals() as stop:
         record = open_compare(layout, new_record(config, plain_request(request, rows), request.reference or rows[0].name, prepared), resume=resume)
-        return _Compare(layout, record, base, request, rows, prepared, stop, on_event, ledger or out.parent).run(
+        return _Compare(layout, record, base, request, rows, prepared, stop, on_event, ledger or folder_beside(out), first_member).run(
             rates, descriptions, keeps_failures=keeps_failures
         )
 
@@ -229,11 +231,12 @@ class _Compare:
         stop: StopRequest,
         on_event: EventSink,
         ledger: Path,
+        first_member: int,
     ) -> None:
         self.layout, self.record, self.base, self.request = layout, record, base, request
         self.rows, self.prepared, self.stop, self.on_event = rows, prepared, stop, on_event
         self.assignments = {row.name: row.assignment for row in rows}
-        self.ledger = ledger
+        self.ledger, self.first_member = ledger, first_member
 
     def run(self, rates: Mapping[str, Sequence[float]], descriptions: tuple[str, ...], *, keeps_failures: bool) -> CompareResult:
         """Do what is left to do and write the record."""
@@ -264,7 +267,14 @@ class _Compare:
         variants = [Variant(name, tuple(self._at(name, rate) for rate in ones)) for name, ones in rates.items()]
         base = [*self.base, {"final": False}]
         cells = train_cells(
-            base, variants, self.layout.rates, SweepOptions(ending=Ending(verb="compare")), self.stop, may_open_test=False, on_event=self.on_event
+            base,
+            variants,
+            self.layout.rates,
+            SweepOptions(ending=Ending(verb="compare")),
+            self.stop,
+            may_open_test=False,
+            on_event=self.on_event,
+            first=self.first_member,
         )
         for cell in (cell for group in cells.values() for cell in group):
             # A trial is there for its score; adapters of full fine-tuning would fill disks.
@@ -288,7 +298,10 @@ class _Compare:
                 continue
             variants.append(Variant(name, tuple({**self._at(name, rate), "training.seed": first + turn} for turn in range(self.request.seeds))))
         ending = Ending(verb="compare", opened_by="compare", ledger=self.ledger, keeps_probabilities=True)
-        return train_cells(self.base, variants, self.layout.cells, SweepOptions(ending=ending), self.stop, may_open_test=True, on_event=self.on_event)
+        # Trials were members, too: a note about one of them is not the same note about another.
+        after_trials = self.first_member + (sum(map(len, trials.values())) if self.request.rate_trials > 1 else 0)
+        options = SweepOptions(ending=ending)
+        return train_cells(self.base, variants, self.layout.cells, options, self.stop, may_open_test=True, on_event=self.on_event, first=after_trials)
 
     def _at(self, name: str, rate: float) -> Assignment:
         return {**self.assignments[name], "optimizer.learning_rate": rate}

@@ -113,7 +113,7 @@ def _fit(baseline: Baseline, layout: RunLayout, task: BaselineTask, prepared: Pr
     test = prepared.data.splits.get("test")
     if prepared.config.final and test is not None:
         # The line is written before the split is read: an opening that crashes still counts.
-        TestLedger(ledger).record(test.digest, "compare", str(layout.root.relative_to(ledger)))
+        TestLedger(ledger).record(test.digest, "compare", str(layout.root.resolve().relative_to(ledger)))
         logits = _logits(fitted.predict_proba(test.texts), prepared.data.task)
         write_probabilities(layout.probabilities("test"), ScoredRows(test.labels, rule.probabilities(logits), rule.thresholds))
     # Written last: a baseline with this file is whole.

@@ -83,7 +83,10 @@ def asked_rows(names: Sequence[str], base: Sequence[Mapping[str, Any]]) -> list[
         )
     if not any(kind in METHODS for kind, *_ in given):
         raise ConfigError(f"--methods: nothing to train, got {','.join(written) or 'nothing'}; expected at least one of {', '.join(METHODS.names())}. Add one.")
-    shared = _shared_options([kind for kind, *_ in given if kind in METHODS], merge(*base).get("method", {}))
+    settings = merge(*base).get("method", {})
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"method: not a mapping, got {settings!r}; expected options such as `method: {{rank: 4}}`. --methods names what is compared.")
+    shared = _shared_options([kind for kind, *_ in given if kind in METHODS], settings)
     rows = [AskedRow(name, kind, _assignment(name, kind, own, shared.get(kind, {}))) for name, (kind, *own) in zip(written, given, strict=True)]
     always = [name for name, kind in BASELINES.items() if cast(Any, kind).is_always_shown and name not in written]
     return [*rows, *(AskedRow(name, name, {}) for name in always)]

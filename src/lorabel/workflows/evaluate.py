@@ -12,7 +12,7 @@ from lorabel.artifacts.records import read_record
 from lorabel.config import DataConfig, Precision, load_config, read_config_file
 from lorabel.data.columns import TrainedColumns
 from lorabel.data.files import find_files, first_block
-from lorabel.data.ledger import TestLedger
+from lorabel.data.ledger import TestLedger, folder_beside
 from lorabel.data.load import check_task, left_out, load_data, load_split
 from lorabel.data.readers.base import sha256_of
 from lorabel.data.types import Split, SplitName, class_ids
@@ -158,7 +158,7 @@ def ledger_folder(adapter: Path) -> Path:
     path = adapter.resolve()
     run = path.parent if path.name == "adapter" and (path.parent / "record.json").exists() else path
     holders = [folder for folder in run.parents if any((folder / record).exists() for record in HOLDERS)]
-    return (holders[-1] if holders else run).parent
+    return folder_beside(holders[-1] if holders else run)
 
 
 def _split(data: DataConfig, name: SplitName, predictor: Predictor, on_event: EventSink) -> Split:

@@ -29,7 +29,7 @@ from lorabel.artifacts.layout import OWN_WEIGHTS, PEFT_WEIGHTS, RunLayout
 from lorabel.artifacts.probabilities import ScoredRows, write_probabilities
 from lorabel.artifacts.records import ByteFacts, CalibrationFacts, EncoderFacts, Metrics, ParameterFacts, RunRecord, TrainingFacts, write_record
 from lorabel.calibration import fit_temperature
-from lorabel.data.ledger import TestLedger
+from lorabel.data.ledger import TestLedger, folder_beside
 from lorabel.data.types import SplitName
 from lorabel.evaluation import EvalResult, calibration_error, collapse, evaluate_probabilities, mean_loss
 from lorabel.events import EventSink, Note, Progress
@@ -93,7 +93,7 @@ def finish(
         The record, as written.
     """
     beside = ending.ledger
-    ledger = TestLedger(beside or layout.root.parent)
+    ledger = TestLedger(beside or folder_beside(layout.root))
     keep = layout.probabilities if ending.keeps_probabilities else None
     calibration = _calibrate(prepared, validation_logits, on_event)
     rule = answer_rule(prepared, prepared.data.splits["validation"].labels, validation_logits, 1.0 if calibration is None else calibration.temperature)
@@ -102,7 +102,7 @@ def finish(
     test = prepared.data.splits.get("test")
     if prepared.config.final and test is not None:
         # The line is written before the split is read: an opening that crashes still counts.
-        openings = ledger.record(test.digest, ending.opened_by, str(layout.root.relative_to(beside)) if beside else layout.root.name)
+        openings = ledger.record(test.digest, ending.opened_by, str(layout.root.resolve().relative_to(beside)) if beside else layout.root.resolve().name)
         metrics = Metrics(validation=metrics.validation, test=_scores(prepared, "test", _test_logits(prepared, trainee, on_event), rule, keep))
     elif prepared.config.final:
         on_event(Note("--final: there is no test split, so none was opened.", is_warning=True))

@@ -43,6 +43,6 @@ def warning_of(number: int, on_event: EventSink) -> EventSink:
     return lambda event: on_event(replace(event, member=number) if isinstance(event, Note) and event.is_warning else event)
 
 
-def only_notes(on_event: EventSink) -> EventSink:
-    """What a member's trackers tell: the rest reaches the caller anyway."""
-    return lambda event: on_event(event) if isinstance(event, Note) else None
+def notes_of(number: int, on_event: EventSink) -> EventSink:
+    """A sink for what a member's trackers tell, as that member's: the rest reaches the caller anyway."""
+    return lambda event: on_event(replace(event, member=number)) if isinstance(event, Note) else None

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from lorabel.artifacts.store import storage_errors
 from lorabel.errors import ConfigError
 
 
@@ -23,9 +24,15 @@ def check_out_folder(root: Path, lock: Path, *, resume: bool | None = None, over
     """
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite: contradict each other, got both; expected one. Choose to go on or to start again.")
-    if root.exists() and not root.is_dir():
+    try:
+        is_there, is_folder = root.exists(), root.is_dir()
+        exists = is_folder and any(path.name != lock.name for path in root.iterdir())
+    except OSError as error:
+        raise ConfigError(
+            f"--out: cannot be looked at, got {error.strerror} for {str(root)[:200]!r}; expected a folder to make. Choose another name."
+        ) from error
+    if is_there and not is_folder:
         raise ConfigError(f"--out: a file has this name, got {str(root)!r}; expected a folder to make. Choose another name.")
-    exists = root.exists() and any(path.name != lock.name for path in root.iterdir())
     if exists and not (resume or overwrite):
         ways = [way for way, wish in (("--resume to go on", resume), ("--overwrite to start again", overwrite)) if wish is not None]
         raise ConfigError(
@@ -41,10 +48,14 @@ def clear_folder(root: Path, lock: Path, record: Path) -> None:
         root: The folder, held by this process.
         lock: Its lock file.
         record: Its record, if it has one.
+
+    Raises:
+        StorageError: Something in it cannot be removed.
     """
-    for path in root.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name not in (lock.name, record.name):
-            path.unlink()
-    record.unlink(missing_ok=True)
+    with storage_errors(root):
+        for path in root.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in (lock.name, record.name):
+                path.unlink()
+        record.unlink(missing_ok=True)

@@ -93,6 +93,8 @@ def _work_there(theirs: Connection, work: Callable[[EventSink], Any]) -> None:
         outcome = ("stopped", (str(error), error.exit_code - 128))
     except LorabelError as error:
         outcome = ("refused", error)
+    except KeyboardInterrupt:
+        return  # Before the work listens to signals: the first process, which hears the end of the pipe, says what there is to say.
     except Exception:
         outcome = ("failed", traceback.format_exc())
     theirs.send(outcome)

@@ -298,8 +298,10 @@ def _without_fold(section: Any) -> Any:
 def _train_rows(config: RunConfig, data: LabelledData) -> NDArray[np.int64]:
     """Rows of the training split that are trained on: all, or all but one fold."""
     train, folds, fold = data.splits["train"], config.data.folds, config.data.fold
-    if folds is None or fold is None:
+    if fold is None:
         return np.arange(len(train))
+    if folds is None:
+        raise ConfigError(f"data.fold: one of none, got {fold} without data.folds; expected how many there are. Set data.folds, too, or use train --folds.")
     if fold >= folds:
         raise ConfigError(f"data.fold: no such fold, got {fold} of {folds}; expected 0 to {folds - 1}. Count folds from 0.")
     return np.flatnonzero(fold_of_rows(text_keys(train.texts), train.labels, folds, config.data.split_seed) != fold)

@@ -72,7 +72,7 @@ def write_run_report(layout: RunLayout) -> None:
     """
     record = read_record(layout.record)
     drawn = write_figures(layout.figures, _figures(record, read_history(layout.history)))
-    write_text(layout.report, render_report([NamedRun(layout.root.name, record)], [drawn], {}))
+    write_text(layout.report, render_report([NamedRun(layout.root.resolve().name, record)], [drawn], {}))
 
 
 def _as_svg(figures: Mapping[str, Figure]) -> dict[str, bytes]:

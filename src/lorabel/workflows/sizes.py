@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lorabel.artifacts.compares import CompareRecord
+from lorabel.artifacts.compares import CompareLayout, CompareRecord
 from lorabel.artifacts.lock import RunLock
 from lorabel.artifacts.sizes import SizeRow, SizesLayout, SizesRecord, read_sizes, write_sizes
 from lorabel.artifacts.store import write_text
 from lorabel.config import load_config
+from lorabel.data.ledger import folder_beside
 from lorabel.data.load import load_data
 from lorabel.errors import ConfigError
 from lorabel.events import EventSink, Note, ignore
@@ -132,10 +133,12 @@ def run_sizes(
         # Of a finished one too: its rows are put together anew, and a kill meanwhile must not leave some of them as all.
         record = record.model_copy(update={"status": "running", "points": []})
         rows: list[SizeRow] = []
+        # Rates that failed leave out members, so some numbers may have no member; none has two.
+        most_members = sum(row.is_trained for row in rows_asked) * (request.seeds + (request.rate_trials if request.rate_trials > 1 else 0))
         for place, size in enumerate(wanted):
             check_stop(stop)
             on_event(Note(f"Size {place + 1} of {len(wanted)}: {size.name}."))
-            one, found = _compare_at(size, base, request, layout, on_event)
+            one, found = _compare_at(size, base, request, layout, place * most_members, on_event)
             rows += found
             record = record.model_copy(update={"rows": list(rows), **{name: getattr(one, name) for name in _SHARED}})
             write_sizes(layout.record, record)
@@ -147,15 +150,16 @@ def run_sizes(
 
 
 def _compare_at(
-    size: _Size, base: Sequence[Mapping[str, Any]], request: CompareRequest, layout: SizesLayout, on_event: EventSink
+    size: _Size, base: Sequence[Mapping[str, Any]], request: CompareRequest, layout: SizesLayout, first: int, on_event: EventSink
 ) -> tuple[CompareRecord, list[SizeRow]]:
     """The comparison at one size, gone on with where it was begun, and its rows."""
     own, folder = [*base, size.settings], layout.comparison(size.name)
     # A kill can leave a folder without a record; nothing in it was finished.
-    begun = (folder / "compare.json").exists()
+    begun = CompareLayout(folder).record.exists()
     if folder.exists() and not begun:
         shutil.rmtree(folder)
-    found = run_compare(own, request, folder, resume=begun, ledger=layout.root.parent, keeps_failures=True, on_event=on_event).record
+    ledger = folder_beside(layout.root)
+    found = run_compare(own, request, folder, resume=begun, ledger=ledger, keeps_failures=True, first_member=first, on_event=on_event).record
     train_rows = len(load_data(load_config(*without_method(own)).data).splits["train"])
     if size.protocol == "shots" and train_rows < size.size * len(found.labels):
         on_event(Note(f"Not every class has {size.size:g} rows: {size.name} is {train_rows:,} rows in all.", is_warning=True))

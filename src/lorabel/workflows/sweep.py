@@ -26,6 +26,7 @@ from lorabel.artifacts.records import RunRecord
 from lorabel.artifacts.store import write_text
 from lorabel.artifacts.sweeps import SweepLayout, SweepMember, SweepRecord, read_sweep, write_sweep
 from lorabel.config import RunConfig, load_config
+from lorabel.data.ledger import folder_beside
 from lorabel.errors import BudgetError, ConfigError, DataError, StoppedError, first_of
 from lorabel.events import EventSink, Note, ignore
 from lorabel.models.checkpoint import load_weights
@@ -39,7 +40,7 @@ from lorabel.workflows.building import Trainee
 from lorabel.workflows.circumstances import check_inputs, inputs_of
 from lorabel.workflows.finishing import Ending, finish, forget_peak_memory
 from lorabel.workflows.held_out import write_held_out
-from lorabel.workflows.member_log import MemberLog, only_notes, warning_of
+from lorabel.workflows.member_log import MemberLog, notes_of, warning_of
 from lorabel.workflows.out_folder import check_out_folder, clear_folder
 from lorabel.workflows.preparation import Prepared, prepare, prepare_like
 from lorabel.workflows.stopping import StopRequest, stop_on_signals
@@ -146,6 +147,8 @@ def run_sweep(
             if stop.signal_number is not None:
                 raise StoppedError("Stopped before anything was changed.", stop.signal_number)
             clear_folder(layout.root, layout.lock, layout.record)
+            # From now on the folder is a sweep's, that a call after a kill may go on with or clear.
+            write_sweep(layout.record, sweep.record)
         return sweep.run()
 
 
@@ -198,6 +201,8 @@ class _Sweep:
         self.study: Study | None = None
         self.shared: Prepared | None = None
         self.weights: Mapping[str, Tensor] | None = None
+        self.most_trainable = 0
+        self.is_final = load_config(*base).final
 
     def check(self) -> None:
         """Refuse what cannot be tried.
@@ -251,6 +256,9 @@ class _Sweep:
     def _prepared(self, assignment: Assignment) -> Prepared:
         """A member, ready to train; what all share is made once."""
         config = self._config(assignment)
+        if config.final != self.is_final:
+            raise ConfigError("final: cannot be a member's own, got one in the grid or search; expected none. Train the best settings with --final.")
+        check_trackers(config)
         if self.shared is None:
             self.shared = prepare(config, self.on_event)
             self.weights = load_weights(self.shared.source)
@@ -284,7 +292,9 @@ class _Sweep:
         groups: dict[str, list[int]] = {}
         for number, assignment in enumerate(assignments, first):
             try:
-                groups.setdefault(bank_key(self._prepared(assignment), number), []).append(number)
+                prepared = self._prepared(assignment)
+                self.most_trainable = max(self.most_trainable, prepared.parameters.trainable)
+                groups.setdefault(bank_key(prepared, number), []).append(number)
                 members.append(SweepMember(number=number, assignment=assignment, bank=None))
             except ConfigError as error:
                 members.append(SweepMember(number=number, assignment=assignment, bank=None, status="refused", reason=str(error)))
@@ -298,11 +308,15 @@ class _Sweep:
         return members, list(groups.values())
 
     def _bank_size(self) -> int:
-        """Most members of a bank: as asked, or by the free memory when the sweep began, so that a search that goes on draws as it did."""
+        """Most members of a bank: as asked, or by the free memory when the sweep began, so that a search that goes on draws as it did.
+
+        What a member takes is that of the largest one of a grid; a search has not drawn any yet, and is sized by the settings below it.
+        """
         if self.options.bank_size is not None:
             return self.options.bank_size
         if self.record.bank_size is None:
-            fits = members_that_fit(self._prepared({}).parameters.trainable, self._device())
+            trainable = self._prepared({}).parameters.trainable if isinstance(self.source, Search) else self.most_trainable
+            fits = members_that_fit(trainable, self._device())
             self.record = self.record.model_copy(update={"bank_size": fits})
         assert self.record.bank_size is not None
         return self.record.bank_size
@@ -354,13 +368,12 @@ class _Sweep:
         with ExitStack() as stack:
             log = MemberLog(self.on_event, [member.number for member in members])
             for member, one in zip(members, prepared, strict=True):
-                tracking = Tracking(one.config, self.layout.member(member.number).root, only_notes(self.on_event))
+                tracking = Tracking(one.config, self.layout.member(member.number).root, notes_of(member.number, self.on_event))
                 log.trackings.append(stack.enter_context(tracking))
 
             def open_histories(positions: Sequence[Position]) -> None:
                 for member, position in zip(members, positions, strict=True):
                     folder = self.layout.member(member.number)
-                    folder.root.mkdir(parents=True, exist_ok=True)
                     log.histories.append(stack.enter_context(closing(History(folder.history, position.step))))
 
             self.on_event(Note(f"Bank {bank}: {len(members)} members, {max(plan.total_steps for plan in plans):,} steps."))
@@ -384,7 +397,7 @@ class _Sweep:
         write_text(layout.config, prepared.config.to_yaml())
         trainee = Trainee(trained.trainee.bank.select(k, k + 1), trained.trainee.updater)
         try:
-            ending = replace(self.options.ending, ledger=self.options.ending.ledger or self.layout.root.parent)
+            ending = replace(self.options.ending, ledger=self.options.ending.ledger or folder_beside(self.layout.root))
             logits = trained.validation_logits(k)
             record = finish(layout, prepared, trainee, trained.plans[k], position, logits, self.weights, warning_of(member.number, self.on_event), ending)
         except DataError as error:

@@ -12,6 +12,7 @@ import csv
 import gzip
 import io
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -172,7 +173,21 @@ class _JsonlWriter:
 
     def write(self, columns: dict[str, list[Any]]) -> None:
         for values in zip(*columns.values(), strict=True):
-            self._file.write(json.dumps(dict(zip(columns, values, strict=True)), ensure_ascii=False, default=str) + "\n")
+            row = dict(zip(columns, values, strict=True))
+            try:
+                line = json.dumps(row, ensure_ascii=False, default=str, allow_nan=False)
+            except ValueError:
+                line = json.dumps(_finite(row), ensure_ascii=False, default=str, allow_nan=False)
+            self._file.write(line + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """With null in place of numbers that JSON has no form for."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class _ParquetWriter:

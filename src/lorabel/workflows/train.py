@@ -6,6 +6,7 @@ the adapter folder appears only when it is complete.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
@@ -105,9 +106,8 @@ def _check_folder(layout: RunLayout, *, resume: bool, overwrite: bool) -> None:
             f"--overwrite: this is not a run folder, got {str(layout.root)!r}; expected one with config.yaml. It is left alone: choose another --out."
         )
     if resume and layout.record.exists():
-        raise ConfigError(
-            f"--resume: the run is finished, got {str(layout.root)!r}; expected an unfinished one. Its report is {layout.report.name}; use --overwrite to train again."
-        )
+        its = f"Its report is {layout.report.name}" if layout.report.exists() else f"`lorabel report {layout.root}` writes its report"
+        raise ConfigError(f"--resume: the run is finished, got {str(layout.root)!r}; expected an unfinished one. {its}; use --overwrite to train again.")
     if resume and not layout.config.exists():
         raise ConfigError(f"--resume: nothing to go on from, got {str(layout.root)!r}; expected a run folder. Leave --resume out to start.")
 
@@ -121,21 +121,16 @@ def _open_run(layout: RunLayout, config: RunConfig, *, resume: bool, overwrite: 
             raise ConfigError(
                 "--resume: the settings differ from the run's, got others; expected those of its config.yaml. Pass --config RUN/config.yaml, or start anew."
             )
+        write_text(layout.config, config.to_yaml())  # It may be told only now to open the test split.
         return store.newest(lambda text: on_event(Note(text, is_warning=True)))
     if overwrite:
         for path in (layout.report, layout.record, layout.history):
             path.unlink(missing_ok=True)
         for folder in (layout.adapter, layout.figures, layout.checkpoints, layout.predictions, layout.trackers):
-            _remove_tree(folder)
+            if folder.exists():
+                shutil.rmtree(folder)
     write_text(layout.config, config.to_yaml())
     return None
-
-
-def _remove_tree(folder: Path) -> None:
-    import shutil
-
-    if folder.exists():
-        shutil.rmtree(folder)
 
 
 def _train_in(

@@ -6,8 +6,9 @@ import pytest
 
 from lorabel.artifacts import history, store
 from lorabel.artifacts.history import History, read_history
-from lorabel.errors import ArtifactError
-from lorabel.events import Evaluated
+from lorabel.artifacts.store import storage_errors
+from lorabel.errors import ArtifactError, StorageError
+from lorabel.events import Evaluated, StepDone
 
 GOOD = b'{"kind": "step", "step": 1}\n'
 
@@ -54,3 +55,18 @@ def test_a_process_that_dies_while_it_takes_up_its_history_loses_nothing(tmp_pat
     assert steps(path) == [1, 2, 4]
     History(path).close()
     assert steps(path) == []
+
+
+def test_a_disk_that_is_full_is_said_once(tmp_path):
+    event = StepDone(step=1, total_steps=2, epoch=0.5, loss=1.0, learning_rate=0.1, grad_norm=1.0, samples_per_second=1.0, seconds=1.0, member=0)
+    history = History(tmp_path / "metrics.jsonl")
+    history._file.close()
+    history._file = open("/dev/full", "a", buffering=1)  # noqa: SIM115
+    with pytest.raises(StorageError) as caught, storage_errors(tmp_path):
+        history.append(event)
+    assert str(caught.value).startswith(f"{tmp_path / 'metrics.jsonl'}: cannot be written, got ENOSPC (No space left on device); ")
+
+
+def test_a_history_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ArtifactError, match=r"metrics\.jsonl: cannot be read, got No such file"):
+        read_history(tmp_path / "metrics.jsonl")

@@ -121,3 +121,10 @@ def test_a_table_without_rows_is_refused(tmp_path):
     path.write_text("text,label\n")
     with pytest.raises(DataError, match="no rows"):
         audit(path)
+
+
+def test_rows_without_text_are_empty_whatever_else_is_wrong_and_repeat_nothing(tmp_path):
+    rows = [("", 0.5), ("  ", 0.5), ("", "a"), ("a text", 0.5), ("a text", "a"), ("other", "b")]
+    found, _ = audit(write(tmp_path, train=rows))
+    assert found.concerned["empty_texts"].tolist() == [0, 1, 2]
+    assert found.duplicates == Duplicates(exact_within=1, exact_across=0, near_within=0, near_across=0)

@@ -70,6 +70,15 @@ def test_the_converted_copy_is_read_where_there_is_no_parquet(fake_hub):
     assert revision == "sha-of-refs/convert/parquet"
 
 
+def test_files_of_one_name_in_folders_of_their_own_are_told_apart(fake_hub):
+    """As the hub's converted copies are named."""
+    fake_hub.repositories["a/b", None] = ["README.md"]
+    fake_hub.repositories["a/b", "refs/convert/parquet"] = ["default/test/0000.parquet", "default/train/0000.parquet"]
+    files = load_data(DataConfig(source="a/b")).facts["files"]
+    assert sorted(files) == ["test/0000.parquet", "train/0000.parquet"]
+    assert len(set(files.values())) == 2
+
+
 def test_no_parquet_at_all_is_refused(fake_hub):
     fake_hub.repositories["a/b", None] = ["train.csv"]
     with pytest.raises(DataError, match="no Parquet files with a train split"):

@@ -14,7 +14,7 @@ from lorabel.data.audit_table import read_audit_table
 from lorabel.data.augmentations.sentence_shuffle import sentence_shuffle
 from lorabel.data.ledger import TestLedger
 from lorabel.data.load import load_data
-from lorabel.data.splits import carve, draw, draw_within
+from lorabel.data.splits import carve, draw, draw_within, fold_of_rows
 from lorabel.data.texts import normalise, text_keys
 from lorabel.errors import ArtifactError, DataError
 
@@ -171,3 +171,11 @@ def test_splits_that_are_made_have_a_tenth_of_what_there_is_up_to_a_limit(rows, 
     splits = load_data(DataConfig(source=str(tmp_path / "train.csv"))).splits
     assert (len(splits["validation"]), len(splits["test"])) == (validation, test)
     assert sum(map(len, splits.values())) == rows
+
+
+def test_more_folds_than_rows_of_any_class_are_refused():
+    keys = text_keys([f"text {row}" for row in range(12)])
+    labels = np.arange(12) // 3
+    assert sorted(set(fold_of_rows(keys, labels, 3, 0))) == [0, 1, 2]
+    with pytest.raises(DataError, match=r"data\.folds: more folds than rows of any class, got 4 for 3"):
+        fold_of_rows(keys, labels, 4, 0)

@@ -91,3 +91,16 @@ def test_an_interruption_here_leaves_nothing_there():
     with pytest.raises(KeyboardInterrupt):
         in_own_process(waits_for_a_stop, StopRequest(), interrupts)
     assert time.monotonic() - started[0] < 30
+
+
+def is_interrupted(_on_event):
+    raise KeyboardInterrupt
+
+
+def test_a_stop_before_the_work_listens_is_one_and_prints_nothing(capfd):
+    stop = StopRequest()
+    stop.signal_number = signal.SIGINT
+    with pytest.raises(StoppedError, match="Stopped before the training had begun") as caught:
+        in_own_process(is_interrupted, stop, print)
+    assert caught.value.exit_code == 128 + signal.SIGINT
+    assert capfd.readouterr().err == ""

@@ -262,3 +262,15 @@ def test_a_first_text_in_the_place_of_a_header_is_warned_of(content, warns, tmp_
     predict.run_predict(tmp_path, str(tmp_path / "in.csv"), tmp_path / "out.csv", threads=1, on_event=notes.append)
     warnings = [note.text for note in notes if isinstance(note, Note) and note.is_warning]
     assert ["'Shares fell again' is taken for the header" in text for text in warnings] == [True] * warns
+
+
+def test_numbers_that_json_has_no_form_for_are_null(tmp_path):
+    values = pa.array([{"deep": [float("inf"), 1.0]}, {"deep": [2.0]}])
+    parquet.write_table(pa.table({"text": ["one", "two"], "x": [float("nan"), 0.5], "y": values}), tmp_path / "in.parquet")
+    predict.run_predict(tmp_path, str(tmp_path / "in.parquet"), tmp_path / "out.jsonl", threads=1)
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    first, second = [json.loads(line, parse_constant=refuse) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert (first["x"], first["y"], second["x"], second["y"]) == (None, {"deep": [None, 1.0]}, 0.5, {"deep": [2.0]})
