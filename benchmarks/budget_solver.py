@@ -104,7 +104,7 @@ def write_table() -> None:
             columns = ["sites", "rank", "trainable (AG News)", *SETS, "mean", "seeds", f"shared ({len(shared)})"]
             text += f"\n## {budget}\n\n" + markdown(columns, [row for _, row in sorted(rows, reverse=True)])
     env = environment(1)
-    (RESULTS / "budget_solver.md").write_text(text + "\n" + environment_lines(env))
+    (RESULTS / "budget_solver.md").write_text(text + "\n" + environment_lines(env, of_cells=True))
     save_json(RESULTS / "budget_solver.json", {"environment": env, "budgets": results})
 
 

@@ -71,7 +71,7 @@ def main() -> None:
     text += markdown(
         ["candidate", "seeds", "macro-F1", "micro-F1", "ranking precision", "subset accuracy", "loss"], [row for _, row in sorted(rows, reverse=True)]
     )
-    (RESULTS / "multi_label.md").write_text(text + "\n" + environment_lines(env))
+    (RESULTS / "multi_label.md").write_text(text + "\n" + environment_lines(env, of_cells=True))
     save_json(RESULTS / "multi_label.json", {"environment": env, "candidates": results})
 
 

@@ -75,7 +75,7 @@ def main() -> None:
         table = [[n, f"{t:,}", str(k), *(f"{100 * s[name]:.2f}" for name in SETS), f"{100 * m:.2f}"] for m, n, s, t, k in ranking]
         text += f"\n## {title}\n\n" + markdown(["candidate", "trainable (AG News)", "seeds", *SETS, "mean validation accuracy"], table)
     save_json(RESULTS / "recipe.json", results)
-    (RESULTS / "recipe.md").write_text(text + "\n" + environment_lines(env))
+    (RESULTS / "recipe.md").write_text(text + "\n" + environment_lines(env, of_cells=True))
 
 
 def rank(candidates: list[str], few: bool) -> list[tuple[float, str, dict[str, float], int, int]]:

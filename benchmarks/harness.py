@@ -62,9 +62,15 @@ def once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The JSON at a path, made first where it is missing: this is how a stopped benchmark goes on."""
     if path.exists():
         return json.loads(path.read_text())
-    result = make()
-    save_json(path, result)
-    return result
+    return save_cell(path, make())
+
+
+def save_cell(path: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """Keep what one cell of a table found, with the commit and processor it was run with."""
+    made = environment(0)
+    kept = {**result, "made": {name: made[name] for name in ("date", "commit", "processor")}}
+    save_json(path, kept)
+    return kept
 
 
 def in_a_process(name: str, words: Sequence[str], environment: dict[str, str] | None = None) -> dict[str, Any]:
@@ -98,7 +104,15 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns), *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
-def environment_lines(env: dict[str, Any]) -> str:
-    """The environment in two lines of Markdown."""
+def environment_lines(env: dict[str, Any], *, of_cells: bool = False) -> str:
+    """The environment in two lines of Markdown.
+
+    Args:
+        env: As `environment` gives it.
+        of_cells: The table is put together from cells that were run at other times, each kept with its versions.
+    """
     versions = ", ".join(f"{name} {number}" for name, number in env["versions"].items() if number)
+    if of_cells:
+        said = "The cells above were run one by one, on one or two threads of several machines like this one, and keep their times and versions"
+        return f"`{env['command']}` wrote this table, {env['date']}, commit {env['commit']}\n\n{said}. Here: {env['processor']}, Python {env['python']}, {versions}\n"
     return f"`{env['command']}`, {env['date']}, commit {env['commit']}\n\n{env['processor']}, {env['threads']} threads, Python {env['python']}, {versions}\n"

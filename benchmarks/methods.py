@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from cells import parser_of_banks, tested_seeds, tfidf_cell, train_bank
-from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_json
+from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_cell, save_json
 from lorabel.methods.base import method_class
 from quality import paired
 
@@ -111,7 +111,7 @@ def run_trials(arguments: argparse.Namespace, method: str, name: str) -> None:
     work = Path(arguments.work) / "-".join(["rates", method, name, *(f"{rate:g}" for rate in rates)])
     for rate, (member, _) in zip(rates, train_bank(work, data, settings, [{"optimizer.learning_rate": rate} for rate in rates]), strict=True):
         found = {"accuracy": 0.0, "failure": member.reason} if member.accuracy is None else {"accuracy": member.accuracy, "seconds": member.seconds}
-        save_json(trial_path(method, name, rate), found)
+        save_cell(trial_path(method, name, rate), found)
     shutil.rmtree(work)
 
 
@@ -119,7 +119,7 @@ def run_cells(arguments: argparse.Namespace, method: str, name: str) -> None:
     """Train and test the seeds that are missing of one method on one data set."""
     data = {"source": str(data_folder(arguments.data) / name), "limit_rows": ROWS, "validation_rows": VALIDATION_ROWS.get(name)}
     if method == "tfidf":
-        save_json(cell_path(name, method, 0), tfidf_cell(data))
+        save_cell(cell_path(name, method, 0), tfidf_cell(data))
         return
     rate = chosen_rate(method)
     assert rate is not None
@@ -127,7 +127,7 @@ def run_cells(arguments: argparse.Namespace, method: str, name: str) -> None:
     settings = {"method": {"name": method}, "optimizer": {"learning_rate": rate}, "training": {"threads": arguments.threads}}
     work = Path(arguments.work) / "-".join(["cells", method, name, *map(str, seeds)])
     for seed, cell in zip(seeds, tested_seeds(work, data, settings, seeds, "test"), strict=True):
-        save_json(cell_path(name, method, seed), cell)
+        save_cell(cell_path(name, method, seed), cell)
 
 
 def write_table() -> None:
@@ -185,7 +185,7 @@ def write_table() -> None:
     text += markdown(["method", "rate: accuracy"], trials)
     text += f"\n{said_of_precision(cells)}\n\nNot run yet: {', '.join(left) if left else 'nothing'}.\n"
     env = environment(1)
-    (RESULTS / "methods.md").write_text(text + "\n" + environment_lines(env))
+    (RESULTS / "methods.md").write_text(text + "\n" + environment_lines(env, of_cells=True))
     means = {f"{name}/{method}": float(np.mean([cell["accuracy"] for cell in of_set])) for (name, method), of_set in cells.items() if of_set}
     save_json(RESULTS / "methods.json", {"environment": env, "accuracy": means, "missing": missing})
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cells import parser_of_banks, tested_seeds
-from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_json
+from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_cell, save_json
 from lorabel.config import DataConfig
 from quality import paired
 
@@ -50,7 +50,7 @@ def run_bank(work: Path, folder: Path, table: str, pooling: str, seeds: list[int
     loaded = load_data(DataConfig(**data))
     sizes = {"rows": len(loaded.splits["train"]), "classes": len(loaded.labels)}
     for seed, cell in zip(seeds, tested_seeds(work, data, settings, seeds, "validation"), strict=True):
-        save_json(cell_path(table, pooling, seed), {**sizes, **cell})
+        save_cell(cell_path(table, pooling, seed), {**sizes, **cell})
 
 
 def write_table() -> None:
@@ -77,7 +77,7 @@ def write_table() -> None:
     missing = [table for table in TABLES if table not in means]
     text += f"\nNot run yet: {', '.join(missing) or 'nothing'}.\n"
     env = environment(1)
-    (RESULTS / "pooling.md").write_text(text + "\n" + environment_lines(env))
+    (RESULTS / "pooling.md").write_text(text + "\n" + environment_lines(env, of_cells=True))
     save_json(RESULTS / "pooling.json", {"environment": env, "accuracy": means})
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from budget_solver import HEADS, SETS
 from cells import facts_of, paired_accuracy, parser_of_banks, score_adapter, train_bank
-from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_json
+from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_cell, save_json
 from lorabel.config import DataConfig
 
 RANK = 3
@@ -57,7 +57,7 @@ def run_bank(work: Path, folder: Path, name: str, threads: int | None, missing: 
     loaded = load_data(DataConfig(**data))
     for (choice, seed), (member, run) in zip(missing, found, strict=True):
         assert member.has_scores, member.reason
-        save_json(cell_path(choice, name, seed), {**facts_of(read_record(run.record)), **score_adapter(run.adapter, loaded, "validation")})
+        save_cell(cell_path(choice, name, seed), {**facts_of(read_record(run.record)), **score_adapter(run.adapter, loaded, "validation")})
     shutil.rmtree(work)
 
 
@@ -96,7 +96,7 @@ def write_table() -> None:
     if missing:
         text += f"\nNot run yet: {', '.join(missing)}.\n"
     env = environment(1)
-    (RESULTS / "site_ranks.md").write_text(text + "\n" + environment_lines(env))
+    (RESULTS / "site_ranks.md").write_text(text + "\n" + environment_lines(env, of_cells=True))
     save_json(RESULTS / "site_ranks.json", {"environment": env, "accuracy": means})
 
 
