@@ -10,7 +10,7 @@ from lorabel.config import load_config
 from lorabel.errors import ConfigError, StoppedError
 from lorabel.events import Note, StepDone
 from lorabel.training import loop
-from lorabel.workflows.ablate import run_ablate
+from lorabel.workflows.ablate import TECHNIQUES, run_ablate
 from lorabel.workflows.train import run_train
 
 BASE = {"training": {"num_epochs": 2, "precision": "fp32", "threads": 1}}
@@ -155,6 +155,7 @@ def test_the_command_prints_one_json_object_and_its_errors_leave_with_two(run_cl
     assert set(printed["rows"][1]["gain"]) == {"mean", "low", "high"}
     assert printed["rows"][1]["verdict"] in {"helps", "hurts", "noise"}
     assert printed["rows"][1]["claim"] == 0.015
+    assert ", ".join(TECHNIQUES) in " ".join(run_cli("ablate", "--help").out.replace("│", " ").split())
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     (tmp_path / "ablation").rename(tmp_path / "runs" / "news-ablate")

@@ -8,13 +8,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from lorabel.config import flatten
+from lorabel.data.types import accuracy_name
 from lorabel.reports.figures import MANY_CLASSES
 from lorabel.reports.tables import (
     COLUMNS,
     MISSING,
     NOT_COMPARABLE,
     NamedRun,
-    accuracy_name,
     are_comparable,
     comparison_rows,
     describe_method,

@@ -168,11 +168,6 @@ def with_interval(result: EvalResult | None, score: str) -> str:
     return f"{percent(getattr(result, score))} ({100 * low:.2f}–{100 * high:.2f})"
 
 
-def accuracy_name(result: EvalResult) -> str:
-    """What its accuracy is the share of: rows, or rows with all their labels found exactly."""
-    return "accuracy" if result.task == "single_label" else "subset accuracy"
-
-
 def percent(share: float) -> str:
     """`92.88 %`."""
     return f"{100 * share:.2f} %"
