@@ -239,6 +239,7 @@ def test_the_command_prints_one_json_object_and_its_errors_leave_with_two(run_cl
     assert done.code == 0, done.err
     printed = json.loads(done.out)
     assert printed["reference"] == "lora"
+    assert [len(row["trials"]) for row in printed["rows"]] == [3, 3, 0]
     for row in printed["rows"]:
         assert {"method", "seeds", "settings", "parameters", "bytes", "validation", "test", "ece", "p_value", "seconds", "peak_memory_bytes"} <= set(row)
         assert set(row["parameters"]) == {"trainable"}

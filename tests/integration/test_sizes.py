@@ -245,3 +245,13 @@ def test_sizes_on_the_command_line_are_numbers():
     assert _numbers("--shots", None, int) == ()
     with pytest.raises(ConfigError, match="--shots: not numbers, got '8,many'"):
         _numbers("--shots", "8,many", int)
+
+
+def test_the_command_searches_no_rates_unless_it_is_told_to(run_cli, tiny_encoder, news_table, tmp_path):
+    """Each draw would be searched anew."""
+    words = ("compare", news_table, "--encoder", tiny_encoder("bert"), "--precision", "fp32", "--threads", 1, "--epochs", 1, "--methods", "head_only")
+    for trials, extra in ((1, ()), (2, ("--rate-trials", 2))):
+        done = run_cli(*words, "--fractions", "50,100", *extra, "-o", tmp_path / str(trials), "--json")
+        assert done.code == 0, done.err
+        printed = json.loads(done.out)
+        assert [len(row["trials"]) for row in printed["rows"] if row["method"] == "head_only"] == [trials, trials]

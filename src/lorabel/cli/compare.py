@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # What only figures need; the record has it.
 _NOT_PRINTED = {"curves", "confusion", "label_errors"}
 COMPARE = Group("Comparison", sort_key=0)
+# The default, one lower and one higher.
+RATE_TRIALS = 3
 Number = TypeVar("Number", int, float)
 
 
@@ -36,13 +38,13 @@ def compare(
     out: Annotated[Path | None, Parameter(name=["--out", "-o"], help="Folder to make (default: runs/DATA-compare).", group=OUTPUT)] = None,
     seeds: Annotated[int, Parameter(help="Train each method with this many seeds.", group=COMPARE)] = 1,
     rate_trials: Annotated[
-        int,
+        int | None,
         Parameter(
-            help="Learning rates tried per method. 1 means no search: each method trains at its own default rate. More are half a decade apart around it, and the best "
-            "on the validation split is taken.",
+            help="Learning rates tried per method, half a decade apart around its own default; the best on the validation split is taken. 1 means no search "
+            "(default: 3; 1 with --fractions or --shots, where every draw would be searched).",
             group=COMPARE,
         ),
-    ] = 1,
+    ] = None,
     reference: Annotated[str | None, Parameter(help="Row that the others are tested against (default: the first).", group=COMPARE)] = None,
     descriptions: Annotated[Path | None, Parameter(help="A text per class (YAML) for zero_shot (default: the class names).", group=COMPARE)] = None,
     fractions: Annotated[
@@ -60,7 +62,7 @@ def compare(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Compare methods and baselines: same splits and seeds, each method at its own default rate unless --rate-trials searches, intervals, paired tests.
+    """Compare methods and baselines: same splits and seeds, a learning rate for each method found on the validation split, intervals, paired tests.
 
     Options such as --rank are for every compared method that has them.
     """
@@ -72,16 +74,18 @@ def compare(
     from lorabel.workflows.compare_methods import split_outside
 
     texts = read_descriptions(descriptions) if descriptions is not None else None
-    request = CompareRequest(tuple(split_outside(methods, ",")), seeds, rate_trials, reference, texts)
+    by_size = fractions is not None or shots is not None
+    trials = (1 if by_size else RATE_TRIALS) if rate_trials is None else rate_trials
+    request = CompareRequest(tuple(split_outside(methods, ",")), seeds, trials, reference, texts)
     if draws is not None and shots is None:
         raise ConfigError(f"--draws: nothing is drawn, got {draws} without --shots; expected both. Add --shots 8,64, or leave it out.")
-    if fractions is not None or shots is not None:
+    if by_size:
         from lorabel.workflows.sizes import DRAWS, SizesRequest, run_sizes
 
         sizes = SizesRequest(_numbers("--fractions", fractions, float), _numbers("--shots", shots, int), DRAWS if draws is None else draws)
         with SweepPrinter(is_quiet=quiet) as show:
-            by_size = run_sizes(layers, request, sizes, out, resume=resume, overwrite=overwrite, on_event=show)
-        _print_sizes(by_size, is_json=json, is_quiet=quiet)
+            of_sizes = run_sizes(layers, request, sizes, out, resume=resume, overwrite=overwrite, on_event=show)
+        _print_sizes(of_sizes, is_json=json, is_quiet=quiet)
         return
     with SweepPrinter(is_quiet=quiet) as show:
         result = run_compare(layers, request, out, resume=resume, overwrite=overwrite, on_event=show)

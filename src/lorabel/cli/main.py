@@ -23,7 +23,7 @@ _VERBS = {
     "sweep": ("lorabel.cli.sweep:sweep", "Try many settings side by side, in banks over one encoder."),
     "compare": (
         "lorabel.cli.compare:compare",
-        "Compare methods and baselines on the same splits, each method at its own default rate unless --rate-trials searches, with intervals and paired tests.",
+        "Compare methods and baselines on the same splits, a learning rate for each method found on the validation split, with intervals and paired tests.",
     ),
     "ablate": ("lorabel.cli.ablate:ablate", "Say what each technique of the paper's recipe brings, and whether that is more than noise."),
     "audit": ("lorabel.cli.audit:audit", "Find duplicates, conflicting labels and other faults in a table, or labels that are probably wrong."),

@@ -134,9 +134,9 @@ def settle_rows(base: Sequence[Mapping[str, Any]], request: CompareRequest) -> l
     """
     check_trackers(load_config(*without_method(base)))
     rows = asked_rows(request.methods, base)
-    for flag, value in (("--seeds", request.seeds), ("--rate-trials", request.rate_trials)):
+    for flag, value, advice in (("--seeds", request.seeds, "Leave it out for one"), ("--rate-trials", request.rate_trials, "Use 1 for no search")):
         if value < 1:
-            raise ConfigError(f"{flag}: too few, got {value}; expected at least 1. Leave it out for one.")
+            raise ConfigError(f"{flag}: too few, got {value}; expected at least 1. {advice}.")
     rate = merge(*base).get("optimizer", {}).get("learning_rate")
     if rate is not None:
         raise ConfigError(

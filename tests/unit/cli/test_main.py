@@ -103,10 +103,10 @@ def test_every_verb_has_help(run_cli, verb):
     assert done.out.startswith(f"Usage: lorabel {verb}")
 
 
-def test_compare_says_first_that_one_rate_trial_is_no_search(run_cli):
+def test_compare_says_first_that_rates_are_searched_and_how_not_to(run_cli):
     said = " ".join(run_cli("compare", "--help").out.replace("│", " ").split())
-    assert "each method at its own default rate unless --rate-trials searches" in said.partition("Parameters")[0]
-    assert "1 means no search" in said
+    assert "a learning rate for each method found on the validation split" in said.partition("Parameters")[0]
+    assert "1 means no search (default: 3; 1 with --fractions or --shots" in said
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])
