@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import traceback
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
@@ -87,14 +88,20 @@ def _work_there(theirs: Connection, work: Callable[[EventSink], Any]) -> None:
     # Ctrl-C goes to all processes of a terminal's group; here it comes from the first process, once, for a second one means to leave at once.
     if hasattr(os, "setpgrp"):
         os.setpgrp()
+
+    def tell(kind: str, content: Any) -> None:
+        try:
+            theirs.send((kind, content))
+        except BrokenPipeError:
+            os._exit(1)  # The first process is gone: nobody would hear of what is found, and what was saved can be gone on with.
+
     try:
-        outcome: tuple[str, Any] = ("done", work(lambda event: theirs.send(("event", event))))
+        tell("done", work(partial(tell, "event")))
     except StoppedError as error:
-        outcome = ("stopped", (str(error), error.exit_code - 128))
+        tell("stopped", (str(error), error.exit_code - 128))
     except LorabelError as error:
-        outcome = ("refused", error)
+        tell("refused", error)
     except KeyboardInterrupt:
         return  # Before the work listens to signals: the first process, which hears the end of the pipe, says what there is to say.
     except Exception:
-        outcome = ("failed", traceback.format_exc())
-    theirs.send(outcome)
+        tell("failed", traceback.format_exc())

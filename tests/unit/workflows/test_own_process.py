@@ -2,8 +2,11 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,3 +107,26 @@ def test_a_stop_before_the_work_listens_is_one_and_prints_nothing(capfd):
         in_own_process(is_interrupted, stop, print)
     assert caught.value.exit_code == 128 + signal.SIGINT
     assert capfd.readouterr().err == ""
+
+
+def goes_on(on_event):
+    on_event(Note(str(os.getpid())))
+    while True:
+        time.sleep(0.02)
+        on_event(Note("still here"))
+
+
+def test_where_the_first_process_is_killed_the_other_ends_and_says_nothing():
+    script = (
+        "from tests.unit.workflows.test_own_process import goes_on\n"
+        "from lorabel.workflows.own_process import in_own_process\n"
+        "from lorabel.workflows.stopping import StopRequest\n"
+        "if __name__ == '__main__':\n"
+        "    in_own_process(goes_on, StopRequest(), lambda event: print(event.text, flush=True))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
+        other = int(first.stdout.readline())
+        first.kill()
+        # The end of both outputs: no process that had them is left.
+        assert first.communicate(timeout=60)[1] == ""
+    assert not Path(f"/proc/{other}").exists() or "Z" in Path(f"/proc/{other}/stat").read_text().split()[2]
