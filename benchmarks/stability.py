@@ -31,6 +31,10 @@ CANDIDATES: dict[str, dict] = {
     "mean pooling": {"head": {"kind": "linear", "pooling": "mean"}},
     "first token, no pooler": {"head": {"kind": "linear", "pooling": "cls"}},
     "rank 7": {"method": {"rank": 7, "alpha": 14, "targets": ["all-linear"]}},
+    "rank 6": {"method": {"rank": 6, "alpha": 12, "targets": ["all-linear"]}},
+    "query and value": {"method": {"rank": 34, "alpha": 68, "targets": ["query", "value"]}},
+    "attention": {"method": {"rank": 17, "alpha": 34, "targets": ["attention"]}},
+    "feed-forward": {"method": {"rank": 13, "alpha": 26, "targets": ["ffn"]}},
 }
 FAR_BELOW = 0.05
 
