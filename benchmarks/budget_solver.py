@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import RESULTS, data_folder, environment, environment_lines, markdown, once, save_json
+from harness import RESULTS, cells_lines, data_folder, environment, markdown, once, save_json
 
 SETS = {
     "ag_news": {"limit_rows": 2000},
@@ -104,7 +104,7 @@ def write_table() -> None:
             columns = ["sites", "rank", "trainable (AG News)", *SETS, "mean", "seeds", f"shared ({len(shared)})"]
             text += f"\n## {budget}\n\n" + markdown(columns, [row for _, row in sorted(rows, reverse=True)])
     env = environment(1)
-    (RESULTS / "budget_solver.md").write_text(text + "\n" + environment_lines(env, of_cells=True))
+    (RESULTS / "budget_solver.md").write_text(text + "\n" + cells_lines(env, CELLS))
     save_json(RESULTS / "budget_solver.json", {"environment": env, "budgets": results})
 
 

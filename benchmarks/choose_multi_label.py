@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import RESULTS, data_folder, environment, environment_lines, markdown, once, save_json
+from harness import RESULTS, cells_lines, data_folder, environment, markdown, once, save_json
 
 CANDIDATES = {
     **{f"lora, head at {factor} x": {"optimizer": {"head_learning_rate": factor * 1e-3}} for factor in (1, 3, 10, 30)},
@@ -71,7 +71,7 @@ def main() -> None:
     text += markdown(
         ["candidate", "seeds", "macro-F1", "micro-F1", "ranking precision", "subset accuracy", "loss"], [row for _, row in sorted(rows, reverse=True)]
     )
-    (RESULTS / "multi_label.md").write_text(text + "\n" + environment_lines(env, of_cells=True))
+    (RESULTS / "multi_label.md").write_text(text + "\n" + cells_lines(env, CELLS))
     save_json(RESULTS / "multi_label.json", {"environment": env, "candidates": results})
 
 

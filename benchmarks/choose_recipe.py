@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from harness import RESULTS, data_folder, environment, environment_lines, markdown, once, save_json
+from harness import RESULTS, cells_lines, data_folder, environment, markdown, once, save_json
 
 FOLDERS = {False: "recipe", True: "recipe_few"}
 SETS = {
@@ -75,7 +75,7 @@ def main() -> None:
         table = [[n, f"{t:,}", str(k), *(f"{100 * s[name]:.2f}" for name in SETS), f"{100 * m:.2f}"] for m, n, s, t, k in ranking]
         text += f"\n## {title}\n\n" + markdown(["candidate", "trainable (AG News)", "seeds", *SETS, "mean validation accuracy"], table)
     save_json(RESULTS / "recipe.json", results)
-    (RESULTS / "recipe.md").write_text(text + "\n" + environment_lines(env, of_cells=True))
+    (RESULTS / "recipe.md").write_text(text + "\n" + cells_lines(env, RESULTS / "recipe", RESULTS / "recipe_few"))
 
 
 def rank(candidates: list[str], few: bool) -> list[tuple[float, str, dict[str, float], int, int]]:

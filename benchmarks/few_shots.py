@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from cells import parser_of_banks, train_bank
-from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_json
+from harness import RESULTS, cells_lines, data_folder, environment, markdown, save_cell, save_json
 
 CELLS = RESULTS / "few_shots"
 SETS = {"trec6": 6, "sst2_sentences": 2, "ag_news": 4}
@@ -48,7 +48,7 @@ def run_bank(arguments: argparse.Namespace, name: str, shots: int, form: str, dr
     work = Path(arguments.work) / f"{name}-{shots}-{form}-{draw}"
     found = train_bank(work, data, settings, [{"training.num_epochs": passes(name, shots, count)} for count in steps])
     for count, (member, _) in zip(steps, found, strict=True):
-        save_json(
+        save_cell(
             cell_path(name, shots, form, count, draw), {"accuracy": member.accuracy or 0.0, "failure": member.reason, "passes": passes(name, shots, count)}
         )
         print(f"{name}, {shots} a class, {form}, draw {draw}, {count or 'six passes'}: {100 * (member.accuracy or 0):.2f} %", flush=True)
@@ -75,7 +75,7 @@ def write_table() -> None:
     env = environment(1)
     text = "# How many steps few rows need\n\nLoRA, default recipe, embedded encoder, 32 rows a step; validation accuracy in percent, in brackets the number of draws.\n\n"
     text += markdown(["form", "steps", *(f"{name}, {shots} a class" for name, shots in columns), "mean of complete columns"], rows)
-    (RESULTS / "few_shots.md").write_text(text + "\n" + environment_lines(env))
+    (RESULTS / "few_shots.md").write_text(text + "\n" + cells_lines(env, CELLS))
     save_json(RESULTS / "few_shots.json", {"environment": env, "accuracy": results})
 
 

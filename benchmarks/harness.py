@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -68,7 +69,7 @@ def once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def save_cell(path: Path, result: dict[str, Any]) -> dict[str, Any]:
     """Keep what one cell of a table found, with the commit and processor it was run with."""
     made = environment(0)
-    kept = {**result, "made": {name: made[name] for name in ("date", "commit", "processor")}}
+    kept = {**result, "made": {**{name: made[name] for name in ("date", "commit", "processor")}, "torch": made["versions"]["torch"]}}
     save_json(path, kept)
     return kept
 
@@ -104,15 +105,26 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns), *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
-def environment_lines(env: dict[str, Any], *, of_cells: bool = False) -> str:
-    """The environment in two lines of Markdown.
+def environment_lines(env: dict[str, Any]) -> str:
+    """The environment in two lines of Markdown."""
+    return f"`{env['command']}`, {env['date']}, commit {env['commit']}\n\n{env['processor']}, {env['threads']} threads, {versions_line(env)}\n"
+
+
+def versions_line(env: dict[str, Any]) -> str:
+    """Python and the packages, in one line."""
+    return f"Python {env['python']}, " + ", ".join(f"{name} {number}" for name, number in env["versions"].items() if number)
+
+
+def cells_lines(env: dict[str, Any], *folders: Path) -> str:
+    """Where a table comes from that is put together from cells, each run by itself and kept: what they say of their making, and the environment that wrote the table.
 
     Args:
         env: As `environment` gives it.
-        of_cells: The table is put together from cells that were run at other times, each kept with its versions.
+        folders: Of the cells.
     """
-    versions = ", ".join(f"{name} {number}" for name, number in env["versions"].items() if number)
-    if of_cells:
-        said = "The cells above were run one by one, on one or two threads of several machines like this one, and keep their times and versions"
-        return f"`{env['command']}` wrote this table, {env['date']}, commit {env['commit']}\n\n{said}. Here: {env['processor']}, Python {env['python']}, {versions}\n"
-    return f"`{env['command']}`, {env['date']}, commit {env['commit']}\n\n{env['processor']}, {env['threads']} threads, Python {env['python']}, {versions}\n"
+    cells = [json.loads(path.read_text()) for folder in folders for path in sorted(folder.glob("*.json"))]
+    processors = Counter(cell.get("made", {}).get("processor", "one that was not kept") for cell in cells)
+    torches = Counter((cell.get("versions") or {}).get("torch") or cell.get("made", {}).get("torch", "one that was not kept") for cell in cells)
+    said = [", ".join(f"{name} ({count})" for name, count in found.most_common()) for found in (processors, torches)]
+    written = f"The table was written by `{env['command']}`, {env['date']}, commit {env['commit']}, {versions_line(env)}"
+    return f"{len(cells)} cells, run one by one, on one or two threads; processor {said[0]}; torch {said[1]}. {written}\n"

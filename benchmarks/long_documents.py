@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import RESULTS, data_folder, environment, environment_lines, in_a_process, markdown, once, save_json
+from harness import RESULTS, cells_lines, data_folder, environment, in_a_process, markdown, once, save_json
 
 SET = "imdb_10k"
 WAYS: dict[str, dict[str, Any]] = {
@@ -187,7 +187,7 @@ def write_table(sizes: Sizes, seeds: int, threads: int) -> None:
     text += markdown(["difference", "test rows", "seeds", "mean", "95 % interval", "p"], differences)
     missing = [f"{way} ({len(of_way)} of {seeds} seeds)" for way, of_way in cells.items() if len(of_way) < seeds]
     text += f"\nNot run yet: {', '.join(missing) if missing else 'nothing'}.\n"
-    (RESULTS / "long_documents.md").write_text(text + "\n" + environment_lines(env, of_cells=True))
+    (RESULTS / "long_documents.md").write_text(text + "\n" + cells_lines(env, CELLS))
     kept = [
         {"a": one, "b": other, "longer_than": limit, "seeds": count, "mean": found[0], "low": found[1], "high": found[2], "p": p}
         for (one, other, limit, count, found), p in zip(compared, corrected, strict=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from cells import parser_of_banks, tested_seeds, tfidf_cell, train_bank
-from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_cell, save_json
+from harness import RESULTS, cells_lines, data_folder, environment, markdown, save_cell, save_json
 from lorabel.methods.base import method_class
 from quality import paired
 
@@ -185,7 +185,7 @@ def write_table() -> None:
     text += markdown(["method", "rate: accuracy"], trials)
     text += f"\n{said_of_precision(cells)}\n\nNot run yet: {', '.join(left) if left else 'nothing'}.\n"
     env = environment(1)
-    (RESULTS / "methods.md").write_text(text + "\n" + environment_lines(env, of_cells=True))
+    (RESULTS / "methods.md").write_text(text + "\n" + cells_lines(env, CELLS))
     means = {f"{name}/{method}": float(np.mean([cell["accuracy"] for cell in of_set])) for (name, method), of_set in cells.items() if of_set}
     save_json(RESULTS / "methods.json", {"environment": env, "accuracy": means, "missing": missing})
 

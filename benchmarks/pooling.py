@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cells import parser_of_banks, tested_seeds
-from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_cell, save_json
+from harness import RESULTS, cells_lines, data_folder, environment, markdown, save_cell, save_json
 from lorabel.config import DataConfig
 from quality import paired
 
@@ -77,7 +77,7 @@ def write_table() -> None:
     missing = [table for table in TABLES if table not in means]
     text += f"\nNot run yet: {', '.join(missing) or 'nothing'}.\n"
     env = environment(1)
-    (RESULTS / "pooling.md").write_text(text + "\n" + environment_lines(env, of_cells=True))
+    (RESULTS / "pooling.md").write_text(text + "\n" + cells_lines(env, CELLS))
     save_json(RESULTS / "pooling.json", {"environment": env, "accuracy": means})
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from cells import from_bits, paired_accuracy, parser_of_banks, tested_seeds, tfidf_cell
-from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_cell, save_json
+from harness import RESULTS, cells_lines, data_folder, environment, markdown, save_cell, save_json
 from lorabel.stats import Difference, holm, paired_difference
 
 SETS = {"trec6": 3, "sst2_sentences": 3, "banking77": 3, "ag_news": 3, "imdb_10k": 1, "dbpedia14": 3, "goemotions": 3}
@@ -153,7 +153,7 @@ def write_table() -> None:
     missing = [f"{name}/{method} ({count} of {asked} seeds)" for (name, method), (count, asked) in counts.items() if count < asked]
     text += f"\nNot run yet: {', '.join(missing) if missing else 'nothing'}.\n"
     env = environment(2)
-    (RESULTS / "quality.md").write_text(text + "\n" + environment_lines(env, of_cells=True))
+    (RESULTS / "quality.md").write_text(text + "\n" + cells_lines(env, CELLS))
     save_json(RESULTS / "quality.json", {"environment": env, "accuracy": summary, "missing": missing, "earlier_recipe": earlier})
 
 

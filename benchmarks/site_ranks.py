@@ -15,7 +15,7 @@ import numpy as np
 
 from budget_solver import HEADS, SETS
 from cells import facts_of, paired_accuracy, parser_of_banks, score_adapter, train_bank
-from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_cell, save_json
+from harness import RESULTS, cells_lines, data_folder, environment, markdown, save_cell, save_json
 from lorabel.config import DataConfig
 
 RANK = 3
@@ -96,7 +96,7 @@ def write_table() -> None:
     if missing:
         text += f"\nNot run yet: {', '.join(missing)}.\n"
     env = environment(1)
-    (RESULTS / "site_ranks.md").write_text(text + "\n" + environment_lines(env, of_cells=True))
+    (RESULTS / "site_ranks.md").write_text(text + "\n" + cells_lines(env, CELLS))
     save_json(RESULTS / "site_ranks.json", {"environment": env, "accuracy": means})
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from cells import parser_of_banks, train_bank
-from harness import RESULTS, data_folder, environment, environment_lines, markdown, save_cell, save_json
+from harness import RESULTS, cells_lines, data_folder, environment, markdown, save_cell, save_json
 
 CELLS = RESULTS / "stability"
 DATA = {"limit_rows": 2000}
@@ -88,7 +88,7 @@ def write_table() -> None:
     text = "# How often the default recipe breaks\n\nLoRA on 2,000 rows of SST-2, embedded encoder, validation accuracy in percent. "
     text += f"Broken: more than {100 * FAR_BELOW:.0f} points below the median of all runs at the rate.\n\n"
     text += markdown(["rate", "candidate", "seeds", "broken", "median", "worst", "best"], rows)
-    (RESULTS / "stability.md").write_text(text + "\n" + environment_lines(env, of_cells=True))
+    (RESULTS / "stability.md").write_text(text + "\n" + cells_lines(env, CELLS))
     save_json(RESULTS / "stability.json", {"environment": env, "candidates": results})
 
 

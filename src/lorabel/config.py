@@ -7,18 +7,17 @@ Decisions:
 - A recipe is a YAML file of settings below the user's own; `recipes/` ships some.
 """
 
-import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from lorabel.errors import ConfigError
 from lorabel.registry import AUGMENTATIONS, WEIGHTINGS, unknown_name
+from lorabel.settings_text import read_settings, read_yaml, write_settings
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -244,7 +243,7 @@ class RunConfig(Section):
 
     def to_yaml(self) -> str:
         """The settings as YAML; `load_config` reads it back to an equal value."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return write_settings(self.model_dump(mode="json"))
 
 
 # What people type -> setting: the command line's flags (with dashes), and the names in grids and search spaces.
@@ -331,67 +330,12 @@ def read_config_file(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def read_yaml(path: Path, fault: str) -> Any:
-    """What a YAML file holds.
-
-    Args:
-        path: The file.
-        fault: Where and what is wrong, should it not be readable.
-
-    Raises:
-        ConfigError: Unreadable or not YAML.
-    """
-    try:
-        return read_settings(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        got = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-        raise ConfigError(f"{fault}, got {got}; expected a YAML file. Check the path and the syntax.") from error
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes 2e-3 for text, and a person who types it means a number; a text in quotes stays one."""
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d{1,2}$"), list("-+.0123456789"))
-
-
-def read_settings(text: str) -> Any:
-    """A setting, or several, as a person wrote them.
-
-    Args:
-        text: YAML, of which numbers, words, lists and mappings may come.
-
-    Raises:
-        yaml.YAMLError: It is none.
-    """
-    return yaml.load(text, _Loader)
-
-
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as dotted name -> value."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
-
-
-def parse_assignment(text: str) -> dict[str, Any]:
-    """Read `section.field=value`; the value is YAML, so `true`, `3`, `[a, b]` mean what they look like.
-
-    Raises:
-        ConfigError: No `=`, an empty name, or a value that is not YAML.
-    """
-    name, equals, value = text.partition("=")
-    if not equals or not all(name.split(".")):
-        raise ConfigError(f"--set: not an assignment, got {text!r}; expected section.field=value. For example --set training.batch_size=16.")
-    try:
-        parsed = read_settings(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {name}: not a YAML value, got {value!r}; expected a number, word, or list. Quote it.") from error
-    nested: dict[str, Any] = {name.rpartition(".")[2]: parsed}
-    for part in reversed(name.split(".")[:-1]):
-        nested = {part: nested}
-    return nested
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:

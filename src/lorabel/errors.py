@@ -60,6 +60,12 @@ class BusyError(LorabelError, RuntimeError):
     exit_code = 75
 
 
+class KilledError(LorabelError, RuntimeError):
+    """A process that was started for a part of the work was killed; what was done before is saved."""
+
+    exit_code = 137
+
+
 class StoppedError(LorabelError, RuntimeError):
     """A signal asked for a stop; the state was saved first.
 

@@ -287,6 +287,14 @@ def test_a_search_that_dies_before_its_first_draw_can_be_gone_on_with_and_overwr
         assert [member.status for member in run_sweep(base, search, folder, **how).record.members] == ["finished"]
 
 
+def test_a_large_member_makes_no_small_banks_of_others(base, tmp_path, monkeypatch):
+    """Members of unlike methods share none."""
+    monkeypatch.setattr(module, "members_that_fit", lambda trainable, _device: 1 if trainable > 5000 else 8)
+    grid = [{"method.name": "full"}, *({"method.rank": rank} for rank in (1, 2, 3))]
+    record = run_sweep([{**BASE, "method": {}, "training": {**BASE["training"], "num_epochs": 1}}, *base[1:]], grid, tmp_path / "sweep").record
+    assert [member.bank for member in record.members] == [0, 1, 1, 1]
+
+
 def test_what_must_be_shared_is_named(base, tmp_path):
     with pytest.raises(ConfigError, match=r"sweep: data.limit_rows must be the same in all members"):
         run_sweep(base, expand_grid({"limit_rows": [10, 12]}, "grid"), tmp_path / "sweep")

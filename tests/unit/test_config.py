@@ -5,12 +5,13 @@ import yaml
 from pydantic import ValidationError
 
 from lorabel.budget import settle
-from lorabel.config import RunConfig, load_config, merge, parse_assignment, read_config_file, read_recipe, recipe_names
+from lorabel.config import RunConfig, load_config, merge, read_config_file, read_recipe, recipe_names
 from lorabel.errors import ConfigError
 from lorabel.families import KNOWN_ENCODERS
 from lorabel.heads import make_head
 from lorabel.methods.base import make_method
 from lorabel.registry import METHODS
+from lorabel.settings_text import parse_assignment
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -63,6 +64,13 @@ def test_a_saved_configuration_file_is_accepted_back(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text(config.to_yaml(), encoding="utf-8")
     assert load_config(read_config_file(file)) == config
+
+
+@pytest.mark.parametrize("text", ["1e5", "2e-3", "12e45", "+.5E1", "2024", "yes", "null", "1.5", "0x1F", "1:30", "nan"])
+def test_a_text_that_looks_like_a_number_is_one_again_when_it_is_read_back(text, tmp_path):
+    config = load_config({"data": {"source": text, "label_column": text}, "encoder": {"revision": text}})
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    assert load_config(read_config_file(tmp_path / "config.yaml")) == config
 
 
 def test_later_layers_win_and_the_recipe_lies_below():

@@ -14,6 +14,7 @@ EXPECTED = {
     "RefusedError": (3, RuntimeError),
     "StorageError": (74, OSError),
     "BusyError": (75, RuntimeError),
+    "KilledError": (137, RuntimeError),
 }
 
 

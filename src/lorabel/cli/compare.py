@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 # What only figures need; the record has it.
 _NOT_PRINTED = {"curves", "confusion", "label_errors"}
 COMPARE = Group("Comparison", sort_key=0)
-# The default, one lower and one higher.
-RATE_TRIALS = 3
 Number = TypeVar("Number", int, float)
 
 
@@ -69,7 +67,7 @@ def compare(
     layers = flags.layers_with(data, final=final)
     out = out or folder_for(layers, "compare")
     from lorabel.cli.sweep_progress import SweepPrinter
-    from lorabel.workflows.compare import CompareRequest, run_compare
+    from lorabel.workflows.compare import RATE_TRIALS, CompareRequest, run_compare
     from lorabel.workflows.compare_baselines import read_descriptions
     from lorabel.workflows.compare_methods import split_outside
 

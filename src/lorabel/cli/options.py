@@ -11,9 +11,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from lorabel.cli.flags import OUTPUT
-from lorabel.config import SHORT_NAMES, Device, Precision, RunConfig, flatten, load_config, merge, parse_assignment, read_config_file, read_recipe
+from lorabel.config import SHORT_NAMES, Device, Precision, RunConfig, flatten, load_config, merge, read_config_file, read_recipe
 from lorabel.errors import ConfigError
 from lorabel.registry import AUGMENTATIONS, METHODS, WEIGHTINGS
+from lorabel.settings_text import parse_assignment
 
 # Settings that name a registered thing: their help lists what there is.
 _NAMES = {"data.augmentation": AUGMENTATIONS.names, "loss.class_weights": WEIGHTINGS.names}

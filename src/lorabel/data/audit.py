@@ -107,9 +107,7 @@ def examine(table: AuditTable, *, is_too_long: LengthCheck | None = None, on_eve
     """
     with BandKeys(len(table)) as bands:
         scan = _scan(table, bands, on_event)
-        # A row's first fault may be another one, such as a label that is none.
-        empty = scan.words == 0
-        present = np.flatnonzero(~empty)
+        present = np.flatnonzero(~scan.empty)
         partners = np.full(len(table), -1, dtype=np.int64)
         first = present[first_of_equal(scan.keys[present])]
         is_exact = first != present
@@ -129,7 +127,7 @@ def examine(table: AuditTable, *, is_too_long: LengthCheck | None = None, on_eve
         "imbalance": _imbalanced(table),
         "truncated": np.flatnonzero(is_too_long(table)) if is_too_long else np.zeros(0, dtype=np.int64),
         "odd_characters": np.flatnonzero(scan.odd),
-        "empty_texts": np.flatnonzero(empty & ~table.has_fault(RowFault.TEXT_TYPE)),
+        "empty_texts": np.flatnonzero(scan.empty & ~table.has_fault(RowFault.TEXT_TYPE)),
         "missing_labels": np.flatnonzero(table.has_fault(RowFault.MISSING_LABEL)),
         "unusable_rows": np.flatnonzero(table.has_fault(RowFault.TEXT_TYPE, RowFault.LABEL_TYPE, RowFault.NUL)),
     }
@@ -151,15 +149,17 @@ def examine(table: AuditTable, *, is_too_long: LengthCheck | None = None, on_eve
 
 @dataclass(frozen=True)
 class _Scan:
-    """Per row: key of the text, words, kinds of odd characters."""
+    """Per row: key of the text, whether nothing is there (the first fault of such a row may be another one, such as a label that is none), words, kinds of odd characters."""
 
     keys: NDArray[np.uint64]
+    empty: NDArray[np.bool_]
     words: NDArray[np.int32]
     odd: NDArray[np.uint8]
 
 
 def _scan(table: AuditTable, bands: BandKeys, on_event: EventSink) -> _Scan:
-    scan = _Scan(np.zeros(len(table), dtype=np.uint64), np.zeros(len(table), dtype=np.int32), np.zeros(len(table), dtype=np.uint8))
+    rows = len(table)
+    scan = _Scan(np.zeros(rows, dtype=np.uint64), np.zeros(rows, dtype=np.bool_), np.zeros(rows, dtype=np.int32), np.zeros(rows, dtype=np.uint8))
     for start in range(0, len(table), _TEXTS_AT_ONCE):
         texts = table.texts[start : start + _TEXTS_AT_ONCE]
         normal = [normalise(text) for text in texts]
@@ -167,6 +167,7 @@ def _scan(table: AuditTable, bands: BandKeys, on_event: EventSink) -> _Scan:
         bands.add(grams)
         here = slice(start, start + len(texts))
         scan.keys[here] = normal_keys(normal)
+        scan.empty[here] = [not text for text in normal]
         scan.words[here] = grams.words
         scan.odd[here] = [int(odd_characters(text)) for text in texts]
         on_event(Progress("comparing", here.stop, len(table)))

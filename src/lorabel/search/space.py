@@ -19,9 +19,10 @@ from typing import Any, Literal, cast
 import yaml
 from pydantic import BaseModel
 
-from lorabel.config import SHORT_NAMES, RunConfig, read_settings, read_yaml
+from lorabel.config import SHORT_NAMES, RunConfig
 from lorabel.errors import ConfigError
 from lorabel.registry import METHODS, unknown_name
+from lorabel.settings_text import read_settings, read_yaml
 
 Assignment = dict[str, Any]
 _KINDS = {"uniform": (2, 2), "loguniform": (2, 2), "int": (2, 3), "choice": (1, 10_000)}

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,34 @@ def bank_key(prepared: Prepared, number: int) -> str:
     elif method.has_same_tensors:
         shared["tensors"] = [spec.name for spec in specs]
     return json.dumps(shared, sort_keys=True)
+
+
+@dataclass
+class Group:
+    """Members that can share a bank.
+
+    Attributes:
+        numbers: Theirs.
+        largest: Trainable parameters of the largest of them, in whose size all are kept.
+    """
+
+    numbers: list[int] = field(default_factory=list)
+    largest: int = 0
+
+    def add(self, number: int, trainable: int) -> None:
+        """Take in a member."""
+        self.numbers.append(number)
+        self.largest = max(self.largest, trainable)
+
+    def cut(self, most: int) -> list[list[int]]:
+        """Its numbers in as few parts of nearly equal size as there can be.
+
+        Args:
+            most: Members of a part, at least 1.
+        """
+        count = len(self.numbers)
+        parts = -(-count // most)
+        return [self.numbers[part * count // parts : (part + 1) * count // parts] for part in range(parts)]
 
 
 def halving(one_in: int) -> Callable[[Sequence[float]], Collection[int]]:

@@ -34,6 +34,8 @@ from lorabel.workflows.stopping import StopRequest, stop_on_signals
 from lorabel.workflows.sweep import SweepOptions
 from lorabel.workflows.tracking import check_trackers
 
+# The default rate of a method, one lower and one higher.
+RATE_TRIALS = 3
 # Rates that are tried lie half a decade apart.
 _RATE_STEP = math.sqrt(10)
 
@@ -46,7 +48,7 @@ class CompareRequest:
         methods: Rows: registered methods, with options after colons where they are not the method's own (`prefix:length=40`), and baselines; those that are always shown
             are added.
         seeds: Seeds of each method, from the settings' own on.
-        rate_trials: Learning rates tried per method, its default among them; 1 means no search.
+        rate_trials: Learning rates tried per method, its default among them; 1 means no search, `RATE_TRIALS` is what the command line asks for.
         reference: Row that the others are tested against; None for the first.
         descriptions: Class -> text for baselines that read them; None for the class names.
     """
@@ -140,7 +142,7 @@ def settle_rows(base: Sequence[Mapping[str, Any]], request: CompareRequest) -> l
     rate = merge(*base).get("optimizer", {}).get("learning_rate")
     if rate is not None:
         raise ConfigError(
-            f"optimizer.learning_rate: one rate for unlike methods, got {rate}; expected none, because each method has its own. Leave it out, and try several with --rate-trials."
+            f"optimizer.learning_rate: one rate for unlike methods, got {rate}; expected none, because each method has its own. Leave it out: each one's is searched for."
         )
     names = [row.name for row in rows]
     if request.reference is not None and request.reference not in names:

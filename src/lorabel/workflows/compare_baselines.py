@@ -16,7 +16,6 @@ from lorabel.artifacts.probabilities import ScoredRows, write_probabilities
 from lorabel.artifacts.store import write_json
 from lorabel.baselines.base import Baseline, BaselineTask
 from lorabel.calibration import fit_temperature
-from lorabel.config import read_yaml
 from lorabel.data.ledger import TestLedger
 from lorabel.data.packing import tokenise
 from lorabel.data.types import TaskKind
@@ -26,6 +25,7 @@ from lorabel.inference.embedding import mean_embeddings
 from lorabel.models.checkpoint import load_weights
 from lorabel.models.encoder import PackedEncoder
 from lorabel.registry import BASELINES
+from lorabel.settings_text import read_yaml
 from lorabel.workflows.answering import answer_rule
 from lorabel.workflows.finishing import forget_peak_memory, peak_memory_bytes
 from lorabel.workflows.preparation import Prepared

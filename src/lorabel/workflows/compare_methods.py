@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from lorabel.config import merge, parse_assignment
+from lorabel.config import merge
 from lorabel.errors import ConfigError
 from lorabel.registry import BASELINES, METHODS, unknown_name
 from lorabel.search.space import Assignment
+from lorabel.settings_text import parse_assignment
 
 _OPENING, _CLOSING = "[{(", "]})"
 

@@ -6,20 +6,23 @@ in the same process would seem to need that, too.
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.resource_tracker
 import os
+import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from lorabel.errors import LorabelError, StoppedError
+from lorabel.errors import KilledError, LorabelError, StoppedError
 from lorabel.events import EventSink
 from lorabel.workflows.stopping import StopRequest
 
 T = TypeVar("T")
+_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 # How long a signal may wait before it is passed on.
 _SECONDS_BETWEEN_LOOKS = 0.2
 
@@ -37,13 +40,15 @@ def in_own_process(work: Callable[[EventSink], T], stop: StopRequest, on_event: 
 
     Raises:
         LorabelError: What `work` raised, of whichever kind.
-        RuntimeError: It failed otherwise, and the message holds its traceback; or the process ended before the work did: killed, as where memory ran out.
+        KilledError: The process was killed, as where memory ran out.
+        RuntimeError: It failed otherwise, and the message holds its traceback.
     """
     # Not a fork: threads of the libraries would be missing in it.
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work_there, args=(theirs, work), daemon=True)
-    process.start()
+    with _without_signals():
+        process.start()
     theirs.close()  # Or the end of the process would not be the end of the pipe.
     try:
         kind, content = _listen(ours, process, stop, on_event)
@@ -78,16 +83,33 @@ def _listen(ours: Connection, process: BaseProcess, stop: StopRequest, on_event:
             process.join()
             if stop.signal_number is not None:
                 return "stopped", ("Stopped before the training had begun; go on with the same command and --resume.", stop.signal_number)
-            return "failed", f"It ended with exit code {process.exitcode} before its work was done: killed, as where memory ran out."
+            if process.exitcode is not None and process.exitcode < 0:
+                killer = signal.Signals(-process.exitcode).name
+                return "refused", KilledError(
+                    f"training: its process was killed, got {killer}; expected it to end by itself. Where memory ran out, train fewer seeds or smaller batches; "
+                    "what is done is saved, so go on with the same command and --resume."
+                )
+            return "failed", 'It did not begin. A script that asks for it has to begin under `if __name__ == "__main__":`, as it is imported there.'
         if kind != "event":
             return kind, content
         on_event(content)
 
 
+@contextmanager
+def _without_signals() -> Iterator[None]:
+    """Hold signals back while a process is started: it inherits that, and lets them through once it can answer them."""
+    # Its own first start would let them through.
+    multiprocessing.resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work_there(theirs: Connection, work: Callable[[EventSink], Any]) -> None:
     # Ctrl-C goes to all processes of a terminal's group; here it comes from the first process, once, for a second one means to leave at once.
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()
+    os.setpgrp()
 
     def tell(kind: str, content: Any) -> None:
         try:
@@ -96,6 +118,7 @@ def _work_there(theirs: Connection, work: Callable[[EventSink], Any]) -> None:
             os._exit(1)  # The first process is gone: nobody would hear of what is found, and what was saved can be gone on with.
 
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         tell("done", work(partial(tell, "event")))
     except StoppedError as error:
         tell("stopped", (str(error), error.exit_code - 128))

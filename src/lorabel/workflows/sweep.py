@@ -35,7 +35,7 @@ from lorabel.search.study import FIRST_NAME, SamplerName, Study, TrialResult, op
 from lorabel.training.state import Position
 from lorabel.workflows.answering import best_metric
 from lorabel.workflows.bank import TrainedBank, make_plans, train_bank
-from lorabel.workflows.bank_planning import bank_key, halving, is_out_of_memory, members_that_fit, nobody
+from lorabel.workflows.bank_planning import Group, bank_key, halving, is_out_of_memory, members_that_fit, nobody
 from lorabel.workflows.building import Trainee
 from lorabel.workflows.circumstances import check_inputs, inputs_of
 from lorabel.workflows.finishing import Ending, finish, forget_peak_memory
@@ -201,7 +201,6 @@ class _Sweep:
         self.study: Study | None = None
         self.shared: Prepared | None = None
         self.weights: Mapping[str, Tensor] | None = None
-        self.most_trainable = 0
         self.is_final = load_config(*base).final
 
     def check(self) -> None:
@@ -286,15 +285,14 @@ class _Sweep:
         self._write([*self.record.members, *(member.model_copy(update={"bank": banks.get(member.number)}) for member in members)])
         return True
 
-    def _grouped(self, first: int, assignments: Sequence[Assignment]) -> tuple[list[SweepMember], list[list[int]]]:
-        """Members without a bank yet, and the numbers of those that can share one; what a search draws may be refused, a grid is refused whole."""
+    def _grouped(self, first: int, assignments: Sequence[Assignment]) -> tuple[list[SweepMember], list[Group]]:
+        """Members without a bank yet, and those that can share one; what a search draws may be refused, a grid is refused whole."""
         members: list[SweepMember] = []
-        groups: dict[str, list[int]] = {}
+        groups: dict[str, Group] = {}
         for number, assignment in enumerate(assignments, first):
             try:
                 prepared = self._prepared(assignment)
-                self.most_trainable = max(self.most_trainable, prepared.parameters.trainable)
-                groups.setdefault(bank_key(prepared, number), []).append(number)
+                groups.setdefault(bank_key(prepared, number), Group()).add(number, prepared.parameters.trainable)
                 members.append(SweepMember(number=number, assignment=assignment, bank=None))
             except ConfigError as error:
                 members.append(SweepMember(number=number, assignment=assignment, bank=None, status="refused", reason=str(error)))
@@ -307,16 +305,19 @@ class _Sweep:
             raise ConfigError("\n".join(faults[:5] + ([f"… {len(faults)} members in all."] if len(faults) > 5 else [])))
         return members, list(groups.values())
 
-    def _bank_size(self) -> int:
-        """Most members of a bank: as asked, or by the free memory when the sweep began, so that a search that goes on draws as it did.
+    def _bank_size(self, largest: int | None = None) -> int:
+        """Most members of a bank: as asked, or by the free memory.
 
-        What a member takes is that of the largest one of a grid; a search has not drawn any yet, and is sized by the settings below it.
+        Args:
+            largest: Trainable parameters of the largest member of a group of a grid. A search is sized once, before it draws, by the settings below it, so that one that
+                goes on draws as it did.
         """
         if self.options.bank_size is not None:
             return self.options.bank_size
+        if largest is not None and not isinstance(self.source, Search):
+            return members_that_fit(largest, self._device())
         if self.record.bank_size is None:
-            trainable = self._prepared({}).parameters.trainable if isinstance(self.source, Search) else self.most_trainable
-            fits = members_that_fit(trainable, self._device())
+            fits = members_that_fit(self._prepared({}).parameters.trainable, self._device())
             self.record = self.record.model_copy(update={"bank_size": fits})
         assert self.record.bank_size is not None
         return self.record.bank_size
@@ -325,15 +326,13 @@ class _Sweep:
         assert self.shared is not None
         return self.shared.compute.device
 
-    def _banks(self, groups: Sequence[Sequence[int]]) -> dict[int, int]:
+    def _banks(self, groups: Sequence[Group]) -> dict[int, int]:
         """Member -> bank: each group cut into equal parts that fit the memory."""
         banks: dict[int, int] = {}
         bank = 1 + max((member.bank for member in self.record.members if member.bank is not None), default=-1)
         for group in groups:
-            parts = -(-len(group) // self._bank_size())
-            for part in range(parts):
-                for number in group[part * len(group) // parts : (part + 1) * len(group) // parts]:
-                    banks[number] = bank
+            for part in group.cut(self._bank_size(group.largest)):
+                banks |= dict.fromkeys(part, bank)
                 bank += 1
         return banks
 

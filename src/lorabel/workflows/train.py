@@ -12,7 +12,6 @@ from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from torch import Tensor
 
 from lorabel.artifacts.checkpoints import Checkpoint, CheckpointStore
@@ -21,7 +20,7 @@ from lorabel.artifacts.layout import RunLayout
 from lorabel.artifacts.lock import RunLock
 from lorabel.artifacts.records import RunRecord
 from lorabel.artifacts.store import write_text
-from lorabel.config import RunConfig
+from lorabel.config import RunConfig, read_config_file
 from lorabel.errors import ConfigError, DataError, StoppedError
 from lorabel.events import Evaluated, Event, EventSink, Note, StepDone, ignore
 from lorabel.models.checkpoint import load_weights
@@ -116,7 +115,7 @@ def _open_run(layout: RunLayout, config: RunConfig, *, resume: bool, overwrite: 
     """Clear or create the run folder; on resume find the checkpoint and make sure the settings are the same."""
     store = CheckpointStore(layout.checkpoints)
     if resume:
-        before = RunConfig.model_validate(yaml.safe_load(layout.config.read_text("utf-8")))
+        before = RunConfig.model_validate(read_config_file(layout.config))
         if before.model_dump(exclude={"final"}) != config.model_dump(exclude={"final"}):
             raise ConfigError(
                 "--resume: the settings differ from the run's, got others; expected those of its config.yaml. Pass --config RUN/config.yaml, or start anew."

@@ -128,3 +128,10 @@ def test_rows_without_text_are_empty_whatever_else_is_wrong_and_repeat_nothing(t
     found, _ = audit(write(tmp_path, train=rows))
     assert found.concerned["empty_texts"].tolist() == [0, 1, 2]
     assert found.duplicates == Duplicates(exact_within=1, exact_across=0, near_within=0, near_across=0)
+
+
+def test_texts_without_a_word_are_texts_all_the_same(tmp_path):
+    found, _ = audit(write(tmp_path, train=[("\U0001f44d", "a"), ("\U0001f44d", "a"), (":)", "a"), (":)", "b"), ("words", "b")], test=[("\U0001f44d", "a")]))
+    assert found.duplicates == Duplicates(exact_within=2, exact_across=1, near_within=0, near_across=0)
+    assert found.conflicting_labels == 1
+    assert not len(found.concerned["empty_texts"])
