@@ -7,6 +7,7 @@ import pytest
 
 from lorabel.artifacts.compares import CompareLayout, read_compare
 from lorabel.artifacts.probabilities import read_probabilities
+from lorabel.artifacts.sweeps import SweepMember
 from lorabel.config import load_config
 from lorabel.errors import BudgetError, ConfigError, DataError
 from lorabel.events import Note, StepDone
@@ -109,6 +110,13 @@ def test_trials_seeds_and_sizes_have_numbers_of_their_own(base, tmp_path):
     assert [text for text in announced if text.startswith("Members: ")] == [
         f"Members: lora {first} to {first + 1}, head_only {first + 2} to {first + 3}." for first in (0, 4, 8, 12)
     ]
+
+
+def test_of_equal_rates_the_methods_own_is_taken(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(SweepMember, "value_of", lambda self, metric: 0.5)
+    record = run_compare([*base, {"training": {"num_epochs": 1}}], CompareRequest(("lora",), rate_trials=4), tmp_path / "cmp").record
+    assert record.rows[0].settings["learning_rate"] == METHODS.get("lora").default_learning_rate
+    assert [trial.is_chosen for trial in record.rows[0].trials] == [False, False, True, False]
 
 
 def test_spread_rates():

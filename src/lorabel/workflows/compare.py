@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lorabel.artifacts.compares import CompareLayout, CompareRecord, CompareRow, RateTrial, write_compare
 from lorabel.artifacts.lock import RunLock
@@ -263,7 +263,7 @@ class _Compare:
         return CompareResult(self.layout.root, self.record)
 
     def _try(self, rates: Mapping[str, Sequence[float]]) -> dict[str, list[RateTrial]]:
-        """Train each method at each of its rates with one seed; the best validation score chooses, of equals the lower rate."""
+        """Train each method at each of its rates with one seed; the best validation score chooses, of equals the nearest to the method's own."""
         if self.request.rate_trials == 1:
             return {name: [RateTrial(learning_rate=rate, score=None, is_chosen=True) for rate in ones] for name, ones in rates.items()}
         variants = [Variant(name, tuple(self._at(name, rate) for rate in ones)) for name, ones in rates.items()]
@@ -285,8 +285,9 @@ class _Compare:
 
     def _chosen(self, rates: Sequence[float], cells: Sequence[Cell]) -> list[RateTrial]:
         scores = [cell.member.value_of(self.record.metric) if cell.member.has_scores else None for cell in cells]
-        best = max((score for score in scores if score is not None), default=None)
-        chosen = scores.index(best) if best is not None else None
+        # The default lies in the middle. Small validation splits have many equals, of which it was the best on other data.
+        finished = [place for place, score in enumerate(scores) if score is not None]
+        chosen = max(finished, key=lambda place: (cast(float, scores[place]), -abs(place - len(rates) // 2), -place), default=None)
         return [RateTrial(learning_rate=rate, score=score, is_chosen=place == chosen) for place, (rate, score) in enumerate(zip(rates, scores, strict=True))]
 
     def _train(self, trials: Mapping[str, Sequence[RateTrial]]) -> dict[str, list[Cell]]:
