@@ -1,6 +1,7 @@
 """`lorabel compare` on the bundled sample: the table in the README.
 
-Three seeds, each method at the best of three learning rates, embedded encoder, test split. Small on purpose (a few hundred training rows): it shows what the command prints, not what the methods can do.
+Three seeds, each method at the best of three learning rates, embedded encoder, test split. Small on purpose (a few hundred training rows): it shows what the
+command prints, not what the methods can do.
 
     python benchmarks/compare_sample.py [--threads N]
 """
