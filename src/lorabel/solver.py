@@ -60,14 +60,6 @@ class AskedHead:
             return f"{self.rows:,} rows are few for {self.classes:,} classes"
         return None
 
-    def has_native(self, shape: EncoderShape) -> bool:
-        """Whether the encoder can have its family's own head; a checkpoint without a pooler may lack what it reads."""
-        try:
-            make_head(shape, "native", "cls", self.classes)
-        except ConfigError:
-            return False
-        return True
-
     def possible(self, shape: EncoderShape, method: type[Method]) -> list[HeadSpec]:
         """The heads to choose from, in order; a checkpoint without a pooler may lack the family's own.
 
@@ -83,13 +75,16 @@ class AskedHead:
         pooling = "cls" if self.pooling == "auto" else self.pooling
         if self.kind != "auto":
             return [make_head(shape, self.kind, pooling, self.classes)]
-        heads = []
-        for kind in AUTO_HEADS:
-            try:
-                heads.append(make_head(shape, kind, pooling, self.classes))
-            except ConfigError:
-                continue  # Its refusal names what this chooses: the next one.
-        return heads
+        heads = [_head_if_any(shape, kind, pooling, self.classes) for kind in AUTO_HEADS]
+        return [head for head in heads if head is not None]
+
+
+def _head_if_any(shape: EncoderShape, kind: HeadKind, pooling: Pooling, classes: int) -> HeadSpec | None:
+    """A head, or None where the checkpoint lacks what it reads: the refusal would name another, which is the next to be tried."""
+    try:
+        return make_head(shape, kind, pooling, classes)
+    except ConfigError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -203,17 +198,17 @@ def _reasons_of_head(asked: AskedHead, chosen: Solution, tried: list[Solution], 
     head, method = chosen.head, make_method(chosen.method)
     has_peft_form = method.stored_form().peft_config(shape) is not None
     if why := asked.why_as_trained(type(method)):
-        of_peft = (
-            "; the PEFT library cannot load this one" + (" (--head native is the one that it can)" if asked.has_native(shape) else "") if has_peft_form else ""
-        )
+        way = " (--head native is the one that it can)" if _head_if_any(shape, AUTO_HEADS[0], "cls", asked.classes) else ""
+        of_peft = f"; the PEFT library cannot load this one{way}" if has_peft_form else ""
         return [f"Head: linear on the mean of all tokens, because this encoder was trained with mean pooling and {why}{of_peft}."]
     if asked.kind != "auto":
         return []
     if head.kind == AUTO_HEADS[0]:
+        loads = ", which the PEFT library can load" if has_peft_form else ""
         if asked.trained_pooling != "mean" or asked.pooling != "auto" or asked.rows is not None:
-            return [] if method.trains_encoder else _reason_of_own_head(head, tried, has_peft_form)
+            return [] if method.trains_encoder else _reason_of_own_head(head, tried, loads)
         return [
-            f"Head: the family's own{', which the PEFT library can load' if has_peft_form else ''}. This encoder was trained with mean pooling: "
+            f"Head: the family's own{loads}. This encoder was trained with mean pooling: "
             f"below {FEW_ROWS_PER_CLASS} training rows per class, `train` takes a linear one on the mean of all tokens."
         ]
     native = next((one for one in tried if one.head.kind == AUTO_HEADS[0]), None)
@@ -241,10 +236,9 @@ def _choices(chosen: Solution, head: HeadSpec, shape: EncoderShape, given: Mappi
     return found
 
 
-def _reason_of_own_head(head: HeadSpec, tried: list[Solution], has_peft_form: bool) -> list[str]:
+def _reason_of_own_head(head: HeadSpec, tried: list[Solution], loads: str) -> list[str]:
     """Why the family's own head was kept, where another would leave the method more of the budget."""
     linear = next((one.head for one in tried if one.head.kind != head.kind), None)
     if linear is None or linear.parameter_count >= head.parameter_count:
         return []
-    of_peft = ", which the PEFT library can load" if has_peft_form else ""
-    return [f"Head: the family's own with {head.parameter_count:,} parameters{of_peft}; a linear one has {linear.parameter_count:,} (--head linear)."]
+    return [f"Head: the family's own with {head.parameter_count:,} parameters{loads}; a linear one has {linear.parameter_count:,} (--head linear)."]

@@ -5,12 +5,11 @@ On resume, lines beyond the restored step are dropped, so that the file reads as
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from lorabel.artifacts.store import storage_errors, write_text
+from lorabel.artifacts.store import finite, storage_errors, write_text
 from lorabel.errors import ArtifactError
 from lorabel.events import Evaluated, StepDone
 
@@ -54,8 +53,7 @@ class History:
 
 
 def _line(row: dict[str, Any]) -> str:
-    plain = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
-    return json.dumps(plain, allow_nan=False) + "\n"
+    return json.dumps(finite(row), allow_nan=False) + "\n"
 
 
 def evaluations(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -5,6 +5,7 @@ A file is written beside its place under a temporary name, flushed to disk, rena
 
 import errno
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -82,6 +83,19 @@ def write_json(path: Path, content: Any) -> None:
         ValueError: A value that is not finite.
     """
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """A JSON value with null in place of numbers that JSON has no form for.
+
+    Args:
+        value: Numbers, texts, lists and mappings.
+    """
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:

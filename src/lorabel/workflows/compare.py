@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lorabel.artifacts.compares import CompareLayout, CompareRecord, CompareRow, RateTrial, write_compare
 from lorabel.artifacts.lock import RunLock
@@ -58,6 +58,11 @@ class CompareRequest:
     rate_trials: int = 1
     reference: str | None = None
     descriptions: Mapping[str, str] | None = None
+
+    @property
+    def trials_trained(self) -> int:
+        """Members that the search of a method's rate trains; none where there is no search."""
+        return self.rate_trials if self.rate_trials > 1 else 0
 
 
 @dataclass(frozen=True)
@@ -264,7 +269,7 @@ class _Compare:
 
     def _try(self, rates: Mapping[str, Sequence[float]]) -> dict[str, list[RateTrial]]:
         """Train each method at each of its rates with one seed; the best validation score chooses, of equals the nearest to the method's own."""
-        if self.request.rate_trials == 1:
+        if not self.request.trials_trained:
             return {name: [RateTrial(learning_rate=rate, score=None, is_chosen=True) for rate in ones] for name, ones in rates.items()}
         variants = [Variant(name, tuple(self._at(name, rate) for rate in ones)) for name, ones in rates.items()]
         base = [*self.base, {"final": False}]
@@ -286,8 +291,8 @@ class _Compare:
     def _chosen(self, rates: Sequence[float], cells: Sequence[Cell]) -> list[RateTrial]:
         scores = [cell.member.value_of(self.record.metric) if cell.member.has_scores else None for cell in cells]
         # The default lies in the middle. Small validation splits have many equals, of which it was the best on other data.
-        finished = [place for place, score in enumerate(scores) if score is not None]
-        chosen = max(finished, key=lambda place: (cast(float, scores[place]), -abs(place - len(rates) // 2), -place), default=None)
+        ranked = [(score, -abs(place - len(rates) // 2), -place) for place, score in enumerate(scores) if score is not None]
+        chosen = -max(ranked)[2] if ranked else None
         return [RateTrial(learning_rate=rate, score=score, is_chosen=place == chosen) for place, (rate, score) in enumerate(zip(rates, scores, strict=True))]
 
     def _train(self, trials: Mapping[str, Sequence[RateTrial]]) -> dict[str, list[Cell]]:
@@ -302,7 +307,7 @@ class _Compare:
             variants.append(Variant(name, tuple({**self._at(name, rate), "training.seed": first + turn} for turn in range(self.request.seeds))))
         ending = Ending(verb="compare", opened_by="compare", ledger=self.ledger, keeps_probabilities=True)
         # Trials were members, too: a note about one of them is not the same note about another.
-        after_trials = self.first_member + (sum(map(len, trials.values())) if self.request.rate_trials > 1 else 0)
+        after_trials = self.first_member + len(trials) * self.request.trials_trained
         options = SweepOptions(ending=ending)
         return train_cells(self.base, variants, self.layout.cells, options, self.stop, may_open_test=True, on_event=self.on_event, first=after_trials)
 

@@ -92,8 +92,8 @@ def finish(
     Returns:
         The record, as written.
     """
-    beside = ending.ledger
-    ledger = TestLedger(beside or folder_beside(layout.root))
+    beside = ending.ledger or folder_beside(layout.root)
+    ledger = TestLedger(beside)
     keep = layout.probabilities if ending.keeps_probabilities else None
     calibration = _calibrate(prepared, validation_logits, on_event)
     rule = answer_rule(prepared, prepared.data.splits["validation"].labels, validation_logits, 1.0 if calibration is None else calibration.temperature)
@@ -102,7 +102,7 @@ def finish(
     test = prepared.data.splits.get("test")
     if prepared.config.final and test is not None:
         # The line is written before the split is read: an opening that crashes still counts.
-        openings = ledger.record(test.digest, ending.opened_by, str(layout.root.resolve().relative_to(beside)) if beside else layout.root.resolve().name)
+        openings = ledger.record(test.digest, ending.opened_by, str(layout.root.resolve().relative_to(beside)))
         metrics = Metrics(validation=metrics.validation, test=_scores(prepared, "test", _test_logits(prepared, trainee, on_event), rule, keep))
     elif prepared.config.final:
         on_event(Note("--final: there is no test split, so none was opened.", is_warning=True))

@@ -134,7 +134,7 @@ def run_sizes(
         record = record.model_copy(update={"status": "running", "points": []})
         rows: list[SizeRow] = []
         # Rates that failed leave out members, so some numbers may have no member; none has two.
-        most_members = sum(row.is_trained for row in rows_asked) * (request.seeds + (request.rate_trials if request.rate_trials > 1 else 0))
+        most_members = sum(row.is_trained for row in rows_asked) * (request.seeds + request.trials_trained)
         for place, size in enumerate(wanted):
             check_stop(stop)
             on_event(Note(f"Size {place + 1} of {len(wanted)}: {size.name}."))

@@ -201,7 +201,6 @@ class _Sweep:
         self.study: Study | None = None
         self.shared: Prepared | None = None
         self.weights: Mapping[str, Tensor] | None = None
-        self.is_final = load_config(*base).final
 
     def check(self) -> None:
         """Refuse what cannot be tried.
@@ -255,7 +254,7 @@ class _Sweep:
     def _prepared(self, assignment: Assignment) -> Prepared:
         """A member, ready to train; what all share is made once."""
         config = self._config(assignment)
-        if config.final != self.is_final:
+        if config.final != self.record.base["final"]:
             raise ConfigError("final: cannot be a member's own, got one in the grid or search; expected none. Train the best settings with --final.")
         check_trackers(config)
         if self.shared is None:
@@ -275,7 +274,7 @@ class _Sweep:
             if left <= 0:
                 return False
             assert self.study is not None
-            assignments = self.study.ask(first, min(left, self._bank_size()))
+            assignments = self.study.ask(first, min(left, self._drawn_at_once()))
         elif first:
             return False
         else:
@@ -305,17 +304,10 @@ class _Sweep:
             raise ConfigError("\n".join(faults[:5] + ([f"… {len(faults)} members in all."] if len(faults) > 5 else [])))
         return members, list(groups.values())
 
-    def _bank_size(self, largest: int | None = None) -> int:
-        """Most members of a bank: as asked, or by the free memory.
-
-        Args:
-            largest: Trainable parameters of the largest member of a group of a grid. A search is sized once, before it draws, by the settings below it, so that one that
-                goes on draws as it did.
-        """
+    def _drawn_at_once(self) -> int:
+        """Most members that a search draws at a time: as asked, or by the free memory when it began, for the settings below it, so that one that goes on draws as it did."""
         if self.options.bank_size is not None:
             return self.options.bank_size
-        if largest is not None and not isinstance(self.source, Search):
-            return members_that_fit(largest, self._device())
         if self.record.bank_size is None:
             fits = members_that_fit(self._prepared({}).parameters.trainable, self._device())
             self.record = self.record.model_copy(update={"bank_size": fits})
@@ -331,7 +323,8 @@ class _Sweep:
         banks: dict[int, int] = {}
         bank = 1 + max((member.bank for member in self.record.members if member.bank is not None), default=-1)
         for group in groups:
-            for part in group.cut(self._bank_size(group.largest)):
+            most = self._drawn_at_once() if isinstance(self.source, Search) else self.options.bank_size or members_that_fit(group.largest, self._device())
+            for part in group.cut(most):
                 banks |= dict.fromkeys(part, bank)
                 bank += 1
         return banks

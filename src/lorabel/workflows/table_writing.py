@@ -12,14 +12,13 @@ import csv
 import gzip
 import io
 import json
-import math
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from lorabel.artifacts.store import storage_errors
+from lorabel.artifacts.store import finite, storage_errors
 from lorabel.data.files import read_blocks, reader_of
 from lorabel.data.readers.jsonl import read_jsonl
 from lorabel.data.readers.parquet import column_types, read_parquet
@@ -177,17 +176,8 @@ class _JsonlWriter:
             try:
                 line = json.dumps(row, ensure_ascii=False, default=str, allow_nan=False)
             except ValueError:
-                line = json.dumps(_finite(row), ensure_ascii=False, default=str, allow_nan=False)
+                line = json.dumps(finite(row), ensure_ascii=False, default=str, allow_nan=False)
             self._file.write(line + "\n")
-
-
-def _finite(value: Any) -> Any:
-    """With null in place of numbers that JSON has no form for."""
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class _ParquetWriter:
